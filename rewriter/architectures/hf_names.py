@@ -1,0 +1,82 @@
+"""Hugging Face model types: a name, where the layers are, which key counts them.
+
+A prefix lists the spellings that files carry: base models save without `model.`, `bert.`, `transformer.`;
+transformers 5 writes older names back on save, other files carry the newer ones.
+"""
+
+from __future__ import annotations
+
+from rewriter.architectures.entry import Architecture, LayerStack, Pattern
+
+
+def _decoder(
+    *names: str,
+    prefixes: tuple[str, ...] = ("model.layers.", "layers."),
+    count_key: str = "num_hidden_layers",
+    patterns: tuple[Pattern, ...] = (),
+    warn_fields: tuple[tuple[str, str], ...] = (),
+) -> tuple[Architecture, ...]:
+    """One row for each of `names`: model types with a single stack."""
+    stack = LayerStack(name="main", prefixes=prefixes, count_key=count_key, patterns=patterns)
+    return tuple(
+        Architecture(name=name, format="huggingface", stacks=(stack,), warn_fields=warn_fields) for name in names
+    )
+
+
+def _several(name: str, *stacks: LayerStack) -> tuple[Architecture, ...]:
+    return (Architecture(name=name, format="huggingface", stacks=stacks),)
+
+
+# Gemma3TextConfig: every sixth layer has full attention unless `layer_types` says otherwise.
+_GEMMA3_WINDOWS = Pattern(
+    explicit="layer_types",
+    period_keys=("sliding_window_pattern", "_sliding_window_pattern"),
+    default=6,
+    special="full_attention",
+    other="sliding_attention",
+)
+_BERT = ("encoder.layer.", "bert.encoder.layer.")
+_VIT = ("vit.encoder.layer.", "encoder.layer.", "vit.layers.", "layers.")
+_SIGLIP_IN = ("vision_tower.vision_model.encoder.layers.", "vision_tower.encoder.layers.")
+_TEXT_IN = ("language_model.model.layers.", "model.language_model.layers.", "language_model.layers.")
+_T5_BIAS = ("layer.0.SelfAttention.relative_attention_bias.weight",)
+
+ENTRIES: tuple[Architecture, ...] = (
+    *_decoder("llama", "mistral", "qwen2", "qwen3", "phi3", "mixtral"),
+    *_decoder("gemma3_text", patterns=(_GEMMA3_WINDOWS,)),
+    *_decoder(
+        "gpt2",
+        prefixes=("transformer.h.", "h."),
+        count_key="n_layer",
+        warn_fields=(("scale_attn_by_inverse_layer_idx", "attention is scaled by the new layer number"),),
+    ),
+    *_decoder("bert", prefixes=_BERT),
+    *_decoder("vit", prefixes=_VIT),
+    *_several(
+        "gemma3",
+        LayerStack(
+            name="text", prefixes=_TEXT_IN, count_key="text_config.num_hidden_layers", patterns=(_GEMMA3_WINDOWS,)
+        ),
+        LayerStack(
+            name="vision",
+            prefixes=(*_SIGLIP_IN, *(f"model.{prefix}" for prefix in _SIGLIP_IN)),
+            count_key="vision_config.num_hidden_layers",
+        ),
+    ),
+    *_several(
+        "t5",
+        LayerStack(
+            name="decoder",
+            prefixes=("decoder.block.",),
+            count_key="num_decoder_layers",
+            count_default="num_layers",
+            first_layer_only=_T5_BIAS,
+        ),
+        LayerStack(
+            name="encoder",
+            prefixes=("encoder.block.",),
+            count_key="num_layers",
+            first_layer_only=_T5_BIAS,
+        ),
+    ),
+)

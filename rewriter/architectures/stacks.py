@@ -1,0 +1,200 @@
+"""Finds the stacks of layers that a checkpoint has: by its table entry, or from its names alone.
+
+Laws:
+- A layer's number is written one way only (`7`, not `07`), and the numbers run from 0 without a gap.
+- The prefix is found in the tensor names; an entry lists its spellings, and a wrapper may stand before them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rewriter.architectures import gguf_names, hf_names
+from rewriter.architectures.entry import Architecture, LayerStack
+from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
+
+_ENTRIES = {(entry.format, entry.name): entry for entry in (*hf_names.ENTRIES, *gguf_names.ENTRIES)}
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
+_FIRST_NUMBER = re.compile(r"(.*?\.)([0-9]+)(?:\.|$)", re.ASCII)
+_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_count")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack that is really there: its entry, the prefix its tensors carry, how many layers they make.
+
+    `scope`, `count_key` and `count_default` are whole metadata keys here, "" where there is none.
+    """
+
+    entry: LayerStack
+    prefix: str
+    count: int
+    scope: str = ""
+    count_key: str = ""
+    count_default: str = ""
+
+    @property
+    def name(self) -> str:
+        """The stack's name: `main`, `decoder`, `text`, ..."""
+        return self.entry.name
+
+    def layer_of(self, name: str) -> int | None:
+        """The number of the layer that the tensor called `name` belongs to, or None."""
+        if not name.startswith(self.prefix):
+            return None
+        return int(name[len(self.prefix) :].partition(".")[0])
+
+    def key(self, key: str) -> str:
+        """The whole metadata key for one that is relative to the scope."""
+        return f"{self.scope}.{key}" if self.scope else key
+
+
+def table_of(checkpoint: Checkpoint) -> str:
+    """Which table describes the checkpoint: `huggingface` or `gguf`."""
+    return GGUF if checkpoint.format == GGUF else HUGGINGFACE
+
+
+def find(checkpoint: Checkpoint) -> Architecture | None:
+    """The table entry for the checkpoint's architecture, if there is one."""
+    return _ENTRIES.get((table_of(checkpoint), checkpoint.architecture))
+
+
+def entries() -> tuple[Architecture, ...]:
+    """All entries of both tables."""
+    return tuple(_ENTRIES.values())
+
+
+def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, ...]:
+    """The stacks of `architecture` that the checkpoint's tensors show, in table order.
+
+    Raises CheckpointError for gaps, aliases and doubtful prefixes, UnsupportedError if there is no stack at all.
+    """
+    names = [tensor.name for tensor in checkpoint.tensors]
+    found = ((entry, _prefix(names, entry.prefixes)) for entry in architecture.stacks)
+    stacks = tuple(_stack(checkpoint, entry, prefix, _count(names, prefix)) for entry, prefix in found if prefix)
+    if not stacks:
+        expected = " or ".join(entry.prefixes[0] + "N" for entry in architecture.stacks)
+        raise UnsupportedError(
+            f"the tensors of this {shown(checkpoint.architecture)} file show no layers (expected {expected})"
+        )
+    return stacks
+
+
+def _stack(checkpoint: Checkpoint, entry: LayerStack, prefix: str, count: int) -> Stack:
+    """In a GGUF every key starts with the architecture; in a config.json the nesting says what a key is about."""
+    if table_of(checkpoint) == HUGGINGFACE:
+        scope = entry.count_key.rpartition(".")[0]
+        return Stack(entry, prefix, count, scope, entry.count_key, entry.count_default)
+    scope = checkpoint.architecture
+    keys = (f"{scope}.{key}" if key else "" for key in (entry.count_key, entry.count_default))
+    return Stack(entry, prefix, count, scope, *keys)
+
+
+def _prefix(names: list[str], spellings: Iterable[str]) -> str:
+    """The one of `spellings` that numbered names start with, else the one wrapped spelling that they show."""
+    lists = numbered_lists(names)
+    there = [spelling for spelling in spellings if _is_there(spelling, names, lists)]
+    if not there:
+        ends = tuple("." + spelling for spelling in spellings)
+        there = [prefix for prefix in lists if prefix.endswith(ends)]
+    if len(there) > 1:
+        raise CheckpointError(f"layers stand under several names: {', '.join(shown(name) for name in there)}")
+    return there[0] if there else ""
+
+
+def _is_there(prefix: str, names: list[str], lists: dict[str, dict[str, None]]) -> bool:
+    """A prefix with a number inside it (`stages.2.blocks.`) is not among `lists`."""
+    inner = re.search(r"\.[0-9]+\.", prefix) is not None
+    return prefix in lists or (inner and any(name.startswith(prefix) for name in names))
+
+
+def numbered_lists(names: Iterable[str]) -> dict[str, dict[str, None]]:
+    """What stands before the first number in a name -> the numbers met there, as written, in order."""
+    lists: dict[str, dict[str, None]] = {}
+    for name in names:
+        if match := _FIRST_NUMBER.match(name):
+            lists.setdefault(match[1], {})[match[2]] = None
+    return lists
+
+
+def _count(names: list[str], prefix: str) -> int:
+    labels = dict.fromkeys(name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix))
+    if flaw := _flaw(labels):
+        raise CheckpointError(f"tensors {shown(prefix)}N: {flaw}")
+    return len(labels)
+
+
+def _flaw(labels: dict[str, None]) -> str:
+    """What keeps `labels` from being the layer numbers 0, 1, 2, ...; "" if nothing does."""
+    for label in labels:
+        if not _NUMBER.fullmatch(label):
+            return f"{shown(label)!r} is not a layer number"
+    missing = next((number for number in range(len(labels)) if str(number) not in labels), None)
+    return "" if missing is None else f"layer {missing} is missing among {len(labels)} layers"
+
+
+def select(stacks: tuple[Stack, ...], name: str) -> Stack:
+    """The stack called `name`; `main` is always the first one. Raises RequestError naming the others."""
+    for stack in stacks:
+        if stack.name == name:
+            return stack
+    if name == "main":
+        return stacks[0]
+    there = ", ".join(stack.name for stack in stacks)
+    raise RequestError(
+        f"there is no stack {shown(name)!r} here; this checkpoint has: {there} (main is {stacks[0].name})"
+    )
+
+
+def generic(checkpoint: Checkpoint) -> Architecture:
+    """An entry made from the checkpoint itself: one stack whose layer count agrees with the metadata.
+
+    Without any metadata (a lone safetensors file) the names alone decide. Raises UnsupportedError.
+    """
+    lists = numbered_lists(tensor.name for tensor in checkpoint.tensors)
+    counts = {prefix: len(labels) for prefix, labels in lists.items() if not _flaw(labels)}
+    keys = _count_keys(checkpoint)
+    if checkpoint.metadata:
+        pairs = [(prefix, key) for prefix, number in counts.items() for key in keys if keys[key] == number]
+    else:
+        pairs = [(prefix, "") for prefix in counts]
+    if len({(prefix, key.rpartition(".")[0]) for prefix, key in pairs}) != 1:
+        raise UnsupportedError(f"--generic needs one list of layers and one count that agree; {_seen(counts, keys)}")
+    return _generic_entry(checkpoint, pairs[0][0], [key for _, key in pairs])
+
+
+def _seen(counts: dict[str, int], keys: dict[str, int]) -> str:
+    lists = ", ".join(f"{shown(prefix)}N has {number}" for prefix, number in list(counts.items())[:4])
+    stated = ", ".join(f"{shown(key)} is {value}" for key, value in list(keys.items())[:4])
+    return f"lists in the tensors: {lists or 'none'}; counts in the metadata: {stated or 'none'}"
+
+
+def _generic_entry(checkpoint: Checkpoint, prefix: str, keys: list[str]) -> Architecture:
+    table = table_of(checkpoint)
+    relative = [key.removeprefix(checkpoint.architecture + ".") if table == GGUF else key for key in keys]
+    aliases = tuple((key.rpartition(".")[2], "count") for key in relative[1:])
+    stack = LayerStack(name="main", prefixes=(prefix,), count_key=relative[0], fields=aliases)
+    return Architecture(name=checkpoint.architecture or "unknown", format=table, stacks=(stack,))
+
+
+def _count_keys(checkpoint: Checkpoint) -> dict[str, int]:
+    return {
+        key: value
+        for key, value in checkpoint.metadata.items()
+        if key.rpartition(".")[2] in _COUNT_KEYS and isinstance(value, int) and not isinstance(value, bool)
+    }
+
+
+def all_stacks(checkpoint: Checkpoint, architecture: Architecture | None) -> tuple[Stack, ...]:
+    """What `inspect` shows: the entry's stacks, or without an entry every numbered list of two or more."""
+    if architecture is not None:
+        return resolve(checkpoint, architecture)
+    lists = numbered_lists(tensor.name for tensor in checkpoint.tensors)
+    return tuple(
+        Stack(LayerStack(name=prefix.rstrip("."), prefixes=(prefix,), count_key=""), prefix, len(labels))
+        for prefix, labels in lists.items()
+        if len(labels) > 1 and not _flaw(labels)
+    )

@@ -1,0 +1,167 @@
+"""What the files of a checkpoint say. Values only: nothing here opens, reads or checks anything.
+
+Laws:
+- Offsets count bytes from the start of their file, not from the start of the tensor data.
+- `shape` is in the order of the file: outermost dimension first in safetensors, fastest first in GGUF.
+- `Checkpoint.metadata` is flat: the keys of nested JSON objects are joined with dots, as GGUF keys are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+SAFETENSORS = "safetensors"
+HUGGINGFACE = "huggingface"
+GGUF = "gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor: where its `nbytes` bytes lie in file number `shard`, and how they are to be read."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    nbytes: int
+    extra: Mapping[str, object] | None = None  # members of its header entry that no reader asks for
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored elements (packed formats store several weights in one)."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class LongArray:
+    """A metadata array that was measured but not built: token lists and the like."""
+
+    item_type: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One metadata record of one file. For GGUF `offset` and `nbytes` span key, type and value."""
+
+    key: str
+    type: str
+    value: object
+    offset: int = 0
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes when somebody else writes to a file: inode, size in bytes, mtime in nanoseconds."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file that holds tensors. `alignment` is what its tensors are padded to, in bytes.
+
+    `fields` is None where a safetensors header has no `__metadata__` at all.
+    """
+
+    name: str
+    path: str
+    data_start: int
+    stamp: Stamp
+    fields: tuple[Field, ...] | None = None
+    version: int = 0
+    alignment: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A JSON text beside the tensors that field rules may patch, `name` relative to the checkpoint."""
+
+    name: str
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SideFile:
+    """A file that goes along unchanged, `name` relative to the checkpoint."""
+
+    name: str
+    path: str
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint, opened. `name` is its file or directory name without the way there."""
+
+    format: str
+    path: str
+    name: str
+    architecture: str
+    shards: tuple[Shard, ...]
+    tensors: tuple[TensorInfo, ...]
+    metadata: Mapping[str, object]
+    header_sha256: str
+    documents: tuple[Document, ...] = ()
+    side_files: tuple[SideFile, ...] = ()
+    left_behind: tuple[str, ...] = ()
+    provenance: object = None  # the JSON value that an earlier run left, unchecked
+    nbytes: int = 0
+
+    def document(self, name: str) -> Document | None:
+        """Return the JSON document called `name`, if the checkpoint has it."""
+        return next((document for document in self.documents if document.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMap:
+    """Which layers of a stack of `count` stay: `kept` holds their old numbers, ascending.
+
+    `prefixes` are the ways to write what stands before a layer's number in a name.
+    """
+
+    stack: str
+    kept: tuple[int, ...]
+    count: int
+    prefixes: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> dict[int, int]:
+        """Old number -> new number of every kept layer."""
+        return {old: new for new, old in enumerate(self.kept)}
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Old numbers of the layers that go, ascending."""
+        kept = set(self.kept)
+        return tuple(number for number in range(self.count) if number not in kept)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldEdit:
+    """One change of metadata. `file` is the document that holds the key; "" means the header itself."""
+
+    key: str
+    before: object
+    after: object
+    rule: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it must be: the place, what belongs there, and what is there."""
+
+    where: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: expected {self.expected}, found {self.found}"

@@ -1,0 +1,83 @@
+"""rewriter inspect"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rewriter.cli import show
+from rewriter.cli.options import Source
+from rewriter.errors import shown
+from rewriter.formats import open_checkpoint
+from rewriter.inspection import describe
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def inspect(
+    source: Source,
+    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Show what a checkpoint holds: its stacks, its layers, their sizes.
+
+    Example: `rewriter inspect model.gguf`
+    """
+    described = describe(open_checkpoint(source))
+    if json:
+        show.print_json(described)
+        return
+    out = show.console()
+    out.print(_head(described))
+    for stack in described["stacks"]:
+        out.print(_table(stack))
+    out.print(_rest(described))
+
+
+def _head(described: dict[str, Any]) -> str:
+    known = "" if described["known"] else " (no rules for it: --generic may work)"
+    lines = [
+        f"{shown(described['name'], 80)}: {described['format']}, "
+        f"architecture {shown(described['architecture'] or 'unknown')}{known}",
+        f"{show.number(described['parameters'])} parameters, {show.size(described['bytes'])} in "
+        f"{described['tensors']} tensors: " + ", ".join(map(_share, described["dtypes"])),
+    ]
+    return "\n".join(lines)
+
+
+def _share(row: dict[str, Any]) -> str:
+    return f"{row['dtype']} {show.size(row['bytes'])}"
+
+
+def _table(stack: dict[str, Any]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    title = f"stack {shown(stack['name'])}: {stack['layers']} layers, {show.size(stack['bytes'])}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("layer", "tensors", "parameters", "size"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    table.add_column("dtypes")
+    largest = max(row["bytes"] for row in stack["per_layer"])
+    for row in stack["per_layer"]:
+        table.add_row(
+            str(row["layer"]), str(row["tensors"]), show.number(row["parameters"]), show.size(row["bytes"]),
+            show.bar(row["bytes"], largest), " ".join(row["dtypes"]),
+        )  # fmt: skip
+    return table
+
+
+def _rest(described: dict[str, Any]) -> str:
+    outside = described["outside"]
+    lines = [f"outside the layers: {outside['tensors']} tensors, {show.size(outside['bytes'])}"]
+    if len(described["shards"]) > 1:
+        lines += [f"  {shown(shard['name'], 80)}: {_shard(shard)}" for shard in described["shards"]]
+    if described["left_behind"]:
+        lines.append("would stay behind: " + ", ".join(shown(name) for name in described["left_behind"]))
+    return "\n".join(lines)
+
+
+def _shard(shard: dict[str, Any]) -> str:
+    return f"{shard['tensors']} tensors, {show.size(shard['bytes'])}"

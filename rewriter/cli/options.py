@@ -1,0 +1,113 @@
+"""The arguments that `plan` and `prune` share, and how they become a plan."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewriter.architectures import select
+from rewriter.checkpoint import Checkpoint
+from rewriter.formats import layout
+from rewriter.plan import Plan, make_plan, open_stacks
+from rewriter.selection import Options, Selection, choose
+
+_LAYERS, _FIELDS = "Which layers", "Unknown architectures"
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="A GGUF file (the first of a split set), a safetensors file, or a Hugging Face directory.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for on the command line: which layers, and what else matters for the plan."""
+
+    selection: Selection
+    options: Options
+
+    def plan(self, checkpoint: Checkpoint, name: str) -> Plan:
+        """The plan for `checkpoint`; `name` is what the output will be called."""
+        stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
+
+        @functools.cache
+        def size_of(kept: tuple[int, ...]) -> int:
+            """Exact, so that a target size is met to the byte."""
+            return layout(make_plan(checkpoint, kept, self.options), name).nbytes
+
+        return make_plan(checkpoint, choose(self.selection, stack.count, size_of), self.options)
+
+
+def _layers(help: str, metavar: str, **settings: int) -> object:
+    return typer.Option(metavar=metavar, help=help, rich_help_panel=_LAYERS, **settings)  # type: ignore[arg-type]
+
+
+def _request(
+    drop: Annotated[str | None, _layers("Layers to drop: 3,7-9,-1 (from 0; -1 is the last).", "LAYERS")] = None,
+    keep: Annotated[str | None, _layers("Layers to keep, the others go: 0-20,31.", "LAYERS")] = None,
+    strategy: Annotated[
+        str | None, _layers("Drop by position; `rewriter list strategies` shows the names.", "NAME")
+    ] = None,
+    count: Annotated[int | None, _layers("With --strategy: how many to drop (first-n: to keep).", "K")] = None,
+    ratio: Annotated[float | None, _layers("With --strategy: the share of layers to drop, 0.25.", "R")] = None,
+    target_size: Annotated[
+        str | None, _layers("With --strategy: the fewest layers that make the output fit, 4GiB.", "SIZE")
+    ] = None,
+    protect_first: Annotated[int, _layers("With --strategy: never drop the first N.", "N", min=0)] = 0,
+    protect_last: Annotated[int, _layers("With --strategy: never drop the last N.", "N", min=0)] = 0,
+    stack: Annotated[
+        str, _layers("Which stack: encoder, decoder, text, vision, ... (`inspect` shows them).", "NAME")
+    ] = "main",
+    generic: Annotated[
+        bool, typer.Option("--generic", help="Go by tensor names and layer count alone.", rich_help_panel=_FIELDS)
+    ] = False,
+    keep_field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="This list is not about layers: leave it.", rich_help_panel=_FIELDS),
+    ] = None,
+    per_layer_field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="This list has one entry per layer: cut it.", rich_help_panel=_FIELDS),
+    ] = None,
+    no_provenance: Annotated[
+        bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
+    ] = False,
+) -> Request:
+    selection = Selection(drop, keep, strategy, count, ratio, target_size, protect_first, protect_last)
+    fields = tuple(keep_field or ()), tuple(per_layer_field or ())
+    return Request(selection, Options(stack, generic, *fields, provenance=not no_provenance))
+
+
+def selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options of `_request`: together they become its argument `request`.
+
+    typer reads a command's options off its signature, so the two signatures are joined.
+    """
+    own, shared = (dict(inspect.signature(each, eval_str=True).parameters) for each in (command, _request))
+    del own["request"]
+
+    @functools.wraps(command)
+    def run(**arguments: object) -> None:
+        asked = {name: arguments.pop(name) for name in shared}
+        command(**arguments, request=_request(**asked))  # type: ignore[arg-type]
+
+    ordered = sorted((*own.values(), *shared.values()), key=lambda parameter: parameter.default is not parameter.empty)
+    run.__signature__ = inspect.Signature([each.replace(kind=each.KEYWORD_ONLY) for each in ordered])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+    del run.__wrapped__  # typing.get_type_hints would look there
+    return run
+
+
+def output_name(source: str) -> str:
+    """What a dry run calls the output: the source's name with -pruned."""
+    path = Path(source)
+    return f"{path.stem}-pruned{path.suffix}" if path.is_file() else f"{path.resolve().name}-pruned"

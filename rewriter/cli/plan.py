@@ -1,0 +1,104 @@
+"""rewriter plan"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rewriter.cli import show
+from rewriter.cli.options import Request, Source, output_name, selecting
+from rewriter.errors import OutputError, shown
+from rewriter.formats import layout, open_checkpoint
+from rewriter.formats.files import named
+from rewriter.inspection import describe_plan
+
+
+@selecting
+def plan(
+    source: Source,
+    request: Request,
+    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Save it for `prune --plan`.")
+    ] = None,
+) -> None:
+    """Show what `prune` would do, and do nothing.
+
+    Example: `rewriter plan model.gguf --drop 20-23`
+    """
+    name = output_name(source)
+    made = request.plan(open_checkpoint(source), name)
+    described = describe_plan(made, layout(made, name))
+    if output is not None:
+        _save(described, output)
+    if json:
+        show.print_json(described)
+    else:
+        show.console().print(_text(described))
+
+
+def _save(described: dict[str, Any], path: Path) -> None:
+    """Write the plan. A plan is small and easily made again, but it still never replaces anything else."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(described, indent=2) + "\n")
+    except FileExistsError:
+        raise OutputError(f"{named(path)} exists already; remove it or give another name") from None
+    except OSError as error:
+        raise OutputError(f"cannot write {named(path)}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _text(described: dict[str, Any]) -> str:
+    layers = described["layers"]
+    lines = [
+        f"{shown(described['source']['name'], 80)}: stack {described['stack']}, "
+        f"{layers['before']} layers -> {layers['after']}",
+        f"  keep     {show.layers(layers['kept'])}",
+        f"  drop     {show.layers(layers['dropped'])}",
+        f"  number   {_numbers(layers['numbers'])}",
+        f"  tensors  {_change(described['tensors'], str)}",
+        f"  weights  {_change(described['parameters'], show.number)}",
+        f"  bytes    {_change(described['bytes'], show.size)}",
+    ]
+    lines += ["changes:", *map(_edit, described["changes"])] if described["changes"] else ["changes: none"]
+    lines += ["files:"]
+    lines += [f"  {file['bytes']:>15,}  {shown(file['name'], 80)}" for file in described["files"]]
+    lines += [f"  {described['disk_needed']:>15,}  bytes of disk needed"]
+    lines += notes(described)
+    return "\n".join(lines)
+
+
+def notes(described: dict[str, Any]) -> list[str]:
+    """What a person should know besides: files that stay behind, and warnings."""
+    lines = [f"warning: {warning}" for warning in described["warnings"]]
+    if described["left_behind"]:
+        names = ", ".join(shown(name) for name in described["left_behind"])
+        lines.append(f"left behind (weights of the unpruned model): {names}")
+    return lines
+
+
+def _numbers(numbers: list[list[int]]) -> str:
+    """The new numbers as runs: 4-6 -> 3-5."""
+    runs: list[tuple[list[int], list[int]]] = []
+    for old, new in numbers:
+        if runs and old == runs[-1][0][-1] + 1:
+            runs[-1][0].append(old)
+            runs[-1][1].append(new)
+        else:
+            runs.append(([old], [new]))
+    moved = [f"{show.layers(old)} -> {show.layers(new)}" for old, new in runs if old != new]
+    return ", ".join(moved) or "unchanged"
+
+
+def _change(change: dict[str, int], form: Callable[[int], str]) -> str:
+    return f"{form(change['before'])} -> {form(change['after'])}"
+
+
+def _edit(edit: dict[str, Any]) -> str:
+    place = f"{edit['file']}: " if "file" in edit else ""
+    change = f"{show.value(edit['before'])} -> {show.value(edit['after'])}"
+    return f"  {place}{shown(edit['key'], 80)}: {change}  ({edit['rule']})"

@@ -1,0 +1,98 @@
+"""rewriter prune"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewriter.checkpoint import Checkpoint
+from rewriter.cli import show
+from rewriter.cli.options import Request, Source, selecting
+from rewriter.cli.plan import notes
+from rewriter.copying import Progress
+from rewriter.errors import RequestError, shown
+from rewriter.formats import layout, open_checkpoint
+from rewriter.inspection import describe_plan
+from rewriter.output import Output
+from rewriter.plan import Plan
+from rewriter.saved import load_plan, plan_again
+from rewriter.selection import Options, Selection
+from rewriter.writing import write
+
+
+@selecting
+def prune(
+    source: Source,
+    destination: Annotated[str, typer.Argument(metavar="DST", help="What to write: the same kind as SRC.")],
+    request: Request,
+    saved_plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Do what `rewriter plan -o FILE` saved.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare all bytes before the output appears.")] = False,
+) -> None:
+    """Drop layers: write a checkpoint without them, everything else as it was.
+
+    Example: `rewriter prune model.gguf smaller.gguf --drop 20-23`
+    """
+    began = time.monotonic()
+    checkpoint = open_checkpoint(source)
+    if saved_plan is None:
+        plan = request.plan(checkpoint, Path(destination).name)
+    else:
+        plan = _saved(saved_plan, checkpoint, request)
+    total = layout(plan, Path(destination).name).nbytes
+    with _progress(total) as progress:
+        output = write(plan, destination, overwrite=overwrite, verify_bytes=verify, progress=progress)
+    show.console().print(_summary(plan, output, source, destination, time.monotonic() - began))
+
+
+def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
+    if request != Request(Selection(), Options()):
+        raise RequestError("--plan says which layers stay: it cannot be combined with other choices of layers")
+    saved = load_plan(path)
+    plan, same = plan_again(saved, checkpoint)
+    if not same:
+        show.console(error=True).print(
+            f"the plan was made for {shown(saved.source_name)}; planned again for this file from the layers it keeps"
+        )
+    return plan
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    """A bar on a terminal: bytes, rate, time left. Nothing where nobody looks."""
+    if not sys.stderr.isatty():
+        yield lambda nbytes: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=show.console(error=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda nbytes: bar.advance(task, nbytes)
+
+
+def _summary(plan: Plan, output: Output, source: str, destination: str, seconds: float) -> str:
+    described = describe_plan(plan, output)
+    layers, weights, nbytes = (described[key] for key in ("layers", "parameters", "bytes"))
+    lines = [
+        f"{_written(output, destination)}: stack {plan.layers.stack}, {layers['before']} layers -> {layers['after']}, "
+        f"dropped {show.layers(layers['dropped'])}",
+        f"parameters {show.number(weights['before'])} -> {show.number(weights['after'])}, "
+        f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}, {seconds:.2f} s",
+        *notes(described),
+        "next: " + show.command("verify", _written(output, destination), "--source", source),
+    ]
+    return "\n".join(lines)
+
+
+def _written(output: Output, destination: str) -> str:
+    """The path to give to a loader: the first file of a split set has a name of its own."""
+    return destination if output.directory else str(Path(destination).with_name(output.files[0].name))

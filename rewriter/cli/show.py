@@ -1,0 +1,69 @@
+"""How things look on a terminal: sizes, bars, tables. Names from files are escaped before they get here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rewriter.errors import shown
+from rewriter.selection import format_layers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_BAR = 24  # characters of the longest bar
+
+
+def console(error: bool = False) -> Console:
+    """A console that takes no markup from names and does not break their lines."""
+    from rich.console import Console
+
+    return Console(stderr=error, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def size(nbytes: int) -> str:
+    """Bytes for people: powers of 1000, as disks are sold."""
+    amount = float(nbytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}" if unit != "B" else f"{nbytes} B"
+        amount /= 1000
+    return f"{amount:.3g} TB"
+
+
+def number(count: int) -> str:
+    """A count of parameters for people: 2.74 M."""
+    amount = float(count)
+    for unit in ("", " k", " M", " B"):
+        if amount < 999.5:
+            return f"{amount:.3g}{unit}"
+        amount /= 1000
+    return f"{amount:.3g} T"
+
+
+def bar(value: int, largest: int) -> str:
+    """A bar in eighths of a character."""
+    eighths = round(value / largest * _BAR * 8) if largest else 0
+    return "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")
+
+
+def layers(numbers: list[int] | tuple[int, ...]) -> str:
+    """Layer numbers in the syntax of --keep."""
+    return format_layers(tuple(numbers)) or "none"
+
+
+def value(item: object, limit: int = 60) -> str:
+    """A metadata value on one line."""
+    return "absent" if item is None else shown(json.dumps(item, ensure_ascii=False), limit)
+
+
+def print_json(data: Any) -> None:
+    """Print a JSON value for programs."""
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
+
+
+def command(*words: object) -> str:
+    """A command line that can be pasted."""
+    return shlex.join(["rewriter", *map(str, words)])

@@ -1,0 +1,33 @@
+"""Every error that this package raises on purpose, and how names from files are shown in them."""
+
+
+class RewriterError(Exception):
+    """The one root: something is wrong, nothing was written, the message is one line."""
+
+
+class CheckpointError(RewriterError):
+    """The input is malformed, or it contradicts itself."""
+
+
+class RequestError(RewriterError):
+    """What was asked for makes no sense for this input (a usage error)."""
+
+
+class UnsupportedError(RewriterError):
+    """The input is well formed, but no rule says how to keep its layers behaving as before."""
+
+
+class OutputError(RewriterError):
+    """The destination cannot be written, or must not be."""
+
+
+def shown(text: object, limit: int = 40) -> str:
+    """Return `text` safe to print on one line: escaped where a terminal would act on it, cut to `limit`.
+
+    Names come from files that anyone may have made: control characters could move the cursor and
+    bidirectional marks could disguise a path.
+    """
+    characters = str(text)[: limit + 1]
+    if len(characters) > limit:
+        characters = characters[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)

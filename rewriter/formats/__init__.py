@@ -1,0 +1,43 @@
+"""Checkpoint formats: which one a file is, how it is opened, which files a plan becomes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rewriter.checkpoint import GGUF, HUGGINGFACE, SAFETENSORS, Checkpoint
+from rewriter.errors import CheckpointError
+from rewriter.formats import gguf, huggingface, safetensors
+from rewriter.formats.files import named, opened, read_at
+from rewriter.output import Output
+from rewriter.plan import Plan
+
+LAYOUTS: dict[str, Callable[[Plan, str], Output]] = {
+    GGUF: gguf.layout,
+    HUGGINGFACE: huggingface.layout,
+    SAFETENSORS: huggingface.layout,
+}
+
+
+def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+    """Open a GGUF file, the first file of a split GGUF, a safetensors file or a Hugging Face directory.
+
+    The content decides which, not the name's ending. Only headers and metadata are read. Raises
+    CheckpointError for anything that is not a well-formed checkpoint.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return huggingface.open_directory(path)
+    with opened(path) as (descriptor, found):
+        start = read_at(descriptor, 0, min(16, found.size), path.name)
+    if gguf.looks_like(start):
+        return gguf.open_gguf(path)
+    if safetensors.looks_like(start, found.size):
+        return huggingface.open_file(path)
+    raise CheckpointError(f"{named(path)} is neither a GGUF nor a safetensors file")
+
+
+def layout(plan: Plan, name: str) -> Output:
+    """The files that `plan` becomes at a destination called `name`: pure, nothing is read or written."""
+    return LAYOUTS[plan.checkpoint.format](plan, name)

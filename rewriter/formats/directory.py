@@ -1,0 +1,131 @@
+"""What lies in a Hugging Face directory: its weights, what goes along, and what would be stale."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from rewriter.checkpoint import Document, SideFile
+from rewriter.errors import CheckpointError, shown
+from rewriter.formats import json_text, safetensors
+from rewriter.formats.files import named, opened, read_at, read_small, stamp
+
+SINGLE = "model.safetensors"
+_INDEX = ".safetensors.index.json"
+_LAYER = re.compile(r"(?:^|\.)[0-9]+\.")
+
+# Weights of the unpruned model in other forms: a loader might prefer them.
+_STALE = re.compile(
+    r"pytorch_model.*\.(?:bin|json)|.*\.(?:h5|msgpack|ot|onnx|onnx_data|tflite|gguf|ckpt|nemo|mlmodel)"
+    r"|.*\.(?:pt|pth)|flax_model.*|tf_model.*|optimizer\.bin|adapter_model\.bin"
+)
+_STALE_FOLDERS = frozenset({"onnx", "openvino", "coreml", "original", "flax", "tf", "gguf", ".git", ".cache"})
+
+
+def weight_files(path: Path) -> tuple[Document | None, list[str]]:
+    """The index, if the weights have one, and the names of the files that hold them."""
+    names = sorted(entry.name for entry in path.iterdir() if entry.name.endswith((".safetensors", _INDEX)))
+    indexes = [name for name in names if name.endswith(_INDEX)]
+    single = [name for name in names if not name.endswith(_INDEX)]
+    if SINGLE in single:
+        return None, [SINGLE]
+    index = _chosen_index(indexes)
+    if index is not None:
+        document = Document(index, str(path / index), json_text.decode(read_small(path / index), index))
+        return document, _shard_names(document)
+    if len(single) == 1:
+        return None, single
+    raise CheckpointError(_no_weights(path, single))
+
+
+def _chosen_index(indexes: list[str]) -> str | None:
+    preferred = "model" + _INDEX
+    if preferred in indexes or len(indexes) < 2:
+        return preferred if preferred in indexes else next(iter(indexes), None)
+    raise CheckpointError(f"several indexes: {', '.join(map(shown, indexes))}; remove all but one")
+
+
+def _no_weights(path: Path, single: list[str]) -> str:
+    if single:
+        return f"{named(path)} has {len(single)} safetensors files but no {SINGLE} and no model{_INDEX}"
+    ggufs = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(".gguf"))
+    if ggufs:
+        return f"{named(path)} holds GGUF files: give one of them, such as {shown(ggufs[0])}"
+    return f"{named(path)} holds no safetensors files"
+
+
+def _shard_names(index: Document) -> list[str]:
+    """The files that the index names, in order of their names. Raises CheckpointError for anything but base names."""
+    value = json_text.parse(index.text, index.name)
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index.name} has no weight_map")
+    for name in weight_map.values():
+        if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
+            raise CheckpointError(f"{index.name} names the shard {shown(name)}, which is not a plain file name")
+    return sorted(set(weight_map.values()))
+
+
+def companions(path: Path, weights: set[str]) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
+    """The files below `path` that go along, and the names of those that stay behind.
+
+    `weights` are the files already accounted for. Links are followed; a loop of links is an error.
+    """
+    side_files: list[SideFile] = []
+    left_behind: list[str] = []
+    for name in _walk(path, left_behind):
+        if name in weights:
+            continue
+        if _is_stale(path, name):
+            left_behind.append(name)
+        else:
+            side_files.append(SideFile(name, str(path / name), stamp(path / name)))
+    _leave_params(left_behind, side_files)
+    return tuple(side_files), tuple(sorted(left_behind))
+
+
+def _walk(path: Path, left_behind: list[str]) -> Iterator[str]:
+    """Names of all files below `path`, relative to it; folders of stale weights go to `left_behind` as a whole."""
+    pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
+    while pending:
+        folder, above = pending.pop()
+        real = os.path.realpath(path / folder)
+        if real in above:
+            raise CheckpointError(f"the folder {shown(folder)} is a link to one that holds it")
+        for entry in sorted(os.scandir(path / folder), key=lambda entry: entry.name):
+            name = f"{folder}{entry.name}"
+            if not entry.is_dir():
+                yield name
+            elif entry.name in _STALE_FOLDERS or entry.name.startswith("checkpoint-"):
+                left_behind.append(name + "/")
+            else:
+                pending.append((name + "/", (*above, real)))
+
+
+def _is_stale(path: Path, name: str) -> bool:
+    if "/" in name:
+        return False  # sentence-transformers keeps modules of its own in folders
+    if name.endswith(_INDEX):
+        return True
+    if name.endswith(".safetensors"):
+        return _has_layers(path / name)
+    return _STALE.fullmatch(name) is not None
+
+
+def _has_layers(path: Path) -> bool:
+    """Whether a second safetensors file holds numbered layers: then it belongs to the unpruned model."""
+    with opened(path) as (descriptor, found):
+        start = read_at(descriptor, 0, min(16, found.size), path.name)
+    if not safetensors.looks_like(start, found.size):
+        return False
+    return any(_LAYER.search(tensor.name) for tensor in safetensors.open_shard(str(path), path.name, 0)[1])
+
+
+def _leave_params(left_behind: list[str], side_files: list[SideFile]) -> None:
+    """Mistral's `consolidated*.safetensors` are described by `params.json`, which counts the old layers."""
+    params = next((file for file in side_files if file.name == "params.json"), None)
+    if params is not None and any(name.startswith("consolidated") for name in left_behind):
+        side_files.remove(params)
+        left_behind.append(params.name)

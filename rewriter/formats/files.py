@@ -1,0 +1,69 @@
+"""Opens files for reading, and only real ones: a FIFO would hang, a device has no end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rewriter.checkpoint import Stamp
+from rewriter.errors import CheckpointError, shown
+
+JSON_LIMIT = 256 * 1024 * 1024  # bytes; the largest index of a real checkpoint has some 10 MB
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[tuple[int, Stamp]]:
+    """Give a descriptor for reading and the file's stamp. Raises CheckpointError if it is no regular file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise CheckpointError(f"cannot open {named(path)}: {_reason(error)}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{named(path)} is not a regular file")
+        yield descriptor, Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+
+
+def named(path: str | Path) -> str:
+    """The last part of a path, safe to print."""
+    return shown(os.path.basename(os.fspath(path).rstrip("/")) or path)
+
+
+def stamp(path: str | Path) -> Stamp:
+    """The stamp of a regular file that can be read."""
+    with opened(path) as (_, found):
+        return found
+
+
+def read_at(descriptor: int, offset: int, nbytes: int, where: str) -> bytes:
+    """Return exactly `nbytes` bytes from `offset`. Raises CheckpointError if the file ends before."""
+    parts: list[bytes] = []
+    while nbytes:
+        try:
+            part = os.pread(descriptor, nbytes, offset)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {shown(where)} at byte {offset}: {_reason(error)}") from None
+        if not part:
+            raise CheckpointError(f"{shown(where)} ends at byte {offset}, {nbytes} bytes too early")
+        parts.append(part)
+        offset += len(part)
+        nbytes -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_small(path: str | Path) -> bytes:
+    """Return the whole of a JSON file."""
+    with opened(path) as (descriptor, found):
+        if found.size > JSON_LIMIT:
+            raise CheckpointError(f"{named(path)} has {found.size} bytes, far too many for a JSON file")
+        return read_at(descriptor, 0, found.size, named(path)) if found.size else b""

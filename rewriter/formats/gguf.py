@@ -1,0 +1,203 @@
+"""GGUF checkpoints: one file, or a split set of which the first file holds the metadata.
+
+Laws (llama.cpp, gguf-split): files are called PREFIX-%05d-of-%05d.gguf; every file carries `split.no` (u16,
+from 0), `split.count` (u16) and `split.tensors.count` (i32, over all files).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from rewriter.checkpoint import GGUF, Checkpoint, Field, FieldEdit, Shard, TensorInfo
+from rewriter.errors import CheckpointError, shown
+from rewriter.formats import json_text
+from rewriter.formats.files import named, opened, read_at
+from rewriter.formats.gguf_header import (
+    MAGIC,
+    aligned,
+    field_bytes,
+    kind_of,
+    open_shard,
+    tensor_record,
+)
+from rewriter.output import CopyRange, Literal, Output, OutputFile, Piece, merged
+from rewriter.plan import Plan
+
+PROVENANCE_KEY = "rewriter.provenance"
+SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
+_BLOCK = 1 << 20
+
+
+def looks_like(start: bytes) -> bool:
+    """Whether a file that begins with `start` is GGUF."""
+    return start[:4] == MAGIC
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Open the GGUF file at `path`, with the other files of its set if it is the first of one."""
+    first, tensors = open_shard(str(path), path.name, 0)
+    opened_shards = [(first, tensors), *_others(path, first)]
+    shards = tuple(shard for shard, _ in opened_shards)
+    tensors = tuple(chain.from_iterable(infos for _, infos in opened_shards))
+    _check_set(shards, tensors)
+    metadata = _values(first)
+    architecture = metadata.get("general.architecture", "")
+    return Checkpoint(
+        format=GGUF,
+        path=str(path),
+        name=path.name,
+        architecture=architecture if isinstance(architecture, str) else "",
+        shards=shards,
+        tensors=tensors,
+        metadata=metadata,
+        header_sha256=_header_sha256(shards),
+        provenance=_provenance(metadata),
+        nbytes=sum(shard.stamp.size for shard in shards),
+    )
+
+
+def _values(shard: Shard) -> dict[str, object]:
+    return {field.key: field.value for field in shard.fields or ()}
+
+
+def _provenance(metadata: dict[str, object]) -> object:
+    record = metadata.get(PROVENANCE_KEY)
+    return None if record is None else json_text.parse(str(record), PROVENANCE_KEY)
+
+
+def _others(path: Path, first: Shard) -> Iterator[tuple[Shard, tuple[TensorInfo, ...]]]:
+    """The other files of the set that `first` begins, found by name beside it."""
+    values = _values(first)
+    number, count = values.get("split.no", 0), values.get("split.count", 1)
+    if type(number) is not int or type(count) is not int:
+        raise CheckpointError(f"{shown(path.name)}: split.no and split.count must be numbers")
+    match = SPLIT_NAME.fullmatch(path.name)
+    if number:
+        name = f"{match['prefix']}-00001-of-{match['count']}.gguf" if match else "the one that ends in -00001-of-..."
+        raise CheckpointError(f"{shown(path.name)} is file {number + 1} of a split set; give the first: {shown(name)}")
+    if count > 1 and (match is None or (int(match["number"]), int(match["count"])) != (1, count)):
+        raise CheckpointError(
+            f"{shown(path.name)} begins a set of {count}: its name must end in -00001-of-{count:05}.gguf"
+        )
+    for index in range(1, count):
+        name = f"{match['prefix'] if match else ''}-{index + 1:05}-of-{count:05}.gguf"
+        yield open_shard(str(path.with_name(name)), name, index)
+
+
+def _check_set(shards: tuple[Shard, ...], tensors: tuple[TensorInfo, ...]) -> None:
+    """Every file must say its place in the set, and the set must have the tensors that it says."""
+    if len(shards) > 1 and len({tensor.name for tensor in tensors}) != len(tensors):
+        raise CheckpointError("the same tensor name stands in two files of the set")
+    expected = {"split.count": len(shards), "split.tensors.count": len(tensors)}
+    for index, shard in enumerate(shards):
+        values = _values(shard)
+        for key, value in {"split.no": index, **expected}.items():
+            if values.get(key, None if len(shards) > 1 else value) != value:
+                raise CheckpointError(f"{shown(shard.name)}: {key} is {shown(values.get(key))}, expected {value}")
+
+
+def _header_sha256(shards: tuple[Shard, ...]) -> str:
+    """One hash over everything before the tensor data of every file."""
+    digest = hashlib.sha256()
+    for shard in shards:
+        end = min(shard.data_start, shard.stamp.size)
+        with opened(shard.path) as (descriptor, _):
+            for at in range(0, end, _BLOCK):
+                digest.update(read_at(descriptor, at, min(_BLOCK, end - at), named(shard.path)))
+    return digest.hexdigest()
+
+
+def layout(plan: Plan, name: str) -> Output:
+    """The files of the pruned checkpoint; `name` is the destination's file name."""
+    shards = plan.checkpoint.shards
+    copies: list[list[tuple[TensorInfo, str]]] = [[] for _ in shards]
+    for copy in plan.tensors:
+        copies[copy.tensor.shard].append((copy.tensor, copy.name))
+    had = {tensor.shard for tensor in plan.checkpoint.tensors}
+    stay = [index for index in range(len(shards)) if copies[index] or index not in had]
+    # the metadata stands in the first file only: it moves on when that one is left without tensors
+    metadata = [shards[0], *(shards[index] for index in stay[1:])]
+    split = "split.count" in plan.checkpoint.metadata
+    names = _names(name, len(stay)) if split else [name]
+    files = tuple(
+        OutputFile(file_name, merged(_pieces(plan, shard, copies[index], number, len(stay))))
+        for number, (file_name, shard, index) in enumerate(zip(names, metadata, stay, strict=True))
+    )
+    sources = tuple((shard.path, shard.stamp) for shard in shards)
+    claims = re.escape(_prefix(name)) + r"-[0-9]+-of-[0-9]+\.gguf" if split else ""
+    return Output(files, False, sources, claims)
+
+
+def _prefix(name: str) -> str:
+    """`x.gguf` and `x-00001-of-00003.gguf` both name the set x."""
+    match = SPLIT_NAME.fullmatch(name)
+    return match["prefix"] if match else name.removesuffix(".gguf")
+
+
+def _names(name: str, count: int) -> list[str]:
+    return [f"{_prefix(name)}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
+def _pieces(
+    plan: Plan, shard: Shard, copies: Sequence[tuple[TensorInfo, str]], number: int, count: int
+) -> Iterator[Piece]:
+    """The pieces of file `number` of `count`: metadata as in `shard`, then the tensors of `copies`."""
+    alignment = shard.alignment
+    split = {"split.no": number, "split.count": count, "split.tensors.count": len(plan.tensors)}
+    fields = list(_field_pieces(plan, shard, split, first=number == 0))
+    records, at = [], 0
+    for tensor, name in copies:
+        records.append(tensor_record(name, tensor, at))
+        at += aligned(tensor.nbytes, alignment)
+    yield Literal(MAGIC + struct.pack("<IQQ", shard.version, len(copies), len(fields)))
+    yield from fields
+    yield Literal(b"".join(records))
+    yield _padding(24 + sum(piece.nbytes for piece in fields) + sum(map(len, records)), alignment)
+    for tensor, _ in copies:
+        yield from _data_pieces(plan, tensor, alignment)
+
+
+def _padding(nbytes: int, alignment: int) -> Literal:
+    return Literal(bytes(-nbytes % alignment))
+
+
+def _data_pieces(plan: Plan, tensor: TensorInfo, alignment: int) -> Iterator[Piece]:
+    """The tensor and its padding: the source's own where it is there, so that neighbours stay one range."""
+    shard = plan.checkpoint.shards[tensor.shard]
+    padded = aligned(tensor.nbytes, alignment)
+    there = shard.alignment == alignment and tensor.offset + padded <= shard.stamp.size
+    yield CopyRange(shard.path, tensor.offset, padded if there else tensor.nbytes)
+    if not there:
+        yield _padding(tensor.nbytes, alignment)
+
+
+def _field_pieces(plan: Plan, shard: Shard, split: dict[str, int], first: bool) -> Iterator[Piece]:
+    """One piece for each key-value record: the source's bytes, or new ones for what changes."""
+    edits = {edit.key: edit for edit in plan.edits} if first else {}
+    for field in shard.fields or ():
+        if field.key == PROVENANCE_KEY:
+            continue
+        if field.key in edits:
+            yield Literal(_edited(field, edits.pop(field.key)))
+        elif split.get(field.key, field.value) != field.value:
+            yield Literal(field_bytes(field.key, field.type, split[field.key]))
+        else:
+            yield CopyRange(shard.path, field.offset, field.nbytes)
+    for edit in edits.values():
+        yield Literal(field_bytes(edit.key, kind_of(edit.after), edit.after))
+    if first and plan.provenance is not None:
+        record = json.dumps(plan.provenance.to_json(), ensure_ascii=True, separators=(",", ":"))
+        yield Literal(field_bytes(PROVENANCE_KEY, "string", record))
+
+
+def _edited(field: Field, edit: FieldEdit) -> bytes:
+    """The record with its new value, in its old type unless a number becomes a list."""
+    kind = kind_of(edit.after)
+    keeps_form = kind.startswith("array") == field.type.startswith("array")
+    return field_bytes(field.key, field.type if keeps_form else kind, edit.after)

@@ -1,0 +1,125 @@
+"""Reads JSON strictly and changes single values inside its text, so that all the rest stays as it was.
+
+Configs are written by many tools: number spellings, key order, indentation and NaN are theirs to keep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
+from typing import Any
+
+from rewriter.errors import CheckpointError, shown
+
+_DECODER = json.JSONDecoder()
+
+
+def parse(text: str, where: str) -> Any:
+    """Return the value of `text`. Raises CheckpointError for bad JSON, duplicate keys and depth bombs."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError(f"{shown(where)} is not valid JSON: {shown(reason, 80)}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)!r} stands twice")
+    return members
+
+
+def decode(raw: bytes, where: str) -> str:
+    """Return the text of a JSON file. Raises CheckpointError if it is not UTF-8."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{shown(where)} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Every member of nested objects under its dotted key; the objects themselves are there too."""
+    flat: dict[str, Any] = {}
+    pending = [("", value)]
+    while pending:
+        prefix, members = pending.pop()
+        for key, member in members.items():
+            flat[prefix + key] = member
+            if isinstance(member, dict):
+                pending.append((f"{prefix}{key}.", member))
+    return flat
+
+
+def edited(text: str, changes: Mapping[str, Any]) -> str:
+    """Return the JSON `text` with the values under the dotted keys of `changes` replaced, or added at the end.
+
+    New values take the style of the text: indented where the text is.
+    """
+    for key, value in changes.items():
+        text = _with(text, key.split("."), value)
+    return text
+
+
+def _with(text: str, path: list[str], value: Any) -> str:
+    start = _skip(text, 0)
+    for depth, key in enumerate(path, 1):
+        spans = _members(text, start)
+        if key not in spans:
+            return _added(text, start, spans, path[depth - 1 :], value, depth)
+        start, end = spans[key]
+    return text[:start] + _dumped(text, value, len(path), text[start:end]) + text[end:]
+
+
+def _members(text: str, start: int) -> dict[str, tuple[int, int]]:
+    """Key -> where its value starts and ends, for the object that starts at `start`."""
+    spans = {}
+    at = _skip(text, start + 1)
+    while text[at] != "}":
+        key, at = scanstring(text, at + 1)
+        at = _skip(text, _skip(text, at) + 1)
+        _, end = _DECODER.raw_decode(text, at)
+        spans[key] = (at, end)
+        at = _skip(text, end)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+    return spans
+
+
+def _skip(text: str, at: int) -> int:
+    return int(WHITESPACE.match(text, at).end())
+
+
+def _added(text: str, start: int, spans: dict[str, tuple[int, int]], path: list[str], value: Any, depth: int) -> str:
+    for key in reversed(path[1:]):
+        value = {key: value}
+    member = f"{json.dumps(path[0])}: {_dumped(text, value, depth, '[')}"
+    if not spans:
+        return text[: start + 1] + member + text[start + 1 :]
+    end = max(end for _, end in spans.values())
+    unit = _indent(text)
+    gap = ", " if unit is None else ",\n" + unit * depth
+    return text[:end] + gap + member + text[end:]
+
+
+def _indent(text: str) -> str | None:
+    """What one level is indented by, None if the text stands on one line."""
+    first = text[_skip(text, 0) + 1 :].partition('"')[0]
+    return first.rpartition("\n")[2] if "\n" in first else None
+
+
+def _dumped(text: str, value: Any, depth: int, old: str) -> str:
+    """`value` as JSON, `depth` levels deep. A list that stood on one line stays on one line."""
+    unit = _indent(text)
+    flat = unit is None or (old[:1] in "[{" and len(old) > 1 and "\n" not in old and old not in ("[]", "{}"))
+    if flat:
+        return json.dumps(value)
+    return json.dumps(value, indent=unit).replace("\n", "\n" + (unit or "") * depth)
+
+
+def plain(value: Any) -> Any:
+    """`value` as it reads after a trip through JSON: tuples are lists."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,152 @@
+"""safetensors: an 8-byte little-endian header length, a JSON header, then the tensors without holes.
+
+Laws (safetensors 0.8, tensor.rs):
+- The header has at most 100 MB. It maps each name to dtype, shape and data_offsets [begin, end), counted from
+  the end of the header; `__metadata__` maps strings to strings.
+- Sorted by offset the tensors cover the rest of the file exactly: no holes, no overlaps, nothing after them.
+- The header may be padded with spaces; its length is made a multiple of 8 here, as the library does.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import Any
+
+from rewriter.checkpoint import Field, Shard, Stamp, TensorInfo
+from rewriter.errors import CheckpointError, shown
+from rewriter.formats import json_text
+from rewriter.formats.files import opened, read_at
+from rewriter.output import CopyRange, Literal, Piece, merged
+
+HEADER_LIMIT = 100_000_000
+DIMENSION_LIMIT = 64  # torch's and numpy's own; a product of thousands of large numbers takes forever
+METADATA = "__metadata__"
+
+# Bits of one element, by the names that safetensors 0.8 reads.
+DTYPE_BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8,
+    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32,
+    "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+def looks_like(start: bytes, size: int) -> bool:
+    """Whether a file that begins with `start` (16 bytes) and has `size` bytes could be safetensors."""
+    return len(start) > 8 and start[8:9] in b"{ " and struct.unpack_from("<Q", start)[0] <= size - 8
+
+
+def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInfo, ...], bytes]:
+    """Return the file's shard number `index`, its tensors in header order, and its header bytes.
+
+    Raises CheckpointError, with the file's name, for anything that the format does not allow.
+    """
+    with opened(path) as (descriptor, stamp):
+        if stamp.size < 8:
+            raise CheckpointError(f"{shown(name)} is not safetensors: it has {stamp.size} bytes")
+        prefix = read_at(descriptor, 0, 8, name)
+        length = struct.unpack("<Q", prefix)[0]
+        if length > HEADER_LIMIT or length > stamp.size - 8:
+            raise CheckpointError(
+                f"{shown(name)} says its header has {length} bytes; the file has {stamp.size}, the format's limit "
+                f"is {HEADER_LIMIT}"
+            )
+        header = read_at(descriptor, 8, length, name)
+    shard, tensors = _parsed(header, path, name, index, stamp)
+    return shard, tensors, prefix + header
+
+
+def _parsed(header: bytes, path: str, name: str, index: int, stamp: Stamp) -> tuple[Shard, tuple[TensorInfo, ...]]:
+    start = 8 + len(header)
+    entries = json_text.parse(json_text.decode(header, f"the header of {name}"), f"the header of {name}")
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"the header of {shown(name)} is not a JSON object")
+    fields = _metadata(entries.pop(METADATA, None), name)
+    try:
+        tensors = tuple(_tensor(key, entry, index, start) for key, entry in entries.items())
+    except CheckpointError as error:
+        raise CheckpointError(f"{shown(name)}: {error}") from None
+    _check_coverage(tensors, start, stamp.size, name)
+    return Shard(name, path, start, stamp, fields), tensors
+
+
+def _metadata(value: object, name: str) -> tuple[Field, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise CheckpointError(f"{shown(name)}: {METADATA} must map strings to strings")
+    return tuple(Field(key, "string", item) for key, item in value.items())
+
+
+def _tensor(name: str, entry: object, shard: int, start: int) -> TensorInfo:
+    try:
+        name.encode()
+        members = dict(entry)  # type: ignore[call-overload]
+        dtype, shape, (begin, end) = members.pop("dtype"), members.pop("shape"), members.pop("data_offsets")
+        numbers = [*shape, begin, end]
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"tensor {shown(name)} needs a dtype, a shape and two data_offsets") from None
+    if len(shape) > DIMENSION_LIMIT or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise CheckpointError(
+            f"tensor {shown(name)}: shape and offsets must be numbers from 0 to 2^63, at most {DIMENSION_LIMIT} of them"
+        )
+    bits = DTYPE_BITS.get(dtype) if isinstance(dtype, str) else None
+    if bits is None:
+        raise CheckpointError(f"tensor {shown(name)} has the unknown dtype {shown(dtype)}")
+    size = prod(shape) * bits
+    if size % 8 or size != (end - begin) * 8:
+        raise CheckpointError(
+            f"tensor {shown(name)}: {dtype} of shape {shown(list(shape))} needs {size / 8:g} bytes, "
+            f"its offsets {begin} to {end} give {end - begin}"
+        )
+    return TensorInfo(name, dtype, tuple(shape), shard, start + begin, end - begin, members or None)
+
+
+def _check_coverage(tensors: Iterable[TensorInfo], start: int, size: int, name: str) -> None:
+    """Refuse holes, overlaps, bytes after the last tensor and tensors after the last byte."""
+    at = start
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)):
+        if tensor.offset != at:
+            flaw = "overlaps the one before it" if tensor.offset < at else "leaves a hole before it"
+            raise CheckpointError(
+                f"{shown(name)}: tensor {shown(tensor.name)} starts at byte {tensor.offset - start} of the data "
+                f"and {flaw}, which ends at {at - start}"
+            )
+        at += tensor.nbytes
+    if at != size:
+        raise CheckpointError(f"{shown(name)} has {size} bytes, its tensors end at byte {at}")
+
+
+def metadata_of(shard: Shard) -> dict[str, object] | None:
+    """The `__metadata__` of a shard, None if it has none."""
+    return None if shard.fields is None else {field.key: field.value for field in shard.fields}
+
+
+def pieces(
+    copies: Sequence[tuple[TensorInfo, str]], path_of: Callable[[int], str], metadata: dict[str, object] | None
+) -> tuple[Piece, ...]:
+    """The pieces of a file with the tensors of `copies` under their new names, in the order of their data.
+
+    `path_of` gives the file that a tensor's shard number stands for.
+    """
+    order = sorted(copies, key=lambda copy: (copy[0].shard, copy[0].offset, copy[0].nbytes))
+    offsets, at = {}, 0
+    for tensor, name in order:
+        offsets[name] = (at, at + tensor.nbytes)
+        at += tensor.nbytes
+    header: dict[str, Any] = {} if metadata is None else {METADATA: dict(metadata)}
+    header |= {name: _entry(tensor, offsets[name]) for tensor, name in copies}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    ranges = (CopyRange(path_of(tensor.shard), tensor.offset, tensor.nbytes) for tensor, _ in order)
+    return merged([Literal(struct.pack("<Q", len(text)) + text), *ranges])
+
+
+def _entry(tensor: TensorInfo, offsets: tuple[int, int]) -> dict[str, Any]:
+    entry = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": list(offsets)}
+    return {**entry, **(tensor.extra or {})}

@@ -1,0 +1,125 @@
+"""What `inspect` and `plan` say, as JSON values: the tables on screen are drawn from these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rewriter.architectures import Stack, all_stacks, find
+from rewriter.checkpoint import Checkpoint, TensorInfo
+from rewriter.output import Output
+from rewriter.plan import Plan
+from rewriter.provenance import edit_to_json, options_to_json
+from rewriter.version import VERSION
+
+SCHEMA = 1
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything that `inspect --json` prints. Sizes are in bytes, parameters count stored elements."""
+    architecture = find(checkpoint)
+    stacks = all_stacks(checkpoint, architecture)
+    groups = _grouped(checkpoint, stacks)
+    return {
+        "schema": SCHEMA,
+        "name": checkpoint.name,
+        "format": checkpoint.format,
+        "architecture": checkpoint.architecture,
+        "known": architecture is not None,
+        "header_sha256": checkpoint.header_sha256,
+        **_sums(checkpoint.tensors),
+        "dtypes": _dtypes(checkpoint.tensors),
+        "stacks": [_stack(stack, groups[index], index == 0) for index, stack in enumerate(stacks)],
+        "outside": _sums(groups[None][None]),
+        "shards": [
+            {"name": shard.name, "bytes": shard.stamp.size, "tensors": _count(checkpoint, index)}
+            for index, shard in enumerate(checkpoint.shards)
+        ],
+        "side_files": [file.name for file in checkpoint.side_files],
+        "left_behind": list(checkpoint.left_behind),
+        "provenance": checkpoint.provenance,
+    }
+
+
+Groups = dict[int | None, dict[int | None, list[TensorInfo]]]
+
+
+def _grouped(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> Groups:
+    """Stack -> layer -> its tensors; None -> None -> those outside all stacks."""
+    groups: Groups = {index: {layer: [] for layer in range(stack.count)} for index, stack in enumerate(stacks)}
+    groups[None] = {None: []}
+    for tensor in checkpoint.tensors:
+        places = ((index, stack.layer_of(tensor.name)) for index, stack in enumerate(stacks))
+        index, layer = next(((index, layer) for index, layer in places if layer is not None), (None, None))
+        groups[index][layer].append(tensor)
+    return groups
+
+
+def _sums(tensors: Iterable[TensorInfo]) -> dict[str, int]:
+    tensors = tuple(tensors)
+    return {
+        "tensors": len(tensors),
+        "parameters": sum(tensor.parameters for tensor in tensors),
+        "bytes": sum(tensor.nbytes for tensor in tensors),
+    }
+
+
+def _dtypes(tensors: Iterable[TensorInfo]) -> list[dict[str, Any]]:
+    """The quantisation mix, the largest share first."""
+    groups: dict[str, list[TensorInfo]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    rows = [{"dtype": dtype, **_sums(members)} for dtype, members in groups.items()]
+    return sorted(rows, key=lambda row: -row["bytes"])
+
+
+def _stack(stack: Stack, layers: dict[int | None, list[TensorInfo]], main: bool) -> dict[str, Any]:
+    return {
+        "name": stack.name,
+        "main": main,
+        "prefix": stack.prefix,
+        "count_key": stack.count_key,
+        "layers": stack.count,
+        **_sums(tensor for tensors in layers.values() for tensor in tensors),
+        "per_layer": [
+            {"layer": layer, **_sums(tensors), "dtypes": [row["dtype"] for row in _dtypes(tensors)]}
+            for layer, tensors in layers.items()
+        ],
+    }
+
+
+def _count(checkpoint: Checkpoint, shard: int) -> int:
+    return sum(tensor.shard == shard for tensor in checkpoint.tensors)
+
+
+def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
+    """Everything that `plan --json` prints and `plan -o` saves."""
+    checkpoint = plan.checkpoint
+    before, after = _sums(checkpoint.tensors), _sums(copy.tensor for copy in plan.tensors)
+    return {
+        "schema": SCHEMA,
+        "kind": "rewriter-plan",
+        "rewriter": VERSION,
+        "source": {
+            "name": checkpoint.name,
+            "format": checkpoint.format,
+            "architecture": checkpoint.architecture,
+            "header_sha256": checkpoint.header_sha256,
+        },
+        "stack": plan.layers.stack,
+        "main": plan.stack is plan.stacks[0],
+        "layers": {
+            "before": plan.layers.count,
+            "after": len(plan.layers.kept),
+            "kept": list(plan.layers.kept),
+            "dropped": list(plan.layers.dropped),
+            "numbers": [[old, new] for old, new in plan.layers.numbers.items()],
+        },
+        "options": {**options_to_json(plan.options), "provenance": plan.options.provenance},
+        **{key: {"before": before[key], "after": after[key]} for key in before},
+        "changes": [edit_to_json(edit) for edit in plan.edits],
+        "files": [{"name": file.name, "bytes": file.nbytes} for file in output.files],
+        "disk_needed": output.nbytes,
+        "left_behind": list(checkpoint.left_behind),
+        "warnings": list(plan.warnings),
+    }

@@ -1,0 +1,90 @@
+"""What a rewrite writes, as values that know no tensors, dtypes or architectures.
+
+The exact size of every file is known before the first byte is written: the check for free space, the
+progress bar and the dry run follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rewriter.checkpoint import Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRange:
+    """`nbytes` bytes of the file at `path`, from byte `offset`."""
+
+    path: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """Bytes that the plan made: headers, padding, patched JSON."""
+
+    data: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes."""
+        return len(self.data)
+
+
+Piece = CopyRange | Literal
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file to write: its pieces one after the other. `name` is relative to the output."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The exact size of the file."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """All files of one output, the one that a loader opens first at the front.
+
+    `directory`: they go into one directory of their own. `sources` are the files that pieces are copied from, as
+    they were when they were opened. A name that matches the regular expression `claims` stands for the same
+    destination: the files of a split set, whatever their number.
+    """
+
+    files: tuple[OutputFile, ...]
+    directory: bool
+    sources: tuple[tuple[str, Stamp], ...]
+    claims: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """The exact size of all files."""
+        return sum(file.nbytes for file in self.files)
+
+
+def merged(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+    """`pieces` with neighbours joined: ranges that continue each other, literals that follow each other."""
+    result: list[Piece] = []
+    for piece in pieces:
+        last = result[-1] if result else None
+        if not piece.nbytes:
+            continue
+        if isinstance(piece, Literal) and isinstance(last, Literal):
+            result[-1] = Literal(last.data + piece.data)
+        elif (
+            isinstance(piece, CopyRange)
+            and isinstance(last, CopyRange)
+            and last.path == piece.path
+            and last.offset + last.nbytes == piece.offset
+        ):
+            result[-1] = CopyRange(last.path, last.offset, last.nbytes + piece.nbytes)
+        else:
+            result.append(piece)
+    return tuple(result)

@@ -1,0 +1,145 @@
+"""The record that an output carries of how it was made, and how records of several runs compose.
+
+No clock, no absolute path: the same input and plan give the same bytes. It is a JSON value: the whole of
+`rewriter.json` in a directory, the key `rewriter.provenance` in a GGUF, the entry `rewriter` of `__metadata__`
+in a lone safetensors file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
+from rewriter.errors import CheckpointError
+from rewriter.selection import Options, format_layers
+from rewriter.version import VERSION
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The checkpoint that a chain of runs started from.
+
+    `layers` gives for each stack that was pruned the number, in the origin, of every layer still there.
+    """
+
+    name: str
+    header_sha256: str
+    layers: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """One run: what it read, what it kept, what it changed, and where everything came from at first."""
+
+    source_name: str
+    source_sha256: str
+    layers: LayerMap
+    options: Options
+    edits: tuple[FieldEdit, ...]
+    warnings: tuple[str, ...]
+    origin: Origin
+
+    @property
+    def selection(self) -> str:
+        """The arguments that give this plan again, written one way only: `--stack text --keep 0-3,5`."""
+        return f"--stack {self.layers.stack} --keep {format_layers(self.layers.kept)}{self.options.words}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON value, its keys in a fixed order."""
+        return {
+            "schema": SCHEMA,
+            "rewriter": VERSION,
+            "source": {"name": self.source_name, "header_sha256": self.source_sha256},
+            "selection": self.selection,
+            "stack": self.layers.stack,
+            "layers": {"before": self.layers.count, "kept": list(self.layers.kept)},
+            "options": options_to_json(self.options),
+            "changes": [edit_to_json(edit) for edit in self.edits],
+            "warnings": list(self.warnings),
+            "original": {
+                "name": self.origin.name,
+                "header_sha256": self.origin.header_sha256,
+                "layers": {stack: list(kept) for stack, kept in self.origin.layers.items()},
+            },
+        }
+
+
+def options_to_json(options: Options) -> dict[str, Any]:
+    """What was asked for besides the layers, as a JSON value."""
+    return {
+        "generic": options.generic,
+        "keep_fields": list(options.keep_fields),
+        "per_layer_fields": list(options.per_layer_fields),
+    }
+
+
+def options_from_json(value: Any) -> Options:
+    """The inverse. Raises KeyError or TypeError for anything else."""
+    keep, per_layer = value["keep_fields"], value["per_layer_fields"]
+    return Options(
+        generic=value["generic"] is True,
+        keep_fields=tuple(map(_text, keep)),
+        per_layer_fields=tuple(map(_text, per_layer)),
+    )
+
+
+def edit_to_json(edit: FieldEdit) -> dict[str, Any]:
+    """One metadata change as a JSON value."""
+    place = {"file": edit.file} if edit.file else {}
+    return {**place, "key": edit.key, "before": edit.before, "after": edit.after, "rule": edit.rule}
+
+
+def recorded(checkpoint: Checkpoint) -> Provenance | None:
+    """The record of the run that made `checkpoint`, without its edits; None if it carries none.
+
+    Raises CheckpointError if it is damaged.
+    """
+    value: Any = checkpoint.provenance
+    if value is None:
+        return None
+    try:
+        source, original = value["source"], value["original"]
+        layers = LayerMap(_text(value["stack"]), _numbers(value["layers"]["kept"]), value["layers"]["before"])
+        numbers = {stack: _numbers(kept) for stack, kept in original["layers"].items()}
+        origin = Origin(_text(original["name"]), _text(original["header_sha256"]), numbers)
+        options = options_from_json(value["options"])
+        return Provenance(_text(source["name"]), _text(source["header_sha256"]), layers, options, (), (), origin)
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise CheckpointError(
+            "the provenance record (rewriter.json, or the rewriter entry in the metadata) is damaged; "
+            "--no-provenance goes on without it"
+        ) from None
+
+
+def origin_of(checkpoint: Checkpoint) -> Origin:
+    """Where the checkpoint came from at first: what its record says, else itself. Raises CheckpointError."""
+    record = recorded(checkpoint)
+    return record.origin if record else Origin(checkpoint.name, checkpoint.header_sha256, {})
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
+        raise TypeError
+    return tuple(value)
+
+
+def composed(origin: Origin, layers: LayerMap) -> Origin:
+    """`origin` after one more run: the kept layers keep their original numbers. Raises CheckpointError."""
+    before = origin.layers.get(layers.stack, tuple(range(layers.count)))
+    if len(before) != layers.count:
+        raise CheckpointError(
+            f"the provenance record knows {len(before)} layers in stack {layers.stack}, the tensors have "
+            f"{layers.count}; --no-provenance goes on without it"
+        )
+    kept = tuple(before[old] for old in layers.kept)
+    return Origin(origin.name, origin.header_sha256, {**origin.layers, layers.stack: kept})

@@ -1,0 +1,191 @@
+"""From what a user asks for to the layers that stay: the one syntax for layers, sizes and ratios.
+
+Pure: a size is turned into layers by asking `size_of`, which the caller supplies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from rewriter import strategies
+from rewriter.errors import RequestError, shown
+
+_ITEM = re.compile(r"(?P<one>-?(?:0|[1-9][0-9]*))|(?P<low>0|[1-9][0-9]*)-(?P<high>0|[1-9][0-9]*)")
+_SIZE = re.compile(r"(?P<number>[0-9]{1,15}(?:[.][0-9]{1,9})?) ?(?P<unit>[KMGT]?i?B?)", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was asked for. Exactly one of `drop`, `keep` and `strategy`; a strategy needs one amount."""
+
+    drop: str | None = None
+    keep: str | None = None
+    strategy: str | None = None
+    count: int | None = None
+    ratio: float | None = None
+    target_size: str | None = None
+    protect_first: int = 0
+    protect_last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be asked for besides the layers."""
+
+    stack: str = "main"
+    generic: bool = False
+    keep_fields: tuple[str, ...] = ()
+    per_layer_fields: tuple[str, ...] = ()
+    provenance: bool = True
+
+    @property
+    def words(self) -> str:
+        """The arguments that state these options again, without the stack."""
+        words = ["--generic"] if self.generic else []
+        words += [f"--keep-field {name}" for name in self.keep_fields]
+        words += [f"--per-layer-field {name}" for name in self.per_layer_fields]
+        return "".join(f" {word}" for word in words)
+
+
+def parse_layers(text: str, count: int) -> tuple[int, ...]:
+    """Return the layers that `text` names (`3,7-9,-1`), ascending, each once, for a stack of `count`.
+
+    Raises RequestError. Bounds are checked before a range is expanded: `0-99999999999` must not fill memory.
+    """
+    layers: set[int] = set()
+    for item in text.split(","):
+        match = _ITEM.fullmatch(item)
+        if match is None or item == "-0" or len(item) > 40:
+            raise RequestError(
+                f"{shown(item)!r} is not a layer: write numbers from 0 and ranges, such as 3,7-9,-1 (-1 is the last)"
+            )
+        low, high = match["low"] or match["one"], match["high"] or match["one"]
+        layers.update(_span(int(low), int(high), item, count))
+    return tuple(sorted(layers))
+
+
+def _span(low: int, high: int, item: str, count: int) -> range:
+    if not -count <= low < count or not -count <= high < count:
+        raise RequestError(
+            f"layer {shown(item)} is out of range: the stack has {count} layers, 0-{count - 1} or -{count} to -1"
+        )
+    if low > high:
+        raise RequestError(f"the range {shown(item)} runs backwards: write {high}-{low}")
+    return range(low % count, high % count + 1)
+
+
+def format_layers(layers: tuple[int, ...]) -> str:
+    """The shortest way to write `layers` (ascending) in the same syntax: `0-3,5`."""
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in _runs(layers))
+
+
+def _runs(layers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    start = 0
+    for index in range(1, len(layers) + 1):
+        if index == len(layers) or layers[index] != layers[index - 1] + 1:
+            yield layers[start], layers[index - 1]
+            start = index
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `4GiB` (powers of 1024), `4GB` or `4G` (powers of 1000) or `4000000`."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise RequestError(f"{shown(text)!r} is not a size: write it as 4GiB, 4.5GB or 4000000000")
+    unit = match["unit"].lower().removesuffix("b")
+    base = 1024 if unit.endswith("i") else 1000
+    return int(Fraction(match["number"]) * base ** _POWER[unit.removesuffix("i")])
+
+
+def choose(selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
+    """Return the layers to keep of a stack of `count` layers.
+
+    `size_of(kept)` must give the output's size in bytes. Raises RequestError when the request is
+    incomplete, out of range, or leaves no layer.
+    """
+    _check_request(selection)
+    if selection.keep is not None:
+        return parse_layers(selection.keep, count)
+    if selection.drop is not None:
+        kept = _without(parse_layers(selection.drop, count), count)
+    else:
+        kept = _by_strategy(selection, count, size_of)
+    if not kept:
+        raise RequestError(f"that would leave no layer: at most {count - 1} of the {count} can go")
+    return kept
+
+
+def _check_request(selection: Selection) -> None:
+    ways = [name for name in ("drop", "keep", "strategy") if getattr(selection, name) is not None]
+    amounts = [name for name in ("count", "ratio", "target_size") if getattr(selection, name) is not None]
+    options = ", ".join("--" + name.replace("_", "-") for name in ways + amounts)
+    if not ways:
+        raise RequestError(
+            "which layers? Give --drop 3,7-9,-1 or --keep 0-20,31 or --strategy NAME with --count, --ratio or "
+            "--target-size"
+        )
+    if len(ways) > 1 or len(amounts) > 1:
+        raise RequestError(f"{options} cannot be combined: give one")
+    if selection.strategy is None and amounts:
+        raise RequestError(f"{options} cannot be combined: an amount needs --strategy NAME")
+    if selection.strategy is None and (selection.protect_first or selection.protect_last):
+        raise RequestError("--protect-first and --protect-last go with --strategy: --drop and --keep are exact")
+    if selection.strategy is not None and not amounts:
+        raise RequestError("how much? --strategy needs --count K, --ratio 0.25 or --target-size 4GiB")
+
+
+def _without(dropped: tuple[int, ...], count: int) -> tuple[int, ...]:
+    gone = set(dropped)
+    return tuple(number for number in range(count) if number not in gone)
+
+
+def _by_strategy(selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
+    strategy = strategies.find(selection.strategy or "")
+    candidates = tuple(range(selection.protect_first, count - selection.protect_last))
+    if selection.target_size is not None:
+        return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of)
+    amount = _amount(selection, count)
+    if amount > len(candidates):
+        raise RequestError(f"cannot drop {amount} layers: {len(candidates)} of the {count} may go")
+    return _without(strategy(candidates, amount), count)
+
+
+def _amount(selection: Selection, count: int) -> int:
+    """How many layers to drop."""
+    if selection.ratio is not None:
+        if not 0 < selection.ratio < 1:
+            raise RequestError(f"--ratio {selection.ratio:g}: write a number between 0 and 1, such as 0.25")
+        return max(1, round(selection.ratio * count))
+    amount = selection.count or 0
+    if amount < 1:
+        raise RequestError(f"--count must be at least 1, not {amount}")
+    if selection.strategy not in strategies.COUNTS_KEPT:
+        return amount
+    if amount > count:
+        raise RequestError(f"cannot keep the first {amount} layers: there are {count}")
+    return count - amount
+
+
+def _fitting(
+    strategy: strategies.Strategy,
+    candidates: tuple[int, ...],
+    count: int,
+    target: int,
+    size_of: Callable[[tuple[int, ...]], int],
+) -> tuple[int, ...]:
+    """The selection that drops the fewest layers and fits `target` bytes."""
+    smallest = size_of(tuple(range(count)))
+    for amount in range(min(len(candidates), count - 1) + 1):
+        try:
+            kept = _without(strategy(candidates, amount), count)
+        except RequestError:
+            break  # this strategy can drop no more
+        size = size_of(kept)
+        if size <= target:
+            return kept
+        smallest = min(smallest, size)
+    raise RequestError(f"no selection fits {target} bytes: the smallest output has {smallest}")

@@ -1,0 +1,181 @@
+"""Is an output what it must be? Against itself, and against what a plan makes of its source.
+
+Every difference is a Problem, one line: where, expected, found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rewriter.checkpoint import GGUF, Checkpoint, LongArray, Problem
+from rewriter.errors import CheckpointError, RewriterError, shown
+from rewriter.formats import open_checkpoint
+from rewriter.formats.files import named
+from rewriter.plan import Plan, effective, make_plan, problems, result
+from rewriter.provenance import recorded
+from rewriter.selection import Options
+from rewriter.tracing import Place, find_layers, first_difference
+
+_ABSENT = "no such key"
+_OURS = "rewriter"  # what we add ourselves: the provenance
+
+
+def verify(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+) -> tuple[Problem, ...]:
+    """Return what is wrong with the checkpoint at `path`; nothing is the good answer.
+
+    Without `source`: the file against itself: format, layer numbers, counts, lists, index, sizes. With it: also
+    every kept tensor's bytes, the absence of every dropped one, and every metadata value. Which layers were kept
+    is read from the provenance, or found by comparing bytes where there is none.
+    """
+    try:
+        checkpoint = open_checkpoint(path)
+    except CheckpointError as error:
+        return (Problem(named(Path(path)), "a well-formed checkpoint", str(error)),)
+    options = options or _recorded_options(checkpoint)
+    found = [*structure(checkpoint, options), *_second_reader(checkpoint)]
+    if source is None:
+        return tuple(found)
+    original = open_checkpoint(source)
+    try:
+        expected = _expected(checkpoint, original, options)
+        return (*found, *compare(checkpoint, expected, options, with_bytes=True))
+    except RewriterError as error:
+        return (*found, Problem(named(Path(path)), f"layers of {named(Path(source))} by the rules", str(error)))
+
+
+def _recorded_options(checkpoint: Checkpoint) -> Options:
+    """The options that the output was made with, so that `--generic` need not be said again."""
+    record = recorded(checkpoint)
+    return record.options if record else Options()
+
+
+def structure(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:
+    """What contradicts itself in a checkpoint that could be opened."""
+    try:
+        return problems(checkpoint, options)
+    except RewriterError as error:
+        return (Problem(shown(checkpoint.name), "layers and metadata that agree", str(error)),)
+
+
+def _second_reader(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Ask the safetensors library to open its own format: ours is not the only reading of it."""
+    if checkpoint.format == GGUF:
+        return
+    from safetensors import SafetensorError, safe_open  # here: `prune` never needs it
+
+    for index, shard in enumerate(checkpoint.shards):
+        ours = {tensor.name for tensor in checkpoint.tensors if tensor.shard == index}
+        try:
+            with safe_open(shard.path, framework="numpy") as reader:
+                theirs = set(reader.keys())
+        except (SafetensorError, OSError) as error:
+            yield Problem(shown(shard.name), "a file that safetensors opens", shown(error, 120))
+            continue
+        if theirs != ours:
+            yield Problem(shown(shard.name), f"{len(ours)} tensors", f"{len(theirs)} by safetensors")
+
+
+def _expected(checkpoint: Checkpoint, source: Checkpoint, options: Options) -> Checkpoint:
+    """What the source becomes when the layers that `checkpoint` lacks are dropped."""
+    for stack, kept in find_layers(checkpoint, source, options).items():
+        source = result(make_plan(source, kept, replace(options, stack=stack, provenance=False)))
+    return source
+
+
+def check_plan(checkpoint: Checkpoint, plan: Plan, with_bytes: bool) -> None:
+    """Raise CheckpointError unless `checkpoint`, which was just written, is what `plan` says."""
+    found = (
+        *structure(checkpoint, plan.options), *compare(checkpoint, result(plan), plan.options, with_bytes)
+    )  # fmt: skip
+    for problem in found:
+        raise CheckpointError(f"the output is not what it should be, nothing was written: {problem}")
+
+
+def compare(checkpoint: Checkpoint, expected: Checkpoint, options: Options, with_bytes: bool) -> Iterator[Problem]:
+    """Every difference between a checkpoint and what it should be; `expected` lies in the source's files."""
+    yield from _compare_tensors(checkpoint, expected, with_bytes)
+    yield from _compare_metadata(effective(checkpoint, options), effective(expected, options))
+    yield from _compare_headers(checkpoint, expected)
+    yield from _compare_side_files(checkpoint, expected, with_bytes)
+
+
+def _compare_tensors(checkpoint: Checkpoint, expected: Checkpoint, with_bytes: bool) -> Iterator[Problem]:
+    there = {tensor.name: tensor for tensor in checkpoint.tensors}
+    for wanted in expected.tensors:
+        tensor = there.pop(wanted.name, None)
+        where = f"tensor {shown(wanted.name, 80)}"
+        if tensor is None:
+            yield Problem(where, f"{wanted.dtype} {list(wanted.shape)}", "nothing")
+        elif (tensor.dtype, tensor.shape) != (wanted.dtype, wanted.shape):
+            yield Problem(where, f"{wanted.dtype} {list(wanted.shape)}", f"{tensor.dtype} {list(tensor.shape)}")
+        elif with_bytes:
+            here = Place(checkpoint.shards[tensor.shard].path, tensor.offset)
+            yield from _compare_bytes(
+                where, here, Place(expected.shards[wanted.shard].path, wanted.offset), wanted.nbytes
+            )
+    for name in there:
+        yield Problem(f"tensor {shown(name, 80)}", "nothing", "a tensor that should be gone")
+
+
+def _compare_bytes(where: str, here: Place, source: Place, nbytes: int) -> Iterator[Problem]:
+    place = first_difference(here, source, nbytes)
+    if place is not None:
+        yield Problem(where, f"the source's {nbytes} bytes", f"another byte at {place}")
+
+
+def _compare_metadata(ours: Mapping[str, object], wanted: Mapping[str, object]) -> Iterator[Problem]:
+    ours, wanted = _leaves(ours), _leaves(wanted)
+    for key in {**wanted, **ours}:
+        if repr(ours.get(key, _ABSENT)) != repr(wanted.get(key, _ABSENT)):
+            found = shown(ours.get(key, _ABSENT), 120)
+            yield Problem(shown(key, 80), shown(wanted.get(key, _ABSENT), 120), found)
+
+
+def _leaves(metadata: Mapping[str, object]) -> dict[str, object]:
+    """Without what a split set says about its files, which opening it checks, and our own record."""
+    return {
+        key: value
+        for key, value in metadata.items()
+        if not isinstance(value, dict) and key.partition(".")[0] not in ("split", _OURS)
+    }
+
+
+def _compare_headers(checkpoint: Checkpoint, expected: Checkpoint) -> Iterator[Problem]:
+    """Long arrays of a GGUF by their bytes; `__metadata__` of safetensors by its entries."""
+    if checkpoint.format != GGUF:
+        ours, wanted = (_entries(one) for one in (checkpoint, expected))
+        if ours != wanted:
+            yield Problem("__metadata__", shown(wanted, 120), shown(ours, 120))
+        return
+    shards = checkpoint.shards[0], expected.shards[0]
+    there = {field.key: field for field in shards[0].fields or ()}
+    for field in shards[1].fields or ():
+        other = there.get(field.key)
+        if isinstance(field.value, LongArray) and other is not None and other.nbytes == field.nbytes:
+            places = Place(shards[0].path, other.offset), Place(shards[1].path, field.offset)
+            yield from _compare_bytes(shown(field.key, 80), *places, field.nbytes)
+
+
+def _entries(checkpoint: Checkpoint) -> set[tuple[str, object]]:
+    fields = (field for shard in checkpoint.shards for field in shard.fields or ())
+    return {(field.key, field.value) for field in fields if field.key != _OURS}
+
+
+def _compare_side_files(checkpoint: Checkpoint, expected: Checkpoint, with_bytes: bool) -> Iterator[Problem]:
+    there = {file.name: file for file in checkpoint.side_files}
+    for wanted in expected.side_files:
+        file = there.get(wanted.name)
+        if file is None:
+            yield Problem(shown(wanted.name, 80), "a side file of the source", "nothing")
+        elif file.stamp.size != wanted.stamp.size:
+            yield Problem(shown(wanted.name, 80), f"{wanted.stamp.size} bytes", f"{file.stamp.size}")
+        elif with_bytes:
+            places = Place(file.path, 0), Place(wanted.path, 0)
+            yield from _compare_bytes(shown(wanted.name, 80), *places, wanted.stamp.size)

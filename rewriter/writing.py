@@ -1,0 +1,37 @@
+"""Carries out a plan: lays it out, writes it, checks what was written, and only then lets it appear."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rewriter.copying import Progress
+from rewriter.formats import layout, open_checkpoint
+from rewriter.output import Output
+from rewriter.plan import Plan
+from rewriter.rewrite import execute
+from rewriter.verify import check_plan
+
+
+def write(
+    plan: Plan,
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    verify_bytes: bool = False,
+    progress: Progress = lambda nbytes: None,
+) -> Output:
+    """Write what `plan` says to `destination` and return what was written.
+
+    The output has the source's kind and layout. Its structure is checked before it appears, with `verify_bytes`
+    its tensors' bytes too. `progress(nbytes)` is called as bytes are written. Raises OutputError for the
+    destination, CheckpointError when the source changes meanwhile or the result is not what it should be.
+    """
+    target = Path(destination)
+    output = layout(plan, Path(os.path.abspath(target)).name)
+
+    def check(staged: Path) -> None:
+        check_plan(open_checkpoint(staged), plan, verify_bytes)
+
+    execute(output, target, overwrite=overwrite, progress=progress, check=check)
+    return output

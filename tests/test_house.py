@@ -1,0 +1,168 @@
+"""The house rules: what may import what, what a start-up loads, how long a function may be."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from statistics import median
+
+import gguf
+import pytest
+
+import rewriter
+from rewriter import errors
+from rewriter.architectures.stacks import entries, numbered_lists, resolve
+from rewriter.checkpoint import Checkpoint, TensorInfo
+from rewriter.fields import RULES
+from rewriter.formats.ggml_types import GGML_TYPES
+from rewriter.formats.json_text import flatten
+from tests.builders import FIXTURES
+
+PACKAGE = Path(rewriter.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TABLES = {"hf_names.py", "gguf_names.py", "field_table.py", "ggml_types.py"}
+
+# Each room may use those before it; rooms on one line do not use each other.
+ROOMS = [
+    ["errors", "version"],
+    ["checkpoint"],
+    ["fields", "strategies"],
+    ["architectures", "selection"],
+    ["provenance"],
+    ["output", "plan"],
+    ["formats"],
+    ["copying", "renaming", "tracing", "saved", "inspection"],
+    ["rewrite"],
+    ["verify"],
+    ["writing"],
+    ["__init__"],
+    ["cli"],
+    ["__main__"],
+]
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    froms = (node for node in nodes if isinstance(node, ast.ImportFrom) and node.module)
+    names = chain.from_iterable(
+        [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "rewriter" else [node.module]
+        for node in froms
+    )
+    return {name.split(".")[1] for name in names if name.startswith("rewriter.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    assert room in LEVEL, f"{room} has no place in the house: say where it belongs"
+    above = {other for other in imported_rooms(path) if other != room and LEVEL[other] >= LEVEL[room]}
+    assert not above
+
+
+def loaded_by(code: str) -> set[str]:
+    program = f"import sys\n{code}\nprint(*sys.modules, sep='\\n', file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stderr.splitlines()}
+
+
+def test_importing_the_package_is_light():
+    assert not loaded_by("import rewriter") & {"torch", "transformers", "typer", "rich", "numpy", "gguf"}
+
+
+@pytest.mark.parametrize("name", ["tiny-llama-12L", "tiny-llama-12L-F16.gguf"])
+def test_pruning_needs_neither_numpy_nor_gguf(name, tmp_path):
+    source, target = str(FIXTURES / "models" / name), str(tmp_path / "out")
+    code = f"""
+import rewriter.cli
+sys.argv = ["rewriter", "prune", {source!r}, {target!r}, "--drop", "3"]
+try: rewriter.cli.main()
+except SystemExit: pass
+"""
+    loaded = loaded_by(code)
+    assert (tmp_path / "out").exists()
+    assert not loaded & {"torch", "numpy", "gguf"}
+
+
+def test_only_the_command_line_prints_or_exits():
+    outside = [path for path in MODULES if room_of(path) not in ("cli", "__main__")]
+    words = re.compile(r"\bprint\(|sys\.(stdout|stderr|exit)|raise SystemExit")
+    assert not [path.name for path in outside if words.search(path.read_text())]
+
+
+def test_every_exception_has_the_one_root():
+    ours = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert len(ours) > 4
+    assert all(issubclass(each, errors.RewriterError) for each in ours)
+
+
+def test_no_module_swallows_everything():
+    words = re.compile(r"except (Base)?Exception|except:|\bimport pickle|\bmmap\b")
+    assert not [path.name for path in MODULES if words.search(path.read_text())]
+
+
+def functions(path: Path) -> list[int]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [code_lines(node) for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the body without its docstring."""
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_functions_are_short():
+    lengths = sorted(chain.from_iterable(functions(path) for path in MODULES))
+    assert median(lengths) <= 8
+    assert lengths[int(len(lengths) * 0.9)] <= 25
+    assert lengths[-1] <= 50
+
+
+def test_modules_are_short():
+    long = {path.name: len(path.read_text().splitlines()) for path in MODULES if path.name not in TABLES}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def test_the_table_of_ggml_types_is_that_of_gguf():
+    theirs = {kind.value: (kind.name, *gguf.GGML_QUANT_SIZES[kind]) for kind in gguf.GGMLQuantizationType}
+    assert theirs == GGML_TYPES
+
+
+def named_fixtures(entry) -> list[Path]:
+    folder = FIXTURES / "names" / ("gguf" if entry.format == "gguf" else "huggingface")
+    return sorted(folder.glob(f"{entry.name}.json")) + sorted(folder.glob(f"{entry.name}.[A-Z]*.json"))
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: f"{entry.format}-{entry.name}")
+def test_every_entry_has_a_fixture_with_its_real_names(entry):
+    files = named_fixtures(entry)
+    assert files
+    stacks = chain.from_iterable(resolve(checkpoint_from(entry, file), entry) for file in files)
+    assert {stack.name for stack in stacks} == {stack.name for stack in entry.stacks}
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: f"{entry.format}-{entry.name}")
+def test_every_rule_of_an_entry_exists(entry):
+    assert {rule for stack in entry.stacks for _, rule in stack.fields} <= set(RULES)
+
+
+def checkpoint_from(entry, file: Path) -> Checkpoint:
+    """The names and metadata of a fixture, as if a file with them had been opened."""
+    value = json.loads(file.read_text())
+    tensors = tuple(
+        TensorInfo(name, dtype, tuple(shape), 0, 0, 0) for name, (dtype, shape) in value["tensors"].items()
+    )
+    assert numbered_lists(tensor.name for tensor in tensors)
+    metadata = value["metadata"] if entry.format == "gguf" else flatten(value["config"])
+    return Checkpoint(entry.format, str(file), file.name, entry.name, (), tensors, metadata, "")
