@@ -150,10 +150,30 @@ def _edits(
         after = fields.apply(rule, key, before, layers)
         if after != before:
             yield FieldEdit(key, before, after, rule, file)
+    for key, default in _defaults(checkpoint, stack).items():
+        rule = DEFAULT_FIELDS[table_of(checkpoint)][key.rpartition(".")[2]]
+        after = fields.apply(rule, key, default, layers)
+        if after != default:
+            yield FieldEdit(key, None, after, rule, file)
     for pattern in stack.entry.patterns:
         key, after = stack.key(pattern.explicit), _written_out(checkpoint, stack, layers, pattern)
         if after is not None:
             yield FieldEdit(key, checkpoint.metadata.get(key), after, "period", file)
+
+
+def _defaults(checkpoint: Checkpoint, stack: Stack) -> dict[str, int]:
+    """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
+    return {
+        stack.key(name): default
+        for name, default in stack.entry.defaults
+        if default < stack.count
+        and checkpoint.metadata.get(stack.key(name)) is None
+        and not _is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
+    }
+
+
+def _is_list(checkpoint: Checkpoint, stack: Stack, name: str) -> bool:
+    return isinstance(checkpoint.metadata.get(stack.key(name)), list | tuple)
 
 
 def _new_counts(
@@ -165,7 +185,7 @@ def _new_counts(
     for other in stacks:
         after = len(layers.kept) if other is stack else other.count
         follows_us = other.count_default == stack.count_key and other.count_default != ""
-        if other is stack or (follows_us and other.count_key not in checkpoint.metadata):
+        if other is stack or (follows_us and checkpoint.metadata.get(other.count_key) is None):
             yield other.count_key, after
 
 
@@ -218,10 +238,10 @@ def _rule(checkpoint: Checkpoint, stack: Stack, key: str, name: str) -> str:
     """The rule for one field, "" if there is none. A pattern's own keys only count once they are lists."""
     patterned = {word for pattern in stack.entry.patterns for word in (pattern.explicit, *pattern.period_keys)}
     if name in patterned:
-        return "per_layer" if isinstance(checkpoint.metadata[key], list | tuple) else "keep"
-    if isinstance(checkpoint.metadata.get(stack.key(OVERRIDDEN_BY.get(name, ""))), list | tuple):
-        return "keep"
-    return dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)].get(name, "")
+        return "per_layer" if _is_list(checkpoint, stack, name) else "keep"
+    rule = dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)].get(name, "")
+    overridden = rule == "period" and _is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
+    return "keep" if overridden else rule
 
 
 def _as_long(value: object, stack: Stack) -> bool:
@@ -236,7 +256,7 @@ def _is_apart(name: str) -> bool:
 
 def _written_out(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, pattern: Pattern) -> list[object] | None:
     """The explicit list that the kept layers need, or None where the loader's own pattern still gives it."""
-    if isinstance(checkpoint.metadata.get(stack.key(pattern.explicit)), list | tuple):
+    if _is_list(checkpoint, stack, pattern.explicit):
         return None
     period = _period(checkpoint, stack, pattern)
     wanted = [pattern.value(old, period) for old in layers.kept]

@@ -42,9 +42,7 @@ def write_config(path: Path, **config: Any) -> Path:
     return path
 
 
-def huggingface(
-    path: Path, layers: int = 6, shards: int = 1, names: list[str] | None = None, **config: Any
-) -> Path:
+def huggingface(path: Path, layers: int = 6, shards: int = 1, names: list[str] | None = None, **config: Any) -> Path:
     """A Hugging Face directory in `shards` files, by default a llama; `config` adds to its config.json."""
     path.mkdir(parents=True)
     names = llama_names(layers) if names is None else names

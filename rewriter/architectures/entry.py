@@ -39,6 +39,7 @@ class LayerStack:
     count_key: str
     count_default: str = ""  # the key that counts where `count_key` is absent
     fields: tuple[tuple[str, str], ...] = ()  # key -> rule, besides the default table
+    defaults: tuple[tuple[str, int], ...] = ()  # key -> what the loader takes where it is absent
     patterns: tuple[Pattern, ...] = ()
     first_layer_only: tuple[str, ...] = ()  # tensors that only layer 0 has, but every layer uses
     exact_counts: tuple[int, ...] = ()  # layer counts that make the loader compute something else

@@ -51,7 +51,7 @@ _GGUF = {
     ),
 }  # fmt: skip
 
-# A period that a loader does not read once the list beside it is there.
+# A period or a default that a loader does not read once the list beside it is there.
 OVERRIDDEN_BY = {
     "sliding_window_pattern": "layer_types",
     "_sliding_window_pattern": "layer_types",
@@ -59,6 +59,7 @@ OVERRIDDEN_BY = {
     "global_attn_every_n_layers": "layer_types",
     "no_rope_layer_interval": "no_rope_layers",
     "interleave_moe_layer_step": "moe_layers",
+    "max_window_layers": "layer_types",
 }
 
 # Subtrees of a config.json that describe something else than the stack's layers, whatever they hold.

@@ -13,11 +13,15 @@ def _decoder(
     *names: str,
     prefixes: tuple[str, ...] = ("model.layers.", "layers."),
     count_key: str = "num_hidden_layers",
+    fields: tuple[tuple[str, str], ...] = (),
+    defaults: tuple[tuple[str, int], ...] = (),
     patterns: tuple[Pattern, ...] = (),
     warn_fields: tuple[tuple[str, str], ...] = (),
 ) -> tuple[Architecture, ...]:
     """One row for each of `names`: model types with a single stack."""
-    stack = LayerStack(name="main", prefixes=prefixes, count_key=count_key, patterns=patterns)
+    stack = LayerStack(
+        name="main", prefixes=prefixes, count_key=count_key, fields=fields, defaults=defaults, patterns=patterns
+    )
     return tuple(
         Architecture(name=name, format="huggingface", stacks=(stack,), warn_fields=warn_fields) for name in names
     )
@@ -27,14 +31,16 @@ def _several(name: str, *stacks: LayerStack) -> tuple[Architecture, ...]:
     return (Architecture(name=name, format="huggingface", stacks=stacks),)
 
 
-# Gemma3TextConfig: every sixth layer has full attention unless `layer_types` says otherwise.
+# Gemma3TextConfig: every sixth layer has full attention unless `layer_types` says otherwise. It writes
+# `_sliding_window_pattern` but never reads it.
 _GEMMA3_WINDOWS = Pattern(
     explicit="layer_types",
-    period_keys=("sliding_window_pattern", "_sliding_window_pattern"),
+    period_keys=("sliding_window_pattern",),
     default=6,
     special="full_attention",
     other="sliding_attention",
 )
+_GEMMA3_UNREAD = (("_sliding_window_pattern", "keep"),)
 _BERT = ("encoder.layer.", "bert.encoder.layer.")
 _VIT = ("vit.encoder.layer.", "encoder.layer.", "vit.layers.", "layers.")
 _SIGLIP_IN = ("vision_tower.vision_model.encoder.layers.", "vision_tower.encoder.layers.")
@@ -42,8 +48,10 @@ _TEXT_IN = ("language_model.model.layers.", "model.language_model.layers.", "lan
 _T5_BIAS = ("layer.0.SelfAttention.relative_attention_bias.weight",)
 
 ENTRIES: tuple[Architecture, ...] = (
-    *_decoder("llama", "mistral", "qwen2", "qwen3", "phi3", "mixtral"),
-    *_decoder("gemma3_text", patterns=(_GEMMA3_WINDOWS,)),
+    *_decoder("llama", "mistral", "phi3", "mixtral"),
+    # Layers from `max_window_layers` on have a window, if `use_sliding_window` and no `layer_types`.
+    *_decoder("qwen2", "qwen3", defaults=(("max_window_layers", 28),)),
+    *_decoder("gemma3_text", fields=_GEMMA3_UNREAD, patterns=(_GEMMA3_WINDOWS,)),
     *_decoder(
         "gpt2",
         prefixes=("transformer.h.", "h."),
@@ -55,7 +63,11 @@ ENTRIES: tuple[Architecture, ...] = (
     *_several(
         "gemma3",
         LayerStack(
-            name="text", prefixes=_TEXT_IN, count_key="text_config.num_hidden_layers", patterns=(_GEMMA3_WINDOWS,)
+            name="text",
+            prefixes=_TEXT_IN,
+            count_key="text_config.num_hidden_layers",
+            fields=_GEMMA3_UNREAD,
+            patterns=(_GEMMA3_WINDOWS,),
         ),
         LayerStack(
             name="vision",

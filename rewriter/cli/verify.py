@@ -30,5 +30,5 @@ def verify(
         typer.echo(str(problem))
     if problems:
         raise typer.Exit(1)
-    against = "itself" if source is None else f"itself and {shown(source)}"
-    show.console().print(f"ok: {shown(destination)} agrees with {against}")
+    against = "itself" if source is None else f"itself and {shown(source, 200)}"
+    show.console().print(f"ok: {shown(destination, 200)} agrees with {against}")
