@@ -80,9 +80,9 @@ def check_destination(output: Output, destination: Path, overwrite: bool) -> Non
     destination = _absolute(destination)
     _refuse_source(output, destination)
     for path in _existing(output, destination):
+        _check_replaceable(path, output.directory)
         if not overwrite:
             raise OutputError(f"{named(path)} exists already; --overwrite replaces it")
-        _check_replaceable(path, output.directory)
     free = os.statvfs(destination.parent)
     room = free.f_bavail * free.f_frsize
     if room < output.nbytes:

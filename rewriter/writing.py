@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from rewriter.copying import Progress
+from rewriter.errors import OutputError
 from rewriter.formats import layout, open_checkpoint
 from rewriter.output import Output
 from rewriter.plan import Plan
@@ -27,6 +28,8 @@ def write(
     its tensors' bytes too. `progress(nbytes)` is called as bytes are written. Raises OutputError for the
     destination, CheckpointError when the source changes meanwhile or the result is not what it should be.
     """
+    if not os.fspath(destination):
+        raise OutputError("the destination has no name")
     target = Path(destination)
     output = layout(plan, Path(os.path.abspath(target)).name)
 

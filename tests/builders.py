@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+from safetensors import deserialize
 from safetensors.numpy import save_file
+
+from rewriter import Options, make_plan, open_checkpoint, write
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 MODELS = FIXTURES / "models"
@@ -96,3 +100,120 @@ def add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """Add a metadata value under the type that its Python type suggests."""
     adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     adders.get(type(value), writer.add_array)(key, value)
+
+
+def raw_safetensors(path: Path, header: Any, data: bytes = b"", padding: int = 0) -> Path:
+    """A safetensors file with exactly this header (a JSON value, or its bytes) and these bytes after it."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    raw += b" " * padding
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+    return path
+
+
+def gguf_string(text: str | bytes) -> bytes:
+    """A string as GGUF stores it."""
+    raw = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def gguf_field(key: str | bytes, kind: int, value: bytes) -> bytes:
+    """A metadata record: value type `kind`, the value as its bytes."""
+    return gguf_string(key) + struct.pack("<I", kind) + value
+
+
+def gguf_record(name: str | bytes, shape: Iterable[int], kind: int, offset: int) -> bytes:
+    """A tensor record."""
+    shape = tuple(shape)
+    return gguf_string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def raw_gguf(
+    path: Path,
+    fields: Iterable[bytes],
+    records: Iterable[bytes],
+    data: bytes,
+    version: int = 3,
+    alignment: int = 32,
+    counts: tuple[int, int] | None = None,
+) -> Path:
+    """A GGUF file of exactly these records; `counts` lies about their numbers (tensors, fields)."""
+    fields, records = tuple(fields), tuple(records)
+    head = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(records), len(fields))))
+    head += b"".join(fields) + b"".join(records)
+    path.write_bytes(head + bytes(-len(head) % alignment) + data)
+    return path
+
+
+def split_gguf(folder: Path, layers: int = 6, files: int = 3, empty_first: bool = False, stem: str = "model") -> Path:
+    """A split set; all metadata is in the first file, which has no tensors if `empty_first`."""
+    names = block_names(layers)
+    holders = files - empty_first
+    parts = [names[number * len(names) // holders : (number + 1) * len(names) // holders] for number in range(holders)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate([[]] * empty_first + parts):
+        path = folder / f"{stem}-{number + 1:05}-of-{files:05}.gguf"
+        write_split(path, layers, part, number, files, len(names))
+    return folder / f"{stem}-00001-of-{files:05}.gguf"
+
+
+def write_split(path: Path, layers: int, names: list[str], number: int, files: int, total: int) -> None:
+    """One file of a split set, as llama.cpp's gguf-split writes it (its header is padded in every file)."""
+    fields = []
+    if number == 0:
+        fields += [gguf_field("general.architecture", 8, gguf_string("llama"))]
+        fields += [gguf_field("llama.block_count", 4, struct.pack("<I", layers))]
+        fields += [
+            gguf_field("llama.attention.head_count_kv", 9, struct.pack(f"<IQ{layers}I", 4, layers, *[2] * layers))
+        ]
+        fields += [gguf_field("general.unknown", 8, gguf_string("stays"))]
+    fields += [gguf_field("split.no", 2, struct.pack("<H", number))]
+    fields += [gguf_field("split.count", 2, struct.pack("<H", files))]
+    fields += [gguf_field("split.tensors.count", 5, struct.pack("<i", total))]
+    records, data = [], b""
+    for name in names:
+        array = values(name, (3, 7))
+        records.append(gguf_record(name, array.shape[::-1], 0, len(data)))
+        data += array.tobytes() + bytes(-array.nbytes % 32)
+    raw_gguf(path, fields, records, data)
+
+
+def everything(path: Path) -> dict[str, bytes]:
+    """Every file below a folder: its name relative to it -> its bytes."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+Contents = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+def tensors_of(path: Path) -> Contents:
+    """Name -> dtype, shape and bytes, as the libraries that own the formats read them."""
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        return {name: entry for file in files for name, entry in tensors_of(file).items()}
+    if path.read_bytes()[:4] == b"GGUF":
+        return {name: entry for file in split_files(path) for name, entry in _gguf_tensors(file).items()}
+    entries = deserialize(path.read_bytes())
+    return {name: (entry["dtype"], tuple(entry["shape"]), bytes(entry["data"])) for name, entry in entries}
+
+
+def split_files(path: Path) -> list[Path]:
+    """All files of the set that `path` begins; `path` alone if it begins none."""
+    prefix, mark, rest = path.name.rpartition("-00001-of-")
+    return sorted(path.parent.glob(f"{prefix}-*-of-{rest}")) if mark else [path]
+
+
+def _gguf_tensors(path: Path) -> Contents:
+    tensors = gguf.GGUFReader(path).tensors
+    return {each.name: (each.tensor_type.name, tuple(map(int, each.shape)), each.data.tobytes()) for each in tensors}
+
+
+def gguf_metadata(path: Path) -> dict[str, Any]:
+    """Key -> type and value of every metadata record, as gguf reads them."""
+    fields = gguf.GGUFReader(path).fields.values()
+    return {field.name: (field.types, field.contents()) for field in fields if not field.name.startswith("GGUF.")}
+
+
+def prune(source: Path, target: Path, keep: Iterable[int], options: Options | None = None, **how: Any) -> Path:
+    """Write `target` through the Python API and return the path that opens it."""
+    output = write(make_plan(open_checkpoint(source), keep, options), target, **how)
+    return target if output.directory else target.with_name(output.files[0].name)

@@ -33,7 +33,7 @@ ROOMS = [
     ["checkpoint"],
     ["fields", "strategies"],
     ["architectures", "selection"],
-    ["provenance"],
+    ["provenance", "edits"],
     ["output", "plan"],
     ["formats"],
     ["copying", "renaming", "tracing", "saved", "inspection"],

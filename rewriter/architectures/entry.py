@@ -19,6 +19,7 @@ class Pattern:
     special: object
     other: object
     first: bool = False
+    none_left: tuple[tuple[str, object], ...] = ()  # what the loader wants once every layer is special
 
     def value(self, layer: int, period: int) -> object:
         """What the loader takes for `layer`. A period of 0 means that no layer is special."""

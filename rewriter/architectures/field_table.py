@@ -62,6 +62,13 @@ OVERRIDDEN_BY = {
     "max_window_layers": "layer_types",
 }
 
+# Where this is set and that list is missing, a loader may give the layers windows by a pattern of its own: without
+# rules for the architecture nobody can tell.
+GENERIC_DOUBTS = {
+    "huggingface": ("sliding_window", "layer_types"),
+    "gguf": ("attention.sliding_window", "attention.sliding_window_pattern"),
+}
+
 # Subtrees of a config.json that describe something else than the stack's layers, whatever they hold.
 NOT_ABOUT_LAYERS = (
     "rope_scaling", "rope_parameters", "quantization_config", "task_specific_params", "id2label", "label2id",

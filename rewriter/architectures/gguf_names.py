@@ -15,18 +15,24 @@ def _blocks(
     return tuple(Architecture(name=name, format="gguf", stacks=(stack,)) for name in names)
 
 
-def _windows(period: int) -> Pattern:
-    """llama.cpp gives every `period`-th block full attention; an array of booleans (true: window) overrides it."""
-    key = "attention.sliding_window_pattern"
-    return Pattern(explicit=key, period_keys=(key,), default=period, special=False, other=True)
+_WINDOWS = "attention.sliding_window_pattern"
 
-
+# Every sixth block has full attention; an array of booleans (true: window) overrides that. llama.cpp aborts when a
+# window is left that no block has: a width of 0 says that there is none.
+_GEMMA3_WINDOWS = Pattern(
+    explicit=_WINDOWS,
+    period_keys=(_WINDOWS,),
+    default=6,
+    special=False,
+    other=True,
+    none_left=(("attention.sliding_window", 0),),
+)
 _T5_BIAS = ("attn_rel_b.weight",)
 
 ENTRIES: tuple[Architecture, ...] = (
     *_blocks("llama", "qwen2", "qwen3", "phi3", "gpt2", "bert"),
     # 62 blocks mean the 27B model to llama.cpp, which then scales attention by another number.
-    *_blocks("gemma3", patterns=(_windows(6),), exact_counts=(62,)),
+    *_blocks("gemma3", patterns=(_GEMMA3_WINDOWS,), exact_counts=(62,)),
     Architecture(
         name="t5",
         format="gguf",

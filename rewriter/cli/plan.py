@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from rewriter.errors import OutputError, shown
 from rewriter.formats import layout, open_checkpoint
 from rewriter.formats.files import named
 from rewriter.inspection import describe_plan
+from rewriter.saved import load_plan
 
 
 @selecting
@@ -25,6 +27,7 @@ def plan(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Save it for `prune --plan`.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan that was saved before.")] = False,
 ) -> None:
     """Show what `prune` would do, and do nothing.
 
@@ -34,20 +37,22 @@ def plan(
     made = request.plan(open_checkpoint(source), name)
     described = describe_plan(made, layout(made, name))
     if output is not None:
-        _save(described, output)
+        _save(described, output, overwrite)
     if json:
         show.print_json(described)
     else:
         show.console().print(_text(described))
 
 
-def _save(described: dict[str, Any], path: Path) -> None:
-    """Write the plan. A plan is small and easily made again, but it still never replaces anything else."""
+def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:
+    """Write the plan; with `overwrite` in the place of an earlier one, and never of anything else."""
+    if overwrite and os.path.lexists(path):
+        load_plan(path)
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("w" if overwrite else "x", encoding="utf-8") as file:
             file.write(json.dumps(described, indent=2) + "\n")
     except FileExistsError:
-        raise OutputError(f"{named(path)} exists already; remove it or give another name") from None
+        raise OutputError(f"{named(path)} exists already; --overwrite replaces it") from None
     except OSError as error:
         raise OutputError(f"cannot write {named(path)}: {(error.strerror or str(error)).lower()}") from None
 

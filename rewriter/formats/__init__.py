@@ -26,6 +26,8 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     The content decides which, not the name's ending. Only headers and metadata are read. Raises
     CheckpointError for anything that is not a well-formed checkpoint.
     """
+    if not os.fspath(source):
+        raise CheckpointError("the source has no name")
     path = Path(source)
     if path.is_dir():
         return huggingface.open_directory(path)
