@@ -100,8 +100,8 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
     for key, name in own.items():
         if key not in rules and _as_long(checkpoint.metadata[key], stack) and not _is_apart(name):
             raise UnsupportedError(
-                f"{shown(key, 80)} has one entry for each of the {stack.count} layers, or as many by chance, and no "
-                f"rule says which: --per-layer-field {shown(key, 80)} cuts it, --keep-field {shown(key, 80)} leaves it"
+                f"{shown(name)} has one entry for each of the {stack.count} layers, or as many by chance, and no "
+                f"rule says which: --per-layer-field {shown(name)} cuts it, --keep-field {shown(name)} leaves it"
             )
     root = {key: rule for key, rule in ROOT_FIELDS[table_of(checkpoint)].items() if key in checkpoint.metadata}
     return {**{key: rule for key, rule in rules.items() if rule != "keep"}, **root}
@@ -112,7 +112,7 @@ def _asked(checkpoint: Checkpoint, stack: Stack, names: tuple[str, ...], rule: s
     for name in names:
         key = name if name in checkpoint.metadata else stack.key(name)
         if key not in checkpoint.metadata:
-            raise RequestError(f"there is no field {shown(name, 80)!r} in the metadata")
+            raise RequestError(f"there is no field {shown(name)!r} in the metadata")
         keys[key] = rule
     return keys
 
@@ -171,5 +171,5 @@ def _period(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> int:
     stated = (checkpoint.metadata.get(stack.key(key)) for key in pattern.period_keys)
     period = next((value for value in stated if value is not None), pattern.default)
     if isinstance(period, bool) or not isinstance(period, int) or period < 0:
-        raise CheckpointError(f"{shown(stack.key(pattern.period_keys[0]), 80)}: {shown(period)} is not a period")
+        raise CheckpointError(f"{shown(stack.key(pattern.period_keys[0]))}: {shown(period)} is not a period")
     return period

@@ -140,4 +140,4 @@ def apply(rule: str, key: str, value: object, layers: LayerMap) -> object:
     try:
         return RULES[rule](value, layers)
     except (CheckpointError, UnsupportedError) as error:
-        raise type(error)(f"{shown(key, 80)}: {error}") from None
+        raise type(error)(f"{shown(key)}: {error}") from None

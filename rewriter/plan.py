@@ -161,8 +161,7 @@ def _refuse_doubts(checkpoint: Checkpoint, stack: Stack, options: Options) -> No
     said = checkpoint.metadata.get(stack.key(list_name)) is not None or {name, key} & set(options.keep_fields)
     if value and not off and not said:
         raise UnsupportedError(
-            f"{shown(key, 80)} is set and no {list_name} says which layers have that window; if all have it, "
-            f"--keep-field {shown(key, 80)}"
+            f"{name} is set and no {list_name} says which layers have that window; if all have it, --keep-field {name}"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rewriter.checkpoint import GGUF, Checkpoint, LongArray, Problem
 from rewriter.errors import CheckpointError, RewriterError, shown
-from rewriter.formats import open_checkpoint
+from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import named
 from rewriter.plan import Plan, effective, make_plan, problems, result
 from rewriter.provenance import recorded
@@ -39,7 +39,7 @@ def verify(
     except CheckpointError as error:
         return (Problem(named(Path(path)), "a well-formed checkpoint", str(error)),)
     options = options or _recorded_options(checkpoint)
-    found = [*structure(checkpoint, options), *_second_reader(checkpoint)]
+    found = [*structure(checkpoint, options), *_totals(checkpoint), *_second_reader(checkpoint)]
     if source is None:
         return tuple(found)
     original = open_checkpoint(source)
@@ -62,6 +62,17 @@ def structure(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:
         return problems(checkpoint, options)
     except RewriterError as error:
         return (Problem(shown(checkpoint.name), "layers and metadata that agree", str(error)),)
+
+
+def _totals(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """An index says how many bytes its tensors have; loaders do not care, so a source may be wrong about it."""
+    for document in checkpoint.documents:
+        if document.name.endswith("index.json"):
+            metadata = json_text.parse(document.text, document.name).get("metadata")
+            stated = metadata.get("total_size") if isinstance(metadata, dict) else None
+            actual = sum(tensor.nbytes for tensor in checkpoint.tensors)
+            if stated not in (None, actual):
+                yield Problem(f"{document.name} total_size", str(actual), shown(stated))
 
 
 def _second_reader(checkpoint: Checkpoint) -> Iterator[Problem]:

@@ -54,7 +54,7 @@ def _table(stack: dict[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
 
-    title = f"stack {shown(stack['name'])}: {stack['layers']} layers, {show.size(stack['bytes'])}"
+    title = f"stack {shown(stack['name'])}: {stack['layers']} layers, {_amount(stack)}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("layer", "tensors", "parameters", "size"):
         table.add_column(column, justify="right")
@@ -71,12 +71,16 @@ def _table(stack: dict[str, Any]) -> Table:
 
 def _rest(described: dict[str, Any]) -> str:
     outside = described["outside"]
-    lines = [f"outside the layers: {outside['tensors']} tensors, {show.size(outside['bytes'])}"]
+    lines = [f"outside the layers: {outside['tensors']} tensors, {_amount(outside)}"]
     if len(described["shards"]) > 1:
         lines += [f"  {shown(shard['name'], 80)}: {_shard(shard)}" for shard in described["shards"]]
     if described["left_behind"]:
         lines.append("would stay behind: " + ", ".join(shown(name) for name in described["left_behind"]))
     return "\n".join(lines)
+
+
+def _amount(sums: dict[str, Any]) -> str:
+    return f"{show.number(sums['parameters'])} parameters, {show.size(sums['bytes'])}"
 
 
 def _shard(shard: dict[str, Any]) -> str:
