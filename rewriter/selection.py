@@ -59,10 +59,11 @@ class Options:
         return "".join(f" {word}" for word in words)
 
 
-def parse_layers(text: str, count: int) -> tuple[int, ...]:
+def parse_layers(text: str, count: int, predictions: int = 0) -> tuple[int, ...]:
     """Return the layers that `text` names (`3,7-9,-1`), ascending, each once, for a stack of `count`.
 
-    Raises RequestError. Bounds are checked before a range is expanded: `0-99999999999` must not fill memory.
+    Prediction layers come after the main ones and may be named by their number; negative numbers count main layers
+    only. Raises RequestError. Bounds are checked before a range is expanded: `0-99999999999` must not fill memory.
     """
     layers: set[int] = set()
     for item in text.split(","):
@@ -72,18 +73,20 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
                 f"{shown(item)!r} is not a layer: write numbers from 0 and ranges, such as 3,7-9,-1 (-1 is the last)"
             )
         low, high = match["low"] or match["one"], match["high"] or match["one"]
-        layers.update(_span(int(low), int(high), item, count))
+        layers.update(_span(int(low), int(high), item, count, predictions))
     return tuple(sorted(layers))
 
 
-def _span(low: int, high: int, item: str, count: int) -> range:
-    if not -count <= low < count or not -count <= high < count:
+def _span(low: int, high: int, item: str, count: int, predictions: int) -> range:
+    total = count + predictions
+    if not -count <= low < total or not -count <= high < total:
+        more = f", and {count}-{total - 1} for prediction" if predictions else ""
         raise RequestError(
-            f"layer {shown(item)} is out of range: the stack has {count} layers, 0-{count - 1} or -{count} to -1"
+            f"layer {shown(item)} is out of range: the stack has {count} layers, 0-{count - 1} or -{count} to -1{more}"
         )
     if low > high:
         raise RequestError(f"the range {shown(item)} runs backwards: write {high}-{low}")
-    return range(low % count, high % count + 1)
+    return range(low % count if low < 0 else low, (high % count if high < 0 else high) + 1)
 
 
 def format_layers(layers: tuple[int, ...]) -> str:
@@ -109,20 +112,23 @@ def parse_size(text: str) -> int:
     return int(Fraction(match["number"]) * base ** _POWER[(match["scale"] or "").lower()])
 
 
-def choose(selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
-    """Return the layers to keep of a stack of `count` layers.
+def choose(
+    selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int], predictions: int = 0
+) -> tuple[int, ...]:
+    """Return the layers to keep of a stack of `count` layers and `predictions` more.
 
     `size_of(kept)` must give the output's size in bytes. Raises RequestError when the request is
     incomplete, out of range, or leaves no layer.
     """
     _check_request(selection)
     if selection.keep is not None:
-        return parse_layers(selection.keep, count)
+        return parse_layers(selection.keep, count, predictions)
     if selection.drop is not None:
-        kept = _without(parse_layers(selection.drop, count), count)
+        dropped = parse_layers(selection.drop, count, predictions)
+        kept = _without(dropped, count + predictions)
     else:
         kept = _by_strategy(selection, count, size_of)
-    if not kept:
+    if not kept or kept[0] >= count:
         raise RequestError(f"that would leave no layer: at most {count - 1} of the {count} can go")
     return kept
 

@@ -35,7 +35,9 @@ def test_the_whole_record():
         "selection": "--stack main --keep 0-1,3 --keep-field what --per-layer-field odd",
         "stack": "main",
         "layers": {"before": 6, "kept": [0, 1, 3]},
-        "options": {"generic": False, "keep_fields": ["what"], "per_layer_fields": ["odd"], "force": False, "drop_mtp": False},
+        "options": {
+            "generic": False, "keep_fields": ["what"], "per_layer_fields": ["odd"], "force": False, "drop_mtp": False,
+        },
         "changes": [
             {"file": "config.json", "key": "num_hidden_layers", "before": 6, "after": 3, "rule": "count"},
             {
