@@ -18,8 +18,22 @@ GGUF = "gguf"
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """Parts of a tensor that holds something for every layer: of each of `rows` rows of `stride` bytes the ranges
+    `takes`, as (start, nbytes) within the row.
+    """
+
+    stride: int
+    rows: int
+    takes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor: where its `nbytes` bytes lie in file number `shard`, and how they are to be read."""
+    """One tensor: where its `nbytes` bytes lie in file number `shard`, and how they are to be read.
+
+    `block` weights are stored together and cannot be parted. With a `cut` only parts of what lies there are meant.
+    """
 
     name: str
     dtype: str
@@ -27,6 +41,8 @@ class TensorInfo:
     shard: int
     offset: int
     nbytes: int
+    block: int = 1
+    cut: Cut | None = None
     extra: Mapping[str, object] | None = None  # members of its header entry that no reader asks for
 
     @property
@@ -115,6 +131,15 @@ class Checkpoint:
     provenance: object = None  # the JSON value that an earlier run left, unchecked
     nbytes: int = 0
 
+    def value(self, key: str) -> object:
+        """The metadata under `key`, None if there is nothing; `depths[2]` is an entry of a list."""
+        name, _, index = key.partition("[")
+        found = self.metadata.get(name)
+        if not index:
+            return found
+        place = int(index.removesuffix("]"))
+        return found[place] if isinstance(found, list | tuple) and place < len(found) else None
+
     def document(self, name: str) -> Document | None:
         """Return the JSON document called `name`, if the checkpoint has it."""
         return next((document for document in self.documents if document.name == name), None)
@@ -124,13 +149,20 @@ class Checkpoint:
 class LayerMap:
     """Which layers of a stack of `count` stay: `kept` holds their old numbers, ascending.
 
-    `prefixes` are the ways to write what stands before a layer's number in a name.
+    `predictions` more layers, for multi-token prediction, carry the numbers after the main ones. `prefixes` are the
+    ways to write what stands before a layer's number in a name.
     """
 
     stack: str
     kept: tuple[int, ...]
     count: int
     prefixes: tuple[str, ...] = ()
+    predictions: int = 0
+
+    @property
+    def main(self) -> tuple[int, ...]:
+        """Old numbers of the kept layers without the prediction layers."""
+        return tuple(number for number in self.kept if number < self.count)
 
     @property
     def numbers(self) -> dict[int, int]:
@@ -141,7 +173,7 @@ class LayerMap:
     def dropped(self) -> tuple[int, ...]:
         """Old numbers of the layers that go, ascending."""
         kept = set(self.kept)
-        return tuple(number for number in range(self.count) if number not in kept)
+        return tuple(number for number in range(self.count + self.predictions) if number not in kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from rewriter.errors import CheckpointError
-from rewriter.formats.files import named, opened
-from rewriter.output import CopyRange, Literal, OutputFile
+from rewriter.formats.files import named, opened, read_at
+from rewriter.output import CopyRange, Literal, OutputFile, StridedRange
 
 Progress = Callable[[int], None]
 
@@ -35,7 +35,8 @@ def write_file(file: OutputFile, path: str, progress: Progress, sync: bool = Tru
                     continue
                 if piece.path not in descriptors:
                     descriptors[piece.path] = sources.enter_context(opened(piece.path))[0]
-                _copy(descriptors[piece.path], target, piece, progress)
+                copy = _copy_rows if isinstance(piece, StridedRange) else _copy
+                copy(descriptors[piece.path], target, piece, progress)  # type: ignore[arg-type]
         if sync:
             os.fsync(target)
     finally:
@@ -63,6 +64,22 @@ def _copy(source: int, target: int, piece: CopyRange, progress: Progress) -> Non
             raise CheckpointError(f"{named(piece.path)} ended at byte {at} while it was copied: it has changed")
         at += done
         progress(done)
+
+
+def _copy_rows(source: int, target: int, piece: StridedRange, progress: Progress) -> None:
+    for data in rows_of(source, piece):
+        _write(target, data)
+        progress(len(data))
+
+
+def rows_of(source: int, piece: StridedRange) -> Iterator[bytes]:
+    """The bytes of `piece`, some rows at a time: its parts are too small for a system call each."""
+    at_once = max(1, _BLOCK // piece.stride)
+    for first in range(0, piece.rows, at_once):
+        rows = min(at_once, piece.rows - first)
+        block = memoryview(read_at(source, piece.offset + first * piece.stride, rows * piece.stride, named(piece.path)))
+        starts = range(0, rows * piece.stride, piece.stride)
+        yield b"".join(block[row + start : row + start + length] for row in starts for start, length in piece.takes)
 
 
 def _by_range(source: int, target: int, offset: int, nbytes: int) -> int:

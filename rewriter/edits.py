@@ -4,85 +4,106 @@ Laws:
 - A field follows by a rule from the tables. A list as long as the stack without a rule is an error: it may be one
   entry per layer, and then a file that still loads would compute something else.
 - What a loader derives from a layer's number is written out as soon as the kept layers would get something else.
+- A count that is left out because it equals another's must not follow that other one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from math import sqrt
 
 from rewriter import fields
-from rewriter.architectures.entry import Pattern
-from rewriter.architectures.field_table import (
-    DEFAULT_FIELDS,
-    NOT_ABOUT_LAYERS,
-    OVERRIDDEN_BY,
-    ROOT_FIELDS,
-)
+from rewriter.architectures.field_table import DEFAULT_FIELDS, NOT_ABOUT_LAYERS, OVERRIDDEN_BY, ROOT_FIELDS
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
+from rewriter.patterns import is_list, pattern_values
 from rewriter.selection import Options
+
+_LISTED = {
+    "per_layer": "per_layer",
+    "special_indexes": "layer_indexes",
+}  # the rule of a pattern's list once it is there
+Change = tuple[str, object, str]  # whole key, new value, rule
 
 
 def metadata_edits(
     checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: Options
 ) -> Iterator[FieldEdit]:
-    """Every change of the metadata: counts, then the fields under the stack's scope, then lists of names."""
-    file = "" if checkpoint.format == GGUF else "config.json"
+    """Every change of the metadata, the counts first. Raises CheckpointError where it contradicts the tensors."""
     for problem in count_problems(checkpoint, stacks):
         raise CheckpointError(str(problem))
-    for key, value in _new_counts(checkpoint, stacks, stack, layers):
-        yield FieldEdit(key, checkpoint.metadata.get(key), value, "count", file)
-    for key, rule in field_rules(checkpoint, stacks, stack, options).items():
-        before = checkpoint.metadata[key]
-        after = fields.apply(rule, key, before, layers)
-        if after != before:
-            yield FieldEdit(key, before, after, rule, file)
-    for key, default in _defaults(checkpoint, stack).items():
-        rule = DEFAULT_FIELDS[table_of(checkpoint)][key.rpartition(".")[2]]
-        after = fields.apply(rule, key, default, layers)
-        if after != default:
-            yield FieldEdit(key, None, after, rule, file)
-    for pattern in stack.entry.patterns:
-        for name, after in _pattern_values(checkpoint, stack, layers, pattern).items():
-            yield FieldEdit(stack.key(name), checkpoint.metadata.get(stack.key(name)), after, "period", file)
-
-
-def _defaults(checkpoint: Checkpoint, stack: Stack) -> dict[str, int]:
-    """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
-    return {
-        stack.key(name): default
-        for name, default in stack.entry.defaults
-        if default < stack.count
-        and checkpoint.metadata.get(stack.key(name)) is None
-        and not _is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
-    }
-
-
-def _is_list(checkpoint: Checkpoint, stack: Stack, name: str) -> bool:
-    return isinstance(checkpoint.metadata.get(stack.key(name)), list | tuple)
-
-
-def _new_counts(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap
-) -> Iterator[tuple[str, int]]:
-    """The counts to write. One that was left out because it equals another's must not follow that other one."""
-    if len(layers.kept) == layers.count or not checkpoint.metadata:
+    rules = field_rules(checkpoint, stacks, stack, options)
+    if not layers.dropped:
+        for key, rule in rules.items():
+            fields.apply(rule, key, checkpoint.metadata[key], layers)
         return
+    changes = (
+        *_new_counts(checkpoint, stacks, stack, layers),
+        *((key, fields.apply(rule, key, checkpoint.metadata[key], layers), rule) for key, rule in rules.items()),
+        *_defaults(checkpoint, stack, layers),
+        *_pins(checkpoint, stack),
+        *_patterns(checkpoint, stack, layers, options),
+    )
+    for key, (value, rule) in {key: (value, rule) for key, value, rule in changes}.items():
+        before = checkpoint.metadata.get(key)
+        if repr(value) != repr(before):
+            yield _edit(checkpoint, key, before, value, rule)
+
+
+def _patterns(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: Options) -> Iterator[Change]:
+    left = {stack.key(name) for name in options.keep_fields} | set(options.keep_fields)
+    for pattern in stack.entry.patterns:
+        if stack.key(pattern.explicit) not in left:
+            yield from pattern_values(checkpoint, stack, layers, pattern)
+
+
+def _edit(checkpoint: Checkpoint, key: str, before: object, after: object, rule: str) -> FieldEdit:
+    file, separator, name = key.partition(":")
+    if separator and file.endswith(".json"):
+        return FieldEdit(name, before, after, rule, file)
+    return FieldEdit(key, before, after, rule, "" if checkpoint.format == GGUF else "config.json")
+
+
+def _new_counts(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap) -> Iterator[Change]:
     for other in stacks:
-        after = len(layers.kept) if other is stack else other.count
         follows_us = other.count_default == stack.count_key and other.count_default != ""
-        if other is stack or (follows_us and checkpoint.metadata.get(other.count_key) is None):
-            yield other.count_key, after
+        if other is stack and not _counted_elsewhere(checkpoint, stack):
+            count = len(layers.kept) if stack.counts_predictions else len(layers.main)
+            there = [alias for alias in stack.aliases if checkpoint.value(alias) is not None]
+            if checkpoint.value(stack.count_key) is not None or not there:
+                yield _with_count(checkpoint, stack, count)
+            yield from ((alias, count, "count") for alias in there)
+        elif other is not stack and follows_us and checkpoint.value(other.count_key) is None:
+            yield other.count_key, other.count, "count"
+
+
+def _counted_elsewhere(checkpoint: Checkpoint, stack: Stack) -> bool:
+    """A lone file without a config is counted by its tensors, some configs by the length of a list."""
+    by_list = stack.entry.counted_by and is_list(checkpoint, stack, stack.entry.counted_by)
+    return not checkpoint.metadata or not stack.count_key or bool(by_list and checkpoint.value(stack.count_key) is None)
+
+
+def _with_count(checkpoint: Checkpoint, stack: Stack, count: int) -> Change:
+    """The new count under its key; `depths[2]` is one entry of a list."""
+    name, _, index = stack.count_key.partition("[")
+    if not index:
+        return name, count, "count"
+    place, old = int(index.removesuffix("]")), checkpoint.metadata[name]
+    values = list(old) if isinstance(old, list | tuple) else []
+    return name, [*values[:place], count, *values[place + 1 :]], "count"
 
 
 def count_problems(checkpoint: Checkpoint, stacks: Iterable[Stack]) -> Iterator[Problem]:
     """Where the metadata counts other layers than the tensors have."""
     for stack in stacks:
-        stated = checkpoint.metadata.get(stack.count_key)
-        stated = checkpoint.metadata.get(stack.count_default) if stated is None else stated
-        if stated is not None and (isinstance(stated, bool) or stated != stack.count):
-            yield Problem(stack.count_key, f"{stack.count}, as the tensors have layers", shown(stated))
+        actual = stack.count + (stack.predictions if stack.counts_predictions else 0)
+        stated = {key: checkpoint.value(key) for key in (stack.count_key, *stack.aliases)}
+        if all(value is None for value in stated.values()):
+            stated = {stack.count_default: checkpoint.value(stack.count_default)}
+        for key, value in stated.items():
+            if value is not None and (type(value) is not int or value != actual):
+                yield Problem(shown(key), f"{actual}, as the tensors have layers", shown(value))
 
 
 def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> dict[str, str]:
@@ -96,6 +117,7 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
     elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
     own = {key: key.removeprefix(stack.scope + ".") for key in checkpoint.metadata if _in_scope(key, stack, elsewhere)}
     rules = {key: rule for key, name in own.items() if (rule := _rule(checkpoint, stack, name))}
+    rules |= {stack.key(key): rule for key, rule in stack.entry.fields if stack.key(key) in checkpoint.metadata}
     rules |= asked
     for key, name in own.items():
         if key not in rules and _as_long(checkpoint.metadata[key], stack) and not _is_apart(name):
@@ -105,6 +127,19 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
             )
     root = {key: rule for key, rule in ROOT_FIELDS[table_of(checkpoint)].items() if key in checkpoint.metadata}
     return {**{key: rule for key, rule in rules.items() if rule != "keep"}, **root}
+
+
+def period_fields(checkpoint: Checkpoint, stack: Stack) -> dict[str, int]:
+    """Key -> period, for every field that makes a pattern of the layers' numbers and that no list overrides."""
+    table = DEFAULT_FIELDS[table_of(checkpoint)]
+    periods: dict[str, int] = {}
+    for name in [name for name, rule in (*table.items(), *stack.entry.fields) if rule == "period"]:
+        value = checkpoint.value(stack.key(name))
+        if type(value) is not int or value < 2 or _rule(checkpoint, stack, name) != "period":
+            continue
+        if not is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, "")):
+            periods[name] = value
+    return periods
 
 
 def _asked(checkpoint: Checkpoint, stack: Stack, names: tuple[str, ...], rule: str) -> dict[str, str]:
@@ -119,17 +154,17 @@ def _asked(checkpoint: Checkpoint, stack: Stack, names: tuple[str, ...], rule: s
 
 def _in_scope(key: str, stack: Stack, elsewhere: tuple[str, ...]) -> bool:
     inside = not stack.scope or key.startswith(stack.scope + ".")
-    return inside and not any(key.startswith(scope + ".") for scope in elsewhere)
+    return inside and ".json:" not in key and not any(key.startswith(scope + ".") for scope in elsewhere)
 
 
 def _rule(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
-    """The rule for one field, "" if there is none. A pattern's own keys only count once they are lists."""
-    patterned = {word for pattern in stack.entry.patterns for word in (pattern.explicit, *pattern.period_keys)}
-    if name in patterned:
-        return "per_layer" if _is_list(checkpoint, stack, name) else "keep"
-    rule = dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)].get(name, "")
-    overridden = rule == "period" and _is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
-    return "keep" if overridden else rule
+    """The rule for one field, "" if there is none. What a pattern reads is the pattern's to change."""
+    if any(name in (*pattern.period_keys, pattern.offset_key) for pattern in stack.entry.patterns):
+        return "per_layer" if is_list(checkpoint, stack, name) else "keep"
+    for pattern in stack.entry.patterns:
+        if name == pattern.explicit:
+            return _LISTED.get(pattern.form, "keep") if is_list(checkpoint, stack, name) else "keep"
+    return dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)].get(name, "")
 
 
 def _as_long(value: object, stack: Stack) -> bool:
@@ -142,34 +177,25 @@ def _is_apart(name: str) -> bool:
     return name.partition(".")[0] in NOT_ABOUT_LAYERS
 
 
-def _pattern_values(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, pattern: Pattern) -> dict[str, object]:
-    """What to write so that every kept layer stays what it was: nothing while the loader's own pattern gives it."""
-    before = pattern_list(checkpoint, stack, pattern)
-    wanted = [before[old] for old in layers.kept]
-    if pattern.none_left and all(value == pattern.special for value in wanted):
-        there = {
-            name: value for name, value in pattern.none_left if checkpoint.metadata.get(stack.key(name)) is not None
-        }
-        return {name: value for name, value in there.items() if checkpoint.metadata[stack.key(name)] != value}
-    if _is_list(checkpoint, stack, pattern.explicit):
-        return {}
-    period = _period(checkpoint, stack, pattern)
-    implied = [pattern.value(new, period) for new in range(len(layers.kept))]
-    return {pattern.explicit: wanted} if wanted != implied else {}
+def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[Change]:
+    """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
+    for name, default in stack.entry.defaults:
+        key, rule = stack.key(name), DEFAULT_FIELDS[table_of(checkpoint)][name]
+        overridden = is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
+        if default < stack.count and checkpoint.value(key) is None and not overridden:
+            after = fields.apply(rule, key, default, layers)
+            if after != default:
+                yield key, after, rule
 
 
-def pattern_list(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> tuple[object, ...]:
-    """What every layer is: by the list in the metadata, or by the period that the loader goes by."""
-    value = checkpoint.metadata.get(stack.key(pattern.explicit))
-    if isinstance(value, list | tuple):
-        return tuple(value)
-    period = _period(checkpoint, stack, pattern)
-    return tuple(pattern.value(layer, period) for layer in range(stack.count))
+# What a loader computes from the number of layers where its key is absent.
+FORMULAS: dict[str, Callable[[int], object]] = {
+    "1.4/sqrt(count)": lambda count: 1.4 / sqrt(count),
+    "0": lambda count: 0,
+}
 
 
-def _period(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> int:
-    stated = (checkpoint.metadata.get(stack.key(key)) for key in pattern.period_keys)
-    period = next((value for value in stated if value is not None), pattern.default)
-    if isinstance(period, bool) or not isinstance(period, int) or period < 0:
-        raise CheckpointError(f"{shown(stack.key(pattern.period_keys[0]))}: {shown(period)} is not a period")
-    return period
+def _pins(checkpoint: Checkpoint, stack: Stack) -> Iterator[Change]:
+    for name, formula in stack.entry.pins:
+        if checkpoint.value(stack.key(name)) is None:
+            yield stack.key(name), FORMULAS[formula](stack.count), "pin"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rewriter.architectures import Stack, all_stacks, find
+from rewriter.architectures import Architecture, Stack, all_stacks, find
+from rewriter.architectures.stacks import entries
 from rewriter.checkpoint import Checkpoint, TensorInfo
 from rewriter.output import Output
 from rewriter.plan import Plan
@@ -123,3 +124,17 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
         "left_behind": list(checkpoint.left_behind),
         "warnings": list(plan.warnings),
     }
+
+
+def architecture_rows() -> list[tuple[str, str, str, str]]:
+    """Format, name, stacks and limits of every architecture with rules."""
+    return [
+        (entry.format, entry.name, ", ".join(stack.name for stack in entry.stacks), _limits(entry))
+        for entry in entries()
+    ]
+
+
+def _limits(entry: Architecture) -> str:
+    reasons = [f"{stack.name}: {limit.why}" for stack in entry.stacks for limit in stack.limits]
+    reasons += [warning for _, warning in entry.warnings]
+    return "; ".join(dict.fromkeys(reasons))

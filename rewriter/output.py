@@ -22,6 +22,25 @@ class CopyRange:
 
 
 @dataclass(frozen=True, slots=True)
+class StridedRange:
+    """Parts of each of `rows` rows of `stride` bytes, from byte `offset` of the file at `path`.
+
+    `takes` are the parts: (start, nbytes) within a row.
+    """
+
+    path: str
+    offset: int
+    stride: int
+    rows: int
+    takes: tuple[tuple[int, int], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes come out."""
+        return self.rows * sum(length for _, length in self.takes)
+
+
+@dataclass(frozen=True, slots=True)
 class Literal:
     """Bytes that the plan made: headers, padding, patched JSON."""
 
@@ -33,7 +52,7 @@ class Literal:
         return len(self.data)
 
 
-Piece = CopyRange | Literal
+Piece = CopyRange | StridedRange | Literal
 
 
 @dataclass(frozen=True, slots=True)

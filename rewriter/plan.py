@@ -11,21 +11,16 @@ from dataclasses import dataclass, replace
 
 from rewriter import fields
 from rewriter.architectures.entry import Architecture
-from rewriter.architectures.field_table import GENERIC_DOUBTS
+from rewriter.architectures.field_table import GENERIC_DOUBTS, ROOT_FIELDS
 from rewriter.architectures.stacks import Stack, find, generic, resolve, select, table_of
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
-from rewriter.edits import count_problems, field_rules, metadata_edits, pattern_list
+from rewriter.edits import count_problems, field_rules, metadata_edits, period_fields
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
+from rewriter.limits import Bound, bound_for, broken, nearest
+from rewriter.patterns import pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
-from rewriter.selection import Options
-
-
-@dataclass(frozen=True, slots=True)
-class TensorCopy:
-    """A tensor that stays, and what it is called in the output."""
-
-    tensor: TensorInfo
-    name: str
+from rewriter.selection import Options, format_layers
+from rewriter.tensors import TensorCopy, tensor_copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,66 +86,76 @@ def make_plan(checkpoint: Checkpoint, keep: Iterable[int], options: Options | No
     options = options or Options()
     architecture, stacks = open_stacks(checkpoint, options)
     stack = select(stacks, options.stack)
-    layers = _layer_map(stack, keep)
+    options = _canonical(checkpoint, stack, options)
+    layers, overruled = allowed_layers(checkpoint, stacks, stack, keep, options)
     edits = tuple(metadata_edits(checkpoint, stacks, stack, layers, options))
-    _refuse_counts(stacks, stack, layers)
-    if find(checkpoint) is None and layers.dropped:
-        _refuse_doubts(checkpoint, stack, options)
-    warnings = tuple(_warnings(checkpoint, architecture, stack, layers))
-    plan = Plan(
-        checkpoint, architecture, stacks, stack, layers, tuple(_copies(checkpoint, stack, layers)), edits, warnings,
-        None, options,
-    )  # fmt: skip
+    warnings = (*overruled, *_warnings(checkpoint, architecture, stack, layers))
+    if warnings and options.strict:
+        raise UnsupportedError(f"{warnings[0]}; --strict refuses that")
+    tensors = tuple(tensor_copies(checkpoint, stack, layers))
+    plan = Plan(checkpoint, architecture, stacks, stack, layers, tensors, edits, warnings, None, options)
     return replace(plan, provenance=_provenance(plan)) if options.provenance else plan
 
 
-def _layer_map(stack: Stack, keep: Iterable[int]) -> LayerMap:
-    kept = tuple(sorted(set(keep)))
-    if not kept:
-        raise RequestError("at least one layer must stay")
-    if kept[0] < 0 or kept[-1] >= stack.count:
-        raise RequestError(f"layers run from 0 to {stack.count - 1} in stack {stack.name}, not {kept[0]} to {kept[-1]}")
-    return LayerMap(stack.name, kept, stack.count, (stack.prefix, *stack.entry.prefixes))
-
-
-def _copies(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[TensorCopy]:
-    numbers = layers.numbers
-    orphans = _orphans(checkpoint, stack, layers)
-    for tensor in checkpoint.tensors:
-        old = stack.layer_of(tensor.name)
-        new = numbers.get(old) if old is not None else None
-        if old is None:
-            yield TensorCopy(tensor, tensor.name)
-        elif new is not None or tensor.name in orphans:
-            rest = tensor.name[len(f"{stack.prefix}{old}") :]
-            yield TensorCopy(tensor, f"{stack.prefix}{new or 0}{rest}")
-
-
-def _orphans(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> frozenset[str]:
-    """Tensors of a dropped layer 0 that all layers use: they move to the new layer 0, unless it has its own."""
-    names = {tensor.name for tensor in checkpoint.tensors} if stack.entry.first_layer_only else set()
-    first = layers.kept[0]
-    return frozenset(
-        f"{stack.prefix}0.{rest}"
-        for rest in stack.entry.first_layer_only
-        if first and f"{stack.prefix}{first}.{rest}" not in names
+def _canonical(checkpoint: Checkpoint, stack: Stack, options: Options) -> Options:
+    """`options` written one way only: equal plans must give equal bytes."""
+    lists = (
+        tuple(sorted({name if name in checkpoint.metadata else stack.key(name) for name in names}))
+        for names in (options.keep_fields, options.per_layer_fields)
     )
+    keep_fields, per_layer_fields = lists
+    return replace(options, stack=stack.name, keep_fields=keep_fields, per_layer_fields=per_layer_fields)
 
 
-def _refuse_counts(stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap) -> None:
-    """Layer counts from which a loader concludes something else than a layer count."""
-    new, old = len(layers.kept), layers.count
-    for special in stack.entry.exact_counts:
-        if new != old and special in (new, old):
-            raise UnsupportedError(
-                f"the loader computes attention differently for exactly {special} layers, so {old} cannot become {new}"
-            )
-    for other in stacks:
-        if other.name == stack.entry.at_least and new < other.count:
-            raise UnsupportedError(
-                f"the loader needs at least as many layers in {stack.name} as in {other.name}: keep {other.count} or "
-                f"more, or prune --stack {other.name} first"
-            )
+def allowed_layers(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, keep: Iterable[int], options: Options
+) -> tuple[LayerMap, tuple[str, ...]]:
+    """The layers to keep, and what was overruled. Raises UnsupportedError, naming selections that would work."""
+    layers = _layer_map(stack, keep, options)
+    if find(checkpoint) is None and layers.dropped:
+        _refuse_doubts(checkpoint, stack, options)
+    bounds = stack_bounds(checkpoint, stacks, stack, layers)
+    bound = broken(bounds, layers.main, stack.count)
+    if bound is None:
+        return layers, ()
+    others = [] if bound.never else nearest(bounds, layers.main, stack.count)
+    if options.align and others:
+        return _layer_map(stack, (*others[0], *layers.kept[len(layers.main) :]), options), ()
+    if options.force:
+        return layers, (f"{bound.why}: written all the same (--force)",)
+    raise UnsupportedError(f"{bound.why}; {_alternatives(others)}")
+
+
+def _alternatives(others: list[tuple[int, ...]]) -> str:
+    if not others:
+        return "no drop avoids that"
+    return f"this would work: {' or '.join(f'--keep {format_layers(kept)}' for kept in others)}"
+
+
+def _layer_map(stack: Stack, keep: Iterable[int], options: Options | None = None) -> LayerMap:
+    kept = tuple(sorted(set(keep)))
+    total = stack.count + stack.predictions
+    if kept and (kept[0] < 0 or kept[-1] >= total):
+        raise RequestError(f"layers run from 0 to {total - 1} in stack {stack.name}, not {kept[0]} to {kept[-1]}")
+    if not kept or kept[0] >= stack.count:
+        raise RequestError("at least one layer must stay")
+    if kept[-1] < stack.count and not (options and options.drop_mtp):
+        kept = (*kept, *range(stack.count, total))  # prediction layers stay unless somebody says otherwise
+    prefixes = (stack.prefix, *stack.entry.prefixes)
+    return LayerMap(stack.name, kept, stack.count, prefixes, stack.predictions)
+
+
+def stack_bounds(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap
+) -> tuple[Bound, ...]:
+    """Everything that limits which layers of `stack` may go."""
+    bounds = [bound_for(limit, checkpoint, stack, stacks) for limit in stack.entry.limits]
+    for key, rule in period_fields(checkpoint, stack).items():
+        bounds.append(Bound(f"{key} makes every {rule} layers a pattern that no list can replace", period=rule))
+    step = unsolvable_period(checkpoint, stack, layers)
+    if step > 1:
+        bounds.append(Bound(f"the loader knows only periods, of {step} together, and no others fit", period=step))
+    return tuple(bounds)
 
 
 def _refuse_doubts(checkpoint: Checkpoint, stack: Stack, options: Options) -> None:
@@ -171,10 +176,17 @@ def _warnings(checkpoint: Checkpoint, architecture: Architecture, stack: Stack, 
             f"no rules for architecture {shown(architecture.name)!r}: went by its tensor names and layer count; what "
             "its loader derives from layer numbers would shift, so compare what the result computes"
         )
-    moved = layers.kept != tuple(range(len(layers.kept)))
-    for key, meaning in architecture.warn_fields:
-        if moved and checkpoint.metadata.get(stack.key(key)):
-            yield f"{key} is set: {meaning}, so the kept layers compute something slightly different"
+    moved = layers.main != tuple(range(len(layers.main)))
+    for key, meaning in architecture.warnings:
+        if moved and (not key or checkpoint.value(stack.key(key))):
+            yield f"{f'{key} is set: ' if key else ''}{meaning}"
+    for key in ROOT_FIELDS[table_of(checkpoint)]:
+        names = checkpoint.value(key)
+        if isinstance(names, list) and any(isinstance(name, str) and name.startswith("re:") for name in names):
+            yield f"{key} has regular expressions, which are left alone: check that they still name the right layers"
+    if stack.entry.absent_in_first and layers.main[0]:
+        lost = ", ".join(stack.entry.absent_in_first)
+        yield f"layer {layers.main[0]} becomes the first, which has no {lost}: what it computes changes a little"
 
 
 def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:
@@ -202,14 +214,21 @@ def _provenance(plan: Plan) -> Provenance:
 def result(plan: Plan) -> Checkpoint:
     """The checkpoint that the plan makes, as a value: its tensors still lie in the source's files."""
     tensors = tuple(replace(copy.tensor, name=copy.name) for copy in plan.tensors)
-    metadata = {**plan.checkpoint.metadata, **{edit.key: edit.after for edit in plan.edits}}
+    metadata = {**plan.checkpoint.metadata, **{_whole_key(edit): edit.after for edit in plan.edits}}
     return replace(plan.checkpoint, tensors=tensors, metadata=metadata)
 
 
+def _whole_key(edit: FieldEdit) -> str:
+    return edit.key if edit.file in ("", "config.json") else f"{edit.file}:{edit.key}"
+
+
 def effective(checkpoint: Checkpoint, options: Options) -> dict[str, object]:
-    """The metadata with every implicit pattern written out: two files that mean the same are then equal."""
+    """The metadata with what each layer is in the place of how that is said: equal for two files that mean the same."""
     written = dict(checkpoint.metadata)
     for stack in open_stacks(checkpoint, options)[1]:
         for pattern in stack.entry.patterns:
-            written[stack.key(pattern.explicit)] = pattern_list(checkpoint, stack, pattern)
+            means = (*pattern.period_keys, pattern.offset_key, *(name for name, _ in pattern.resets))
+            for name in means:
+                written.pop(stack.key(name), None)
+            written[stack.key(pattern.explicit or pattern.period_keys[0])] = pattern_list(checkpoint, stack, pattern)
     return written

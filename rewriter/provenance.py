@@ -74,6 +74,8 @@ def options_to_json(options: Options) -> dict[str, Any]:
         "generic": options.generic,
         "keep_fields": list(options.keep_fields),
         "per_layer_fields": list(options.per_layer_fields),
+        "force": options.force,
+        "drop_mtp": options.drop_mtp,
     }
 
 
@@ -82,8 +84,10 @@ def options_from_json(value: Any) -> Options:
     keep, per_layer = value["keep_fields"], value["per_layer_fields"]
     return Options(
         generic=value["generic"] is True,
-        keep_fields=tuple(map(_text, keep)),
-        per_layer_fields=tuple(map(_text, per_layer)),
+        force=value["force"] is True,
+        drop_mtp=value["drop_mtp"] is True,
+        keep_fields=_texts(keep),
+        per_layer_fields=_texts(per_layer),
     )
 
 
@@ -102,6 +106,8 @@ def recorded(checkpoint: Checkpoint) -> Provenance | None:
     if value is None:
         return None
     try:
+        if value["schema"] != SCHEMA or type(value["layers"]["before"]) is not int:
+            raise TypeError
         source, original = value["source"], value["original"]
         layers = LayerMap(_text(value["stack"]), _numbers(value["layers"]["kept"]), value["layers"]["before"])
         numbers = {stack: _numbers(kept) for stack, kept in original["layers"].items()}
@@ -127,6 +133,12 @@ def _text(value: object) -> str:
     return value
 
 
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(map(_text, value))
+
+
 def _numbers(value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(item) is int for item in value):
         raise TypeError
@@ -135,11 +147,12 @@ def _numbers(value: object) -> tuple[int, ...]:
 
 def composed(origin: Origin, layers: LayerMap) -> Origin:
     """`origin` after one more run: the kept layers keep their original numbers. Raises CheckpointError."""
-    before = origin.layers.get(layers.stack, tuple(range(layers.count)))
-    if len(before) != layers.count:
+    total = layers.count + layers.predictions
+    before = origin.layers.get(layers.stack, tuple(range(total)))
+    if len(before) != total:
         raise CheckpointError(
             f"the provenance record knows {len(before)} layers in stack {layers.stack}, the tensors have "
-            f"{layers.count}; --no-provenance goes on without it"
+            f"{total}; --no-provenance goes on without it"
         )
     kept = tuple(before[old] for old in layers.kept)
     return Origin(origin.name, origin.header_sha256, {**origin.layers, layers.stack: kept})

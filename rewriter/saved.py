@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rewriter.checkpoint import Checkpoint
+from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
 from rewriter.errors import CheckpointError, RequestError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import named, read_small
@@ -25,6 +25,7 @@ class SavedPlan:
 
     source_name: str
     source_sha256: str
+    source_kind: tuple[str, str]  # which table describes it, and its architecture there
     stack: str
     main: bool
     before: int
@@ -45,11 +46,16 @@ def load_plan(path: str | Path) -> SavedPlan:
             raise TypeError
         options = replace(options_from_json(value["options"]), provenance=value["options"]["provenance"] is True)
         return SavedPlan(
-            str(source["name"]), str(source["header_sha256"]), str(value["stack"]), value["main"] is True,
+            str(source["name"]), str(source["header_sha256"]), _kind(source["format"], source["architecture"]),
+            str(value["stack"]), value["main"] is True,
             layers["before"], kept, options, tuple(value["changes"]),
         )  # fmt: skip
     except (KeyError, TypeError):
         raise CheckpointError(f"{named(path)} is not a plan that `rewriter plan -o` saved") from None
+
+
+def _kind(format: object, architecture: object) -> tuple[str, str]:
+    return (GGUF if format == GGUF else HUGGINGFACE, str(architecture))
 
 
 def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
@@ -59,6 +65,9 @@ def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
     main stack is found under whatever name it has there. Raises RequestError when they do not fit.
     """
     same = saved.source_sha256 == checkpoint.header_sha256
+    table, architecture = _kind(checkpoint.format, checkpoint.architecture)
+    if saved.source_kind[0] == table and saved.source_kind[1] != architecture:
+        raise RequestError(f"the plan is for a {shown(saved.source_kind[1])}, this is a {shown(architecture)}")
     stack = "main" if saved.main and not same else saved.stack
     plan = make_plan(checkpoint, saved.kept, replace(saved.options, stack=stack))
     if plan.layers.count != saved.before:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rewriter import strategies
-from rewriter.errors import RequestError, shown
+from rewriter.errors import RequestError, UnsupportedError, shown
 
 _ITEM = re.compile(r"(?P<one>-?(?:0|[1-9][0-9]*))|(?P<low>0|[1-9][0-9]*)-(?P<high>0|[1-9][0-9]*)")
-_SIZE = re.compile(r"(?P<number>[0-9]{1,15}(?:[.][0-9]{1,9})?) ?(?P<unit>[KMGT]?i?B?)", re.IGNORECASE)
+_SIZE = re.compile(
+    r"(?P<number>[0-9]{1,15}(?:[.][0-9]{1,9})?) ?(?:(?P<scale>[KMGT])(?P<binary>i)?)?B?", re.IGNORECASE | re.ASCII
+)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -41,20 +43,27 @@ class Options:
     keep_fields: tuple[str, ...] = ()
     per_layer_fields: tuple[str, ...] = ()
     provenance: bool = True
+    force: bool = False
+    align: bool = False
+    strict: bool = False
+    drop_mtp: bool = False
 
     @property
     def words(self) -> str:
         """The arguments that state these options again, without the stack."""
         words = ["--generic"] if self.generic else []
+        words += ["--force"] if self.force else []
+        words += ["--drop-mtp"] if self.drop_mtp else []
         words += [f"--keep-field {name}" for name in self.keep_fields]
         words += [f"--per-layer-field {name}" for name in self.per_layer_fields]
         return "".join(f" {word}" for word in words)
 
 
-def parse_layers(text: str, count: int) -> tuple[int, ...]:
+def parse_layers(text: str, count: int, predictions: int = 0) -> tuple[int, ...]:
     """Return the layers that `text` names (`3,7-9,-1`), ascending, each once, for a stack of `count`.
 
-    Raises RequestError. Bounds are checked before a range is expanded: `0-99999999999` must not fill memory.
+    Prediction layers come after the main ones and may be named by their number; negative numbers count main layers
+    only. Raises RequestError. Bounds are checked before a range is expanded: `0-99999999999` must not fill memory.
     """
     layers: set[int] = set()
     for item in text.split(","):
@@ -64,26 +73,29 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
                 f"{shown(item)!r} is not a layer: write numbers from 0 and ranges, such as 3,7-9,-1 (-1 is the last)"
             )
         low, high = match["low"] or match["one"], match["high"] or match["one"]
-        layers.update(_span(int(low), int(high), item, count))
+        layers.update(_span(int(low), int(high), item, count, predictions))
     return tuple(sorted(layers))
 
 
-def _span(low: int, high: int, item: str, count: int) -> range:
-    if not -count <= low < count or not -count <= high < count:
+def _span(low: int, high: int, item: str, count: int, predictions: int) -> range:
+    total = count + predictions
+    if not -count <= low < total or not -count <= high < total:
+        more = f", and {count}-{total - 1} for prediction" if predictions else ""
         raise RequestError(
-            f"layer {shown(item)} is out of range: the stack has {count} layers, 0-{count - 1} or -{count} to -1"
+            f"layer {shown(item)} is out of range: the stack has {count} layers, 0-{count - 1} or -{count} to -1{more}"
         )
     if low > high:
         raise RequestError(f"the range {shown(item)} runs backwards: write {high}-{low}")
-    return range(low % count, high % count + 1)
+    return range(low % count if low < 0 else low, (high % count if high < 0 else high) + 1)
 
 
 def format_layers(layers: tuple[int, ...]) -> str:
     """The shortest way to write `layers` (ascending) in the same syntax: `0-3,5`."""
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in _runs(layers))
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs(layers))
 
 
-def _runs(layers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def runs(layers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """The first and last number of every run of `layers` (ascending) without a gap."""
     start = 0
     for index in range(1, len(layers) + 1):
         if index == len(layers) or layers[index] != layers[index - 1] + 1:
@@ -96,25 +108,27 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise RequestError(f"{shown(text)!r} is not a size: write it as 4GiB, 4.5GB or 4000000000")
-    unit = match["unit"].lower().removesuffix("b")
-    base = 1024 if unit.endswith("i") else 1000
-    return int(Fraction(match["number"]) * base ** _POWER[unit.removesuffix("i")])
+    base = 1024 if match["binary"] else 1000
+    return int(Fraction(match["number"]) * base ** _POWER[(match["scale"] or "").lower()])
 
 
-def choose(selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
-    """Return the layers to keep of a stack of `count` layers.
+def choose(
+    selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int], predictions: int = 0
+) -> tuple[int, ...]:
+    """Return the layers to keep of a stack of `count` layers and `predictions` more.
 
     `size_of(kept)` must give the output's size in bytes. Raises RequestError when the request is
     incomplete, out of range, or leaves no layer.
     """
     _check_request(selection)
     if selection.keep is not None:
-        return parse_layers(selection.keep, count)
+        return parse_layers(selection.keep, count, predictions)
     if selection.drop is not None:
-        kept = _without(parse_layers(selection.drop, count), count)
+        dropped = parse_layers(selection.drop, count, predictions)
+        kept = _without(dropped, count + predictions)
     else:
         kept = _by_strategy(selection, count, size_of)
-    if not kept:
+    if not kept or kept[0] >= count:
         raise RequestError(f"that would leave no layer: at most {count - 1} of the {count} can go")
     return kept
 
@@ -145,7 +159,13 @@ def _without(dropped: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 def _by_strategy(selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
     strategy = strategies.find(selection.strategy or "")
-    candidates = tuple(range(selection.protect_first, count - selection.protect_last))
+    if selection.protect_last and selection.strategy in strategies.COUNTS_KEPT:
+        raise RequestError(f"{selection.strategy} keeps the first layers alone: --protect-last contradicts it")
+    # one that spares the last layer by itself must not spare the one before the protected ones as well
+    spared = (
+        max(0, selection.protect_last - 1) if selection.strategy in strategies.SPARES_LAST else selection.protect_last
+    )
+    candidates = tuple(range(selection.protect_first, count - spared))
     if selection.target_size is not None:
         return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of)
     amount = _amount(selection, count)
@@ -179,13 +199,20 @@ def _fitting(
 ) -> tuple[int, ...]:
     """The selection that drops the fewest layers and fits `target` bytes."""
     smallest = size_of(tuple(range(count)))
+    refused: UnsupportedError | None = None
     for amount in range(min(len(candidates), count - 1) + 1):
         try:
             kept = _without(strategy(candidates, amount), count)
         except RequestError:
             break  # this strategy can drop no more
-        size = size_of(kept)
+        try:
+            size = size_of(kept)
+        except UnsupportedError as error:
+            refused = error  # this many cannot go, more perhaps can
+            continue
         if size <= target:
             return kept
         smallest = min(smallest, size)
+    if refused is not None:
+        raise refused
     raise RequestError(f"no selection fits {target} bytes: the smallest output has {smallest}")

@@ -72,6 +72,7 @@ STRATEGIES: dict[str, Strategy] = {
         top, bottom, even_alternate, odd_alternate, symmetric, deepest_but_last, middle, first_n,
     )
 }  # fmt: skip
+SPARES_LAST = frozenset({"deepest-but-last"})  # strategies that never drop the last of their candidates
 COUNTS_KEPT = frozenset({"first-n"})  # strategies whose --count says how many layers stay
 
 

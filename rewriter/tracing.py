@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from rewriter.architectures import Stack
 from rewriter.checkpoint import Checkpoint, TensorInfo
+from rewriter.copying import rows_of
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats.files import named, opened, read_at
+from rewriter.output import CopyRange, Piece, StridedRange
 from rewriter.plan import open_stacks
 from rewriter.provenance import recorded
 from rewriter.selection import Options
@@ -33,6 +35,21 @@ def first_difference(one: Place, other: Place, nbytes: int) -> int | None:
             right = read_at(there, other.offset + at, step, named(other.path))
             if left != right:
                 return at + next(index for index in range(step) if left[index] != right[index])
+    return None
+
+
+def first_difference_in(one: Place, piece: Piece) -> int | None:
+    """As first_difference, but with the bytes that `piece` of an output is made of."""
+    if isinstance(piece, CopyRange):
+        return first_difference(one, Place(piece.path, piece.offset), piece.nbytes)
+    if not isinstance(piece, StridedRange):
+        return None
+    at = 0
+    with opened(one.path) as (here, _), opened(piece.path) as (there, _):
+        for data in rows_of(there, piece):
+            if read_at(here, one.offset + at, len(data), named(one.path)) != data:
+                return at
+            at += len(data)
     return None
 
 

@@ -6,7 +6,7 @@ Every difference is a Problem, one line: where, expected, found.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from rewriter.checkpoint import GGUF, Checkpoint, LongArray, Problem
 from rewriter.errors import CheckpointError, RewriterError, shown
 from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import named
+from rewriter.formats.pieces import tensor_pieces
+from rewriter.output import Piece
 from rewriter.plan import Plan, effective, make_plan, problems, result
 from rewriter.provenance import recorded
 from rewriter.selection import Options
-from rewriter.tracing import Place, find_layers, first_difference
+from rewriter.tracing import Place, find_layers, first_difference, first_difference_in
 
 _ABSENT = "no such key"
 _OURS = "rewriter"  # what we add ourselves: the provenance
@@ -128,11 +130,20 @@ def _compare_tensors(checkpoint: Checkpoint, expected: Checkpoint, with_bytes: b
             yield Problem(where, f"{wanted.dtype} {list(wanted.shape)}", f"{tensor.dtype} {list(tensor.shape)}")
         elif with_bytes:
             here = Place(checkpoint.shards[tensor.shard].path, tensor.offset)
-            yield from _compare_bytes(
-                where, here, Place(expected.shards[wanted.shard].path, wanted.offset), wanted.nbytes
-            )
+            yield from _compare_tensor(where, here, tensor_pieces(wanted, expected.shards[wanted.shard].path))
     for name in there:
         yield Problem(f"tensor {shown(name, 80)}", "nothing", "a tensor that should be gone")
+
+
+def _compare_tensor(where: str, here: Place, pieces: Iterable[Piece]) -> Iterator[Problem]:
+    """`pieces` are where the tensor's bytes come from, one after the other."""
+    done = 0
+    for piece in pieces:
+        place = first_difference_in(Place(here.path, here.offset + done), piece)
+        if place is not None:
+            yield Problem(where, "the source's bytes", f"another byte at {done + place}")
+            return
+        done += piece.nbytes
 
 
 def _compare_bytes(where: str, here: Place, source: Place, nbytes: int) -> Iterator[Problem]:

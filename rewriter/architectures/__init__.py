@@ -1,8 +1,9 @@
 """Where the layers of an architecture are and which fields follow them: tables, and how they are looked up."""
 
-from rewriter.architectures.entry import Architecture, LayerStack, Pattern
+from rewriter.architectures.entry import Architecture, LayerStack, Limit, Pattern, Shared, Stacked
 from rewriter.architectures.stacks import Stack, all_stacks, find, generic, resolve, select
 
 __all__ = [
-    "Architecture", "LayerStack", "Pattern", "Stack", "all_stacks", "find", "generic", "resolve", "select",
+    "Architecture", "LayerStack", "Limit", "Pattern", "Shared", "Stack", "Stacked", "all_stacks", "find", "generic",
+    "resolve", "select",
 ]  # fmt: skip

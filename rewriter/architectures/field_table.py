@@ -19,6 +19,8 @@ _HUGGINGFACE = {
     ),
     "leading_count": ("first_k_dense_replace", "num_dense_layers", "max_window_layers"),
     "trailing_count": ("num_kv_shared_layers",),
+    "prediction_count": ("num_nextn_predict_layers",),
+    "keyed": ("per_layer_config",),
     "period": (
         "sliding_window_pattern", "_sliding_window_pattern", "full_attention_interval",
         "global_attn_every_n_layers", "no_rope_layer_interval", "interleave_moe_layer_step",
@@ -43,6 +45,7 @@ _GGUF = {
     ),
     "leading_count": ("leading_dense_block_count", "hash_layer_count"),
     "trailing_count": ("attention.shared_kv_layers",),
+    "prediction_count": ("nextn_predict_layers",),
     "period": ("attention.sliding_window_pattern", "full_attention_interval", "interleave_moe_layer_step"),
     "layer_indexes": ("ple.layers",),
     "keep": (
@@ -72,7 +75,7 @@ GENERIC_DOUBTS = {
 # Subtrees of a config.json that describe something else than the stack's layers, whatever they hold.
 NOT_ABOUT_LAYERS = (
     "rope_scaling", "rope_parameters", "quantization_config", "task_specific_params", "id2label", "label2id",
-    "auto_map", "generation_config",
+    "auto_map", "generation_config", "per_layer_config", "mtp_per_layer_config",
 )  # fmt: skip
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from rewriter.architectures.entry import Architecture, LayerStack, Pattern
+from rewriter.architectures.entry import Architecture, LayerStack, Limit, Pattern, Shared
 
 
 def _blocks(
-    *names: str, patterns: tuple[Pattern, ...] = (), exact_counts: tuple[int, ...] = ()
+    *names: str, patterns: tuple[Pattern, ...] = (), limits: tuple[Limit, ...] = ()
 ) -> tuple[Architecture, ...]:
     """One row for each of `names`: architectures with the single stack `blk.N`."""
     stack = LayerStack(
-        name="main", prefixes=("blk.",), count_key="block_count", patterns=patterns, exact_counts=exact_counts
+        name="main",
+        prefixes=("blk.",),
+        count_key="block_count",
+        patterns=patterns,
+        limits=limits,
+        prediction_key="nextn_predict_layers",
     )
     return tuple(Architecture(name=name, format="gguf", stacks=(stack,)) for name in names)
 
@@ -27,12 +32,14 @@ _GEMMA3_WINDOWS = Pattern(
     other=True,
     none_left=(("attention.sliding_window", 0),),
 )
-_T5_BIAS = ("attn_rel_b.weight",)
+_T5_BIAS = (Shared(names=("attn_rel_b.weight",)),)
+
+_NO_SHORTER = "llama.cpp loads no encoder shorter than its decoder (prune --stack decoder first)"
+_SCALE = "llama.cpp scales attention by another number for exactly 62 layers"
 
 ENTRIES: tuple[Architecture, ...] = (
     *_blocks("llama", "qwen2", "qwen3", "phi3", "gpt2", "bert"),
-    # 62 blocks mean the 27B model to llama.cpp, which then scales attention by another number.
-    *_blocks("gemma3", patterns=(_GEMMA3_WINDOWS,), exact_counts=(62,)),
+    *_blocks("gemma3", patterns=(_GEMMA3_WINDOWS,), limits=(Limit(kind="counts", value=(62,), why=_SCALE),)),
     Architecture(
         name="t5",
         format="gguf",
@@ -42,14 +49,14 @@ ENTRIES: tuple[Architecture, ...] = (
                 prefixes=("dec.blk.",),
                 count_key="decoder_block_count",
                 count_default="block_count",
-                first_layer_only=_T5_BIAS,
+                shared=_T5_BIAS,
             ),
             LayerStack(
                 name="encoder",
                 prefixes=("enc.blk.",),
                 count_key="block_count",
-                first_layer_only=_T5_BIAS,
-                at_least="decoder",  # llama.cpp sizes its list of blocks by the encoder's count
+                shared=_T5_BIAS,
+                limits=(Limit(kind="as_long_as", value="decoder", why=_NO_SHORTER),),
             ),
         ),
     ),

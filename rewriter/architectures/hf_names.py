@@ -6,25 +6,30 @@ transformers 5 writes older names back on save, other files carry the newer ones
 
 from __future__ import annotations
 
-from rewriter.architectures.entry import Architecture, LayerStack, Pattern
+from rewriter.architectures.entry import Architecture, LayerStack, Pattern, Shared
 
 
 def _decoder(
     *names: str,
     prefixes: tuple[str, ...] = ("model.layers.", "layers."),
     count_key: str = "num_hidden_layers",
+    aliases: tuple[str, ...] = (),
     fields: tuple[tuple[str, str], ...] = (),
     defaults: tuple[tuple[str, int], ...] = (),
     patterns: tuple[Pattern, ...] = (),
-    warn_fields: tuple[tuple[str, str], ...] = (),
+    warnings: tuple[tuple[str, str], ...] = (),
 ) -> tuple[Architecture, ...]:
     """One row for each of `names`: model types with a single stack."""
     stack = LayerStack(
-        name="main", prefixes=prefixes, count_key=count_key, fields=fields, defaults=defaults, patterns=patterns
+        name="main",
+        prefixes=prefixes,
+        count_key=count_key,
+        aliases=aliases,
+        fields=fields,
+        defaults=defaults,
+        patterns=patterns,
     )
-    return tuple(
-        Architecture(name=name, format="huggingface", stacks=(stack,), warn_fields=warn_fields) for name in names
-    )
+    return tuple(Architecture(name=name, format="huggingface", stacks=(stack,), warnings=warnings) for name in names)
 
 
 def _several(name: str, *stacks: LayerStack) -> tuple[Architecture, ...]:
@@ -41,11 +46,12 @@ _GEMMA3_WINDOWS = Pattern(
     other="sliding_attention",
 )
 _GEMMA3_UNREAD = (("_sliding_window_pattern", "keep"),)
+_ALIAS = ("num_hidden_layers",)
 _BERT = ("encoder.layer.", "bert.encoder.layer.")
 _VIT = ("vit.encoder.layer.", "encoder.layer.", "vit.layers.", "layers.")
 _SIGLIP_IN = ("vision_tower.vision_model.encoder.layers.", "vision_tower.encoder.layers.")
 _TEXT_IN = ("language_model.model.layers.", "model.language_model.layers.", "language_model.layers.")
-_T5_BIAS = ("layer.0.SelfAttention.relative_attention_bias.weight",)
+_T5_BIAS = (Shared(names=("layer.0.SelfAttention.relative_attention_bias.weight",)),)
 
 ENTRIES: tuple[Architecture, ...] = (
     *_decoder("llama", "mistral", "phi3", "mixtral"),
@@ -56,7 +62,8 @@ ENTRIES: tuple[Architecture, ...] = (
         "gpt2",
         prefixes=("transformer.h.", "h."),
         count_key="n_layer",
-        warn_fields=(("scale_attn_by_inverse_layer_idx", "attention is scaled by the new layer number"),),
+        aliases=_ALIAS,
+        warnings=(("scale_attn_by_inverse_layer_idx", "attention is scaled by the new layer number"),),
     ),
     *_decoder("bert", prefixes=_BERT),
     *_decoder("vit", prefixes=_VIT),
@@ -82,13 +89,16 @@ ENTRIES: tuple[Architecture, ...] = (
             prefixes=("decoder.block.",),
             count_key="num_decoder_layers",
             count_default="num_layers",
-            first_layer_only=_T5_BIAS,
+            shared=_T5_BIAS,
+            optional=True,
         ),
         LayerStack(
             name="encoder",
             prefixes=("encoder.block.",),
             count_key="num_layers",
-            first_layer_only=_T5_BIAS,
+            aliases=_ALIAS,
+            shared=_T5_BIAS,
+            optional=True,
         ),
     ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rewriter.architectures import gguf_names, hf_names
 from rewriter.architectures.entry import Architecture, LayerStack
@@ -19,6 +19,9 @@ from rewriter.errors import CheckpointError, RequestError, UnsupportedError, sho
 _ENTRIES = {(entry.format, entry.name): entry for entry in (*hf_names.ENTRIES, *gguf_names.ENTRIES)}
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _FIRST_NUMBER = re.compile(r"(.*?\.)([0-9]+)(?:\.|$)", re.ASCII)
+_PREDICTION_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layers"}
+_MOST_LAYERS = 100_000
+_NOWHERE = "\0"  # a prefix that no tensor name begins with
 _COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_count")
 
 
@@ -26,7 +29,8 @@ _COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_
 class Stack:
     """A stack that is really there: its entry, the prefix its tensors carry, how many layers they make.
 
-    `scope`, `count_key` and `count_default` are whole metadata keys here, "" where there is none.
+    `scope`, `count_key` and `count_default` are whole metadata keys here, "" where there is none. `predictions` more
+    layers follow the main ones; `counts_predictions` says that the count includes them.
     """
 
     entry: LayerStack
@@ -35,6 +39,9 @@ class Stack:
     scope: str = ""
     count_key: str = ""
     count_default: str = ""
+    aliases: tuple[str, ...] = ()
+    predictions: int = 0
+    counts_predictions: bool = False
 
     @property
     def name(self) -> str:
@@ -48,8 +55,17 @@ class Stack:
         return int(name[len(self.prefix) :].partition(".")[0])
 
     def key(self, key: str) -> str:
-        """The whole metadata key for one that is relative to the scope."""
+        """The whole metadata key for one that is relative to the scope; `/key` and `file.json:key` are whole."""
+        if not key or ".json:" in key:
+            return key
+        if key.startswith("/"):
+            return key[1:]
         return f"{self.scope}.{key}" if self.scope else key
+
+    def beside(self, name: str) -> str:
+        """The whole name for one that stands beside the stack: `bbox_embed.` beside `model.decoder.layers.`."""
+        parent = self.prefix.rstrip(".").rpartition(".")[0]
+        return name[1:] if name.startswith("/") else f"{parent}.{name}" if parent else name
 
 
 def table_of(checkpoint: Checkpoint) -> str:
@@ -73,8 +89,8 @@ def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, 
     Raises CheckpointError for gaps, aliases and doubtful prefixes, UnsupportedError if there is no stack at all.
     """
     names = [tensor.name for tensor in checkpoint.tensors]
-    found = ((entry, _prefix(names, entry.prefixes)) for entry in architecture.stacks)
-    stacks = tuple(_stack(checkpoint, entry, prefix, _count(names, prefix)) for entry, prefix in found if prefix)
+    stacks = tuple(stack for entry in architecture.stacks if (stack := _resolved(checkpoint, names, entry)) is not None)
+    _check_absent(checkpoint, architecture, stacks)
     if not stacks:
         expected = " or ".join(entry.prefixes[0] + "N" for entry in architecture.stacks)
         raise UnsupportedError(
@@ -83,14 +99,49 @@ def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, 
     return stacks
 
 
-def _stack(checkpoint: Checkpoint, entry: LayerStack, prefix: str, count: int) -> Stack:
+def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...]) -> None:
+    """A stack that the metadata counts must be there: under a name nobody knows, another one would pass for it."""
+    there = {stack.name for stack in stacks}
+    for entry in architecture.stacks:
+        stated = checkpoint.value(_with_keys(checkpoint, entry).count_key)
+        if stacks and entry.name not in there and not entry.optional and type(stated) is int and stated > 0:
+            raise UnsupportedError(
+                f"the metadata counts {stated} layers in stack {entry.name}, the tensors show none under a known name "
+                f"such as {shown(entry.prefixes[0])}N"
+            )
+
+
+def _resolved(checkpoint: Checkpoint, names: list[str], entry: LayerStack) -> Stack | None:
+    stack = _with_keys(checkpoint, entry)
+    if not entry.stored_layers:  # all layers share one: the metadata alone counts them
+        stated = checkpoint.value(stack.count_key)
+        return replace(stack, count=stated) if type(stated) is int and 0 < stated < _MOST_LAYERS else None
+    prefix = _prefix(names, entry.prefixes)
+    if not prefix:
+        return None
+    total = _count(names, prefix)
+    predictions = _predictions(checkpoint, stack, total)
+    return replace(stack, prefix=prefix, count=total - predictions, predictions=predictions)
+
+
+def _with_keys(checkpoint: Checkpoint, entry: LayerStack) -> Stack:
     """In a GGUF every key starts with the architecture; in a config.json the nesting says what a key is about."""
     if table_of(checkpoint) == HUGGINGFACE:
         scope = entry.count_key.rpartition(".")[0]
-        return Stack(entry, prefix, count, scope, entry.count_key, entry.count_default)
+        stack = Stack(entry, _NOWHERE, 0, scope, entry.count_key, entry.count_default)
+        return replace(stack, aliases=tuple(map(stack.key, entry.aliases)))
     scope = checkpoint.architecture
-    keys = (f"{scope}.{key}" if key else "" for key in (entry.count_key, entry.count_default))
-    return Stack(entry, prefix, count, scope, *keys)
+    count_key, count_default = (f"{scope}.{key}" if key else "" for key in (entry.count_key, entry.count_default))
+    return Stack(entry, _NOWHERE, 0, scope, count_key, count_default, counts_predictions=True)
+
+
+def _predictions(checkpoint: Checkpoint, stack: Stack, total: int) -> int:
+    """How many of `total` layers are prediction layers. A checkpoint that was saved again may have lost them."""
+    value = checkpoint.value(stack.key(stack.entry.prediction_key)) if stack.entry.prediction_key else None
+    number = value if type(value) is int and 0 < value < total else 0
+    if stack.counts_predictions or checkpoint.value(stack.count_key) == total - number:
+        return number
+    return 0
 
 
 def _prefix(names: list[str], spellings: Iterable[str]) -> str:
@@ -158,7 +209,7 @@ def generic(checkpoint: Checkpoint) -> Architecture:
     counts = {prefix: len(labels) for prefix, labels in lists.items() if not _flaw(labels)}
     keys = _count_keys(checkpoint)
     if checkpoint.metadata:
-        pairs = [(prefix, key) for prefix, number in counts.items() for key in keys if keys[key] == number]
+        pairs = [(prefix, key) for prefix, number in counts.items() for key in keys if number in keys[key]]
     else:
         pairs = [(prefix, "") for prefix in counts]
     if len({(prefix, key.rpartition(".")[0]) for prefix, key in pairs}) != 1:
@@ -166,26 +217,36 @@ def generic(checkpoint: Checkpoint) -> Architecture:
     return _generic_entry(checkpoint, pairs[0][0], [key for _, key in pairs])
 
 
-def _seen(counts: dict[str, int], keys: dict[str, int]) -> str:
+def _seen(counts: dict[str, int], keys: dict[str, tuple[int, ...]]) -> str:
     lists = ", ".join(f"{shown(prefix)}N has {number}" for prefix, number in list(counts.items())[:4])
-    stated = ", ".join(f"{shown(key)} is {value}" for key, value in list(keys.items())[:4])
+    stated = ", ".join(f"{shown(key)} is {values[0]}" for key, values in list(keys.items())[:4])
     return f"lists in the tensors: {lists or 'none'}; counts in the metadata: {stated or 'none'}"
 
 
 def _generic_entry(checkpoint: Checkpoint, prefix: str, keys: list[str]) -> Architecture:
     table = table_of(checkpoint)
-    relative = [key.removeprefix(checkpoint.architecture + ".") if table == GGUF else key for key in keys]
-    aliases = tuple((key.rpartition(".")[2], "count") for key in relative[1:])
-    stack = LayerStack(name="main", prefixes=(prefix,), count_key=relative[0], fields=aliases)
+    first = keys[0].rpartition(".")[2] if table == GGUF else keys[0]
+    aliases = tuple(key.rpartition(".")[2] for key in keys[1:])
+    stack = LayerStack(
+        name="main", prefixes=(prefix,), count_key=first, aliases=aliases, prediction_key=_PREDICTION_KEYS[table]
+    )
     return Architecture(name=checkpoint.architecture or "unknown", format=table, stacks=(stack,))
 
 
-def _count_keys(checkpoint: Checkpoint) -> dict[str, int]:
-    return {
-        key: value
-        for key, value in checkpoint.metadata.items()
-        if key.rpartition(".")[2] in _COUNT_KEYS and isinstance(value, int) and not isinstance(value, bool)
-    }
+def _count_keys(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Keys that count layers -> how many the tensors then have: prediction layers may come on top.
+
+    In a GGUF only what stands under its own architecture is about it.
+    """
+    own = checkpoint.architecture + "." if table_of(checkpoint) == GGUF else ""
+    counts: dict[str, tuple[int, ...]] = {}
+    for key, value in checkpoint.metadata.items():
+        scope, _, name = key.rpartition(".")
+        if name in _COUNT_KEYS and type(value) is int and (table_of(checkpoint) != GGUF or scope + "." == own):
+            predictions = checkpoint.metadata.get(f"{scope}.{_PREDICTION_KEYS[HUGGINGFACE]}".lstrip("."))
+            more = predictions if table_of(checkpoint) != GGUF and type(predictions) is int else 0
+            counts[key] = (value, value + more)
+    return counts
 
 
 def all_stacks(checkpoint: Checkpoint, architecture: Architecture | None) -> tuple[Stack, ...]:

@@ -6,8 +6,8 @@ import inspect
 
 import typer
 
-from rewriter.architectures.stacks import entries
 from rewriter.cli import show
+from rewriter.inspection import architecture_rows as rows
 from rewriter.strategies import STRATEGIES
 
 listing = typer.Typer(help="Show what there is: strategies, architectures.", no_args_is_help=True)
@@ -26,10 +26,9 @@ def strategies() -> None:
 
 @listing.command()
 def architectures() -> None:
-    """Architectures with rules, and the stacks of each.
+    """Architectures with rules, their stacks, and what limits the layers that may go.
 
     Example: `rewriter list architectures`
     """
-    rows = [(entry.format, entry.name, ", ".join(stack.name for stack in entry.stacks)) for entry in entries()]
-    for table, name, stacks in sorted(rows):
-        show.console().print(f"{table:12} {name:16} {stacks}")
+    for row in sorted(rows()):
+        show.console().print("{:12} {:24} {:20} {}".format(*row).rstrip())

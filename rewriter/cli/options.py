@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.selection import Options, Selection, choose
 
-_LAYERS, _FIELDS = "Which layers", "Unknown architectures"
+_LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
 
 Source = Annotated[
     str,
@@ -44,7 +44,9 @@ class Request:
             """Exact, so that a target size is met to the byte."""
             return layout(make_plan(checkpoint, kept, self.options), name).nbytes
 
-        return make_plan(checkpoint, choose(self.selection, stack.count, size_of), self.options)
+        kept = choose(self.selection, stack.count, size_of, stack.predictions)
+        dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
+        return make_plan(checkpoint, kept, replace(self.options, drop_mtp=True) if dropped else self.options)
 
 
 def _layers(help: str, metavar: str, **settings: int) -> object:
@@ -67,6 +69,9 @@ def _request(
     stack: Annotated[
         str, _layers("Which stack: encoder, decoder, text, vision, ... (`inspect` shows them).", "NAME")
     ] = "main",
+    drop_mtp: Annotated[
+        bool, typer.Option("--drop-mtp", help="Drop the prediction layers too.", rich_help_panel=_LAYERS)
+    ] = False,
     generic: Annotated[
         bool, typer.Option("--generic", help="Go by tensor names and layer count alone.", rich_help_panel=_FIELDS)
     ] = False,
@@ -78,13 +83,26 @@ def _request(
         list[str] | None,
         typer.Option(metavar="KEY", help="This list has one entry per layer: cut it.", rich_help_panel=_FIELDS),
     ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Take the nearest selection that works.", rich_help_panel=_REFUSALS)
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Write what was refused for what it computes, with a warning.", rich_help_panel=_REFUSALS
+        ),
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse what would be written with a warning.", rich_help_panel=_REFUSALS)
+    ] = False,
     no_provenance: Annotated[
         bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
     ] = False,
 ) -> Request:
     selection = Selection(drop, keep, strategy, count, ratio, target_size, protect_first, protect_last)
     fields = tuple(keep_field or ()), tuple(per_layer_field or ())
-    return Request(selection, Options(stack, generic, *fields, provenance=not no_provenance))
+    options = Options(stack, generic, *fields, not no_provenance, force, align, strict, drop_mtp)
+    return Request(selection, options)
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:

@@ -26,6 +26,7 @@ from rewriter.formats.gguf_header import (
     open_shard,
     tensor_record,
 )
+from rewriter.formats.pieces import tensor_pieces
 from rewriter.output import CopyRange, Literal, Output, OutputFile, Piece, merged
 from rewriter.plan import Plan
 
@@ -170,6 +171,10 @@ def _padding(nbytes: int, alignment: int) -> Literal:
 def _data_pieces(plan: Plan, tensor: TensorInfo, alignment: int) -> Iterator[Piece]:
     """The tensor and its padding: the source's own where it is there, so that neighbours stay one range."""
     shard = plan.checkpoint.shards[tensor.shard]
+    if tensor.cut is not None:
+        yield from tensor_pieces(tensor, shard.path)
+        yield _padding(tensor.nbytes, alignment)
+        return
     padded = aligned(tensor.nbytes, alignment)
     there = shard.alignment == alignment and tensor.offset + padded <= shard.stamp.size
     yield CopyRange(shard.path, tensor.offset, padded if there else tensor.nbytes)

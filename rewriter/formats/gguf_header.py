@@ -162,7 +162,7 @@ def _placed(
             raise CheckpointError(
                 f"tensor {shown(name)} ends at byte {start + offset + nbytes}, the file has {size}: it is cut off"
             )
-        yield TensorInfo(name, dtype, shape, shard, start + offset, nbytes)
+        yield TensorInfo(name, dtype, shape, shard, start + offset, nbytes, block)
         at = aligned(offset + nbytes, alignment)
 
 

@@ -25,6 +25,7 @@ from rewriter.output import CopyRange, Literal, Output, OutputFile
 from rewriter.plan import Plan
 
 CONFIG = "config.json"
+PATCHED = ("generation_config.json",)  # other files whose fields may follow the layers
 PROVENANCE_FILE = "rewriter.json"
 PROVENANCE_ENTRY = "rewriter"  # in the __metadata__ of a lone file
 _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<rest>\.safetensors)")
@@ -68,7 +69,7 @@ def open_directory(path: Path) -> Checkpoint:
     """Open a Hugging Face directory."""
     index, names = weight_files(path)
     opened = tuple(safetensors.open_shard(str(path / name), name, number) for number, name in enumerate(names))
-    documents = [_document(path / name, name) for name in (CONFIG,) if (path / name).exists()]
+    documents = [_document(path / name, name) for name in (CONFIG, *PATCHED) if (path / name).exists()]
     if index is not None:
         documents.append(index)
         _check_index(index, opened)
@@ -115,12 +116,23 @@ def _checkpoint(
         architecture=_model_type(config),
         shards=tuple(shard for shard, _, _ in opened),
         tensors=tensors,
-        metadata=json_text.flatten(config),
+        metadata={**json_text.flatten(config), **_others(documents)},
         header_sha256=digest.hexdigest(),
         documents=documents,
         nbytes=sum(shard.stamp.size for shard, _, _ in opened),
         **rest,
     )
+
+
+def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
+    """The top members of the other files, each under `file.json:key`."""
+    values = ((document.name, json_text.parse(document.text, document.name)) for document in documents)
+    return {
+        f"{name}:{key}": member
+        for name, value in values
+        if name in PATCHED and isinstance(value, dict)
+        for key, member in value.items()
+    }
 
 
 def _model_type(config: Mapping[str, Any]) -> str:

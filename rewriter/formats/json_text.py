@@ -6,6 +6,7 @@ Configs are written by many tools: number spellings, key order, indentation and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from rewriter.errors import CheckpointError, shown
 
 _DECODER = json.JSONDecoder()
+_DOT = re.compile(r"(?<!\\)\.")
+_FIRST_INDENT = re.compile(r'\{[ \t\r]*\n([ \t]*)"')
 
 
 def parse(text: str, where: str) -> Any:
@@ -42,15 +45,19 @@ def decode(raw: bytes, where: str) -> str:
 
 
 def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Every member of nested objects under its dotted key; the objects themselves are there too."""
+    """Every member of nested objects under its dotted key; the objects themselves are there too.
+
+    A dot inside a member's own name is written as a backslash and a dot.
+    """
     flat: dict[str, Any] = {}
     pending = [("", value)]
     while pending:
         prefix, members = pending.pop()
         for key, member in members.items():
-            flat[prefix + key] = member
+            name = prefix + key.replace(".", "\\.")
+            flat[name] = member
             if isinstance(member, dict):
-                pending.append((f"{prefix}{key}.", member))
+                pending.append((name + ".", member))
     return flat
 
 
@@ -60,13 +67,16 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
     New values take the style of the text: indented where the text is.
     """
     for key, value in changes.items():
-        text = _with(text, key.split("."), value)
+        text = _with(text, [part.replace("\\.", ".") for part in _DOT.split(key)], value)
     return text
 
 
 def _with(text: str, path: list[str], value: Any) -> str:
     start = _skip(text, 0)
     for depth, key in enumerate(path, 1):
+        if text[start] != "{":  # null stands for an object of defaults
+            end = _DECODER.raw_decode(text, start)[1]
+            return text[:start] + _dumped(text, _nested(path[depth - 1 :], value), depth - 1, "[") + text[end:]
         spans = _members(text, start)
         if key not in spans:
             return _added(text, start, spans, path[depth - 1 :], value, depth)
@@ -94,9 +104,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _added(text: str, start: int, spans: dict[str, tuple[int, int]], path: list[str], value: Any, depth: int) -> str:
-    for key in reversed(path[1:]):
-        value = {key: value}
-    member = f"{json.dumps(path[0])}: {_dumped(text, value, depth, '[')}"
+    member = f"{json.dumps(path[0])}: {_dumped(text, _nested(path[1:], value), depth, '[')}"
     if not spans:
         return text[: start + 1] + member + text[start + 1 :]
     end = max(end for _, end in spans.values())
@@ -105,10 +113,16 @@ def _added(text: str, start: int, spans: dict[str, tuple[int, int]], path: list[
     return text[:end] + gap + member + text[end:]
 
 
+def _nested(path: list[str], value: Any) -> Any:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
 def _indent(text: str) -> str | None:
     """What one level is indented by, None if the text stands on one line."""
-    first = text[_skip(text, 0) + 1 :].partition('"')[0]
-    return first.rpartition("\n")[2] if "\n" in first else None
+    first = _FIRST_INDENT.match(text, _skip(text, 0))
+    return first[1] if first else None
 
 
 def _dumped(text: str, value: Any, depth: int, old: str) -> str:

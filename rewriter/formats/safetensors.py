@@ -19,7 +19,8 @@ from rewriter.checkpoint import Field, Shard, Stamp, TensorInfo
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import opened, read_at
-from rewriter.output import CopyRange, Literal, Piece, merged
+from rewriter.formats.pieces import tensor_pieces
+from rewriter.output import Literal, Piece, merged
 
 HEADER_LIMIT = 100_000_000
 DIMENSION_LIMIT = 64  # torch's and numpy's own; a product of thousands of large numbers takes forever
@@ -104,7 +105,7 @@ def _tensor(name: str, entry: object, shard: int, start: int) -> TensorInfo:
             f"tensor {shown(name)}: {dtype} of shape {shown(list(shape))} needs {size / 8:g} bytes, "
             f"its offsets {begin} to {end} give {end - begin}"
         )
-    return TensorInfo(name, dtype, tuple(shape), shard, start + begin, end - begin, members or None)
+    return TensorInfo(name, dtype, tuple(shape), shard, start + begin, end - begin, extra=members or None)
 
 
 def _check_coverage(tensors: Iterable[TensorInfo], start: int, size: int, name: str) -> None:
@@ -143,7 +144,7 @@ def pieces(
     header |= {name: _entry(tensor, offsets[name]) for tensor, name in copies}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    ranges = (CopyRange(path_of(tensor.shard), tensor.offset, tensor.nbytes) for tensor, _ in order)
+    ranges = (piece for tensor, _ in order for piece in tensor_pieces(tensor, path_of(tensor.shard)))
     return merged([Literal(struct.pack("<Q", len(text)) + text), *ranges])
 
 
