@@ -9,18 +9,41 @@
 No tensor is loaded and no framework is imported: bytes move from file to file.
 """
 
-from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
-from rewriter.errors import CheckpointError, OutputError, RequestError, RewriterError, UnsupportedError
-from rewriter.formats import layout, open_checkpoint
-from rewriter.output import Output, OutputFile
-from rewriter.plan import Plan, make_plan
-from rewriter.selection import Options, parse_layers
-from rewriter.verify import verify
-from rewriter.version import VERSION as __version__
-from rewriter.writing import write
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
+    from rewriter.errors import CheckpointError, OutputError, RequestError, RewriterError, UnsupportedError
+    from rewriter.formats import layout, open_checkpoint
+    from rewriter.output import Output, OutputFile
+    from rewriter.plan import Plan, make_plan
+    from rewriter.selection import Options, parse_layers
+    from rewriter.verifying import verify
+    from rewriter.version import VERSION as __version__
+    from rewriter.writing import write
+
+# Loaded when first asked for: the command line must be able to handle Ctrl-C before anything slow is imported.
+_HOMES = {
+    "Checkpoint": "checkpoint", "FieldEdit": "checkpoint", "LayerMap": "checkpoint", "Problem": "checkpoint",
+    "TensorInfo": "checkpoint", "CheckpointError": "errors", "OutputError": "errors", "RequestError": "errors",
+    "RewriterError": "errors", "UnsupportedError": "errors", "layout": "formats", "open_checkpoint": "formats",
+    "Output": "output", "OutputFile": "output", "Plan": "plan", "make_plan": "plan", "Options": "selection",
+    "parse_layers": "selection", "verify": "verifying", "write": "writing",
+}  # fmt: skip
 
 __all__ = [
     "Checkpoint", "CheckpointError", "FieldEdit", "LayerMap", "Options", "Output", "OutputError", "OutputFile",
     "Plan", "Problem", "RequestError", "RewriterError", "TensorInfo", "UnsupportedError", "__version__", "layout",
     "make_plan", "open_checkpoint", "parse_layers", "verify", "write",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return import_module("rewriter.version").VERSION
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rewriter' has no attribute {name!r}")
+    value = getattr(import_module(f"rewriter.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -102,6 +102,7 @@ class Document:
     name: str
     path: str
     text: str
+    stamp: Stamp
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import sqrt
 
 from rewriter import fields
@@ -34,6 +34,7 @@ def metadata_edits(
     for problem in count_problems(checkpoint, stacks):
         raise CheckpointError(str(problem))
     rules = field_rules(checkpoint, stacks, stack, options)
+    _refuse_unknown(checkpoint, stacks, stack, rules)
     if not layers.dropped:
         for key, rule in rules.items():
             fields.apply(rule, key, checkpoint.metadata[key], layers)
@@ -107,10 +108,9 @@ def count_problems(checkpoint: Checkpoint, stacks: Iterable[Stack]) -> Iterator[
 
 
 def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> dict[str, str]:
-    """Whole key -> rule for every field that follows the layers of `stack`.
+    """Whole key -> rule for every field that follows the layers of `stack`, "keep" for those known not to.
 
-    Raises UnsupportedError for a list as long as the stack that no rule knows, RequestError for a
-    `--keep-field` or `--per-layer-field` that is not there.
+    Raises RequestError for a `--keep-field` or `--per-layer-field` that is not there.
     """
     asked = {**_asked(checkpoint, stack, options.keep_fields, "keep")}
     asked |= _asked(checkpoint, stack, options.per_layer_fields, "per_layer")
@@ -118,15 +118,21 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
     own = {key: key.removeprefix(stack.scope + ".") for key in checkpoint.metadata if _in_scope(key, stack, elsewhere)}
     rules = {key: rule for key, name in own.items() if (rule := _rule(checkpoint, stack, name))}
     rules |= {stack.key(key): rule for key, rule in stack.entry.fields if stack.key(key) in checkpoint.metadata}
-    rules |= asked
-    for key, name in own.items():
-        if key not in rules and _as_long(checkpoint.metadata[key], stack) and not _is_apart(name):
-            raise UnsupportedError(
-                f"{shown(name)} has one entry for each of the {stack.count} layers, or as many by chance, and no "
-                f"rule says which: --per-layer-field {shown(name)} cuts it, --keep-field {shown(name)} leaves it"
-            )
     root = {key: rule for key, rule in ROOT_FIELDS[table_of(checkpoint)].items() if key in checkpoint.metadata}
-    return {**{key: rule for key, rule in rules.items() if rule != "keep"}, **root}
+    return {**rules, **root, **asked}
+
+
+def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]) -> None:
+    """Raise UnsupportedError for a list as long as the stack that no rule knows."""
+    elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
+    for key, value in checkpoint.metadata.items():
+        name = key.removeprefix(stack.scope + ".")
+        if key in rules or not _in_scope(key, stack, elsewhere) or _is_apart(name) or not _as_long(value, stack):
+            continue
+        raise UnsupportedError(
+            f"{shown(name)} has one entry for each of the {stack.count} layers, or as many by chance, and no "
+            f"rule says which: --per-layer-field {shown(name)} cuts it, --keep-field {shown(name)} leaves it"
+        )
 
 
 def period_fields(checkpoint: Checkpoint, stack: Stack) -> dict[str, int]:

@@ -36,7 +36,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             {"name": shard.name, "bytes": shard.stamp.size, "tensors": _count(checkpoint, index)}
             for index, shard in enumerate(checkpoint.shards)
         ],
-        "side_files": [file.name for file in checkpoint.side_files],
+        "side_files": sorted([*(file.name for file in checkpoint.side_files), *_patched(checkpoint)]),
         "left_behind": list(checkpoint.left_behind),
         "provenance": checkpoint.provenance,
     }
@@ -87,6 +87,12 @@ def _stack(stack: Stack, layers: dict[int | None, list[TensorInfo]], main: bool)
             for layer, tensors in layers.items()
         ],
     }
+
+
+def _patched(checkpoint: Checkpoint) -> list[str]:
+    """Documents besides the config and the index."""
+    names = (document.name for document in checkpoint.documents)
+    return [name for name in names if name != "config.json" and not name.endswith("index.json")]
 
 
 def _count(checkpoint: Checkpoint, shard: int) -> int:

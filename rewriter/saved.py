@@ -13,7 +13,7 @@ from typing import Any
 from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
 from rewriter.errors import CheckpointError, RequestError, shown
 from rewriter.formats import json_text
-from rewriter.formats.files import named, read_small
+from rewriter.formats.files import named, read_document
 from rewriter.plan import Plan, make_plan
 from rewriter.provenance import edit_to_json, options_from_json
 from rewriter.selection import Options
@@ -36,7 +36,7 @@ class SavedPlan:
 
 def load_plan(path: str | Path) -> SavedPlan:
     """Read the plan saved at `path`. Raises CheckpointError if it is not one."""
-    value = json_text.parse(json_text.decode(read_small(path), named(path)), named(path))
+    value = json_text.parse(read_document(Path(path), named(path)).text, named(path))
     try:
         if value["kind"] != "rewriter-plan" or value["schema"] != 1:
             raise KeyError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from rewriter.copying import Progress
@@ -11,7 +12,7 @@ from rewriter.formats import layout, open_checkpoint
 from rewriter.output import Output
 from rewriter.plan import Plan
 from rewriter.rewrite import execute
-from rewriter.verify import check_plan
+from rewriter.verifying import check_plan
 
 
 def write(
@@ -21,12 +22,14 @@ def write(
     overwrite: bool = False,
     verify_bytes: bool = False,
     progress: Progress = lambda nbytes: None,
+    committed: Callable[[], None] = lambda: None,
 ) -> Output:
     """Write what `plan` says to `destination` and return what was written.
 
     The output has the source's kind and layout. Its structure is checked before it appears, with `verify_bytes`
-    its tensors' bytes too. `progress(nbytes)` is called as bytes are written. Raises OutputError for the
-    destination, CheckpointError when the source changes meanwhile or the result is not what it should be.
+    its tensors' bytes too. `progress(nbytes)` is called as bytes are written, `committed()` once the output has
+    appeared. Raises OutputError for the destination, CheckpointError when the source changes meanwhile or the
+    result is not what it should be.
     """
     if not os.fspath(destination):
         raise OutputError("the destination has no name")
@@ -36,5 +39,5 @@ def write(
     def check(staged: Path) -> None:
         check_plan(open_checkpoint(staged), plan, verify_bytes)
 
-    execute(output, target, overwrite=overwrite, progress=progress, check=check)
+    execute(output, target, overwrite=overwrite, progress=progress, check=check, committed=committed)
     return output

@@ -343,5 +343,4 @@ def test_the_fields_of_a_stack_at_the_top_are_not_those_of_a_nested_one():
     config = {"layer_types": [S] * 4, "vision_config": {"layer_types": [S] * 4, "what": [1] * 4}}
     checkpoint = hf("x", numbered("x.", 4), config)
     assert field_rules(checkpoint, (top, nested), top, BARE) == {"layer_types": "per_layer"}
-    with pytest.raises(UnsupportedError, match="--per-layer-field what"):
-        field_rules(checkpoint, (top, nested), nested, BARE)
+    assert field_rules(checkpoint, (top, nested), nested, BARE) == {"vision_config.layer_types": "per_layer"}

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewriter.errors import CheckpointError
-from rewriter.formats.json_text import decode, edited, flatten, parse, plain
+from rewriter.formats.files import read_document
+from rewriter.formats.json_text import edited, flatten, parse, plain
 
 quick = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -170,10 +171,12 @@ def test_what_other_tools_write_is_read(value):
     assert list(parse(f'{{"a": {value}}}', "x")) == ["a"]
 
 
-def test_what_is_no_utf_8():
-    assert decode("caf\u00e9".encode(), "x") == "caf\u00e9"
+def test_what_is_no_utf_8(tmp_path):
+    (tmp_path / "good").write_bytes("caf\u00e9".encode())
+    assert read_document(tmp_path / "good", "x").text == "caf\u00e9"
+    (tmp_path / "bad").write_bytes(b"{}\xff")
     with pytest.raises(CheckpointError, match=r"config\.json is not UTF-8: invalid start byte at byte 2"):
-        decode(b"{}\xff", "config.json")
+        read_document(tmp_path / "bad", "config.json")
 
 
 def test_flatten():

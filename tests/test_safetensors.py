@@ -48,7 +48,7 @@ HOSTILE = {
     "shape of booleans": (file_of({"a": entry(0, 4, shape=[True])}), "must be numbers"),
     "negative shape": (file_of({"a": entry(0, 4, shape=[-1])}), "must be numbers"),
     "shape of 2^63": (file_of({"a": entry(0, 4, shape=[2**63])}), "must be numbers"),
-    "shape overflow": (file_of({"a": entry(0, 4, shape=[2**62, 4])}), "needs"),
+    "shape overflow": (file_of({"a": entry(0, 4, shape=[2**62, 4])}), "too large"),
     "100 dimensions": (file_of({"a": entry(0, 4, shape=[1] * 100)}), "at most 64"),
     "negative offset": (file_of({"a": entry(-4, 0)}), "must be numbers"),
     "offsets backwards": (file_of({"a": entry(4, 0)}), "give -4"),
@@ -64,7 +64,7 @@ HOSTILE = {
     "bytes after": (file_of({"a": entry(0, 4)}, bytes(5)), "tensors end at byte"),
     "metadata is a list": (file_of({"__metadata__": [], "a": entry(0, 4)}), "must map strings to strings"),
     "metadata of numbers": (file_of({"__metadata__": {"a": 1}, "a": entry(0, 4)}), "must map strings to strings"),
-    "name of half a character": (file_of(b'{"\\ud800": ' + json.dumps(entry(0, 4)).encode() + b"}"), "tensor \\ud800"),
+    "name of half a character": (file_of(b'{"\\ud800": ' + json.dumps(entry(0, 4)).encode() + b"}"), "not UTF-8"),
 }
 
 
@@ -87,7 +87,6 @@ MALFORMED = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="accepted, or UnicodeEncodeError when the header is written")
 @pytest.mark.parametrize("header", MALFORMED.values(), ids=MALFORMED)
 def test_what_the_library_refuses_is_refused(header, tmp_path):
     with pytest.raises(Exception, match="eader"):

@@ -330,7 +330,6 @@ def test_a_threshold_left_alone(tmp_path):
     assert [str(problem) for problem in verify(target, source)] == ["first_k_dense_replace: expected 1, found 3"]
 
 
-@pytest.mark.xfail(strict=True, reason="UnsupportedError for the output, which is asked about 3 layers as if anew")
 @pytest.mark.parametrize("kind", ["gguf", "directory"])
 def test_a_list_that_is_as_long_as_the_new_count(kind, tmp_path):
     if kind == "gguf":

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 bad input, refused or not as it must be, 2 wrong usage, 12
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from types import FrameType
@@ -12,6 +13,12 @@ from types import FrameType
 
 class Stopped(BaseException):
     """A signal asked the program to end. No ordinary handler may swallow it."""
+
+
+class Progress:
+    """How far the program has come, for what it says when a signal ends it."""
+
+    committed = False
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -23,9 +30,13 @@ def main() -> None:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _stop)
+        for stream in (sys.stdout, sys.stderr):  # a terminal may know only ASCII, a name may be no UTF-8
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         _run()
     except Stopped as stopped:
-        _end(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; nothing was written")
+        state = "the output is complete" if Progress.committed else "nothing was written"
+        _end(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
 
 
 def _run() -> None:
@@ -36,8 +47,6 @@ def _run() -> None:
         app(prog_name="rewriter")
     except RewriterError as error:
         _end(2 if isinstance(error, RequestError) else 1, str(error))
-    except BrokenPipeError:
-        _end(1, "the output was closed early")
     except OSError as error:
         name = f" {shown(error.filename)}" if error.filename else ""
         _end(1, f"{(error.strerror or str(error)).lower()}{name}")

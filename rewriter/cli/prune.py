@@ -13,9 +13,10 @@ import typer
 
 from rewriter.checkpoint import Checkpoint
 from rewriter.cli import show
+from rewriter.cli.app import Progress
 from rewriter.cli.options import Request, Source, selecting
 from rewriter.cli.plan import notes
-from rewriter.copying import Progress
+from rewriter.copying import Progress as Report
 from rewriter.errors import RequestError, shown
 from rewriter.formats import layout, open_checkpoint
 from rewriter.inspection import describe_plan
@@ -49,8 +50,14 @@ def prune(
         plan = _saved(saved_plan, checkpoint, request)
     total = layout(plan, Path(destination).name).nbytes
     with _progress(total) as progress:
-        output = write(plan, destination, overwrite=overwrite, verify_bytes=verify, progress=progress)
+        output = write(
+            plan, destination, overwrite=overwrite, verify_bytes=verify, progress=progress, committed=_committed
+        )
     show.console().print(_summary(plan, output, source, destination, time.monotonic() - began))
+
+
+def _committed() -> None:
+    Progress.committed = True
 
 
 def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
@@ -66,15 +73,15 @@ def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Progress]:
+def _progress(total: int) -> Iterator[Report]:
     """A bar on a terminal: bytes, rate, time left. Nothing where nobody looks."""
     if not sys.stderr.isatty():
         yield lambda nbytes: None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich import progress as rich
 
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=show.console(error=True), transient=True) as bar:
+    columns = (rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=show.console(error=True), transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda nbytes: bar.advance(task, nbytes)
 
@@ -82,13 +89,14 @@ def _progress(total: int) -> Iterator[Progress]:
 def _summary(plan: Plan, output: Output, source: str, destination: str, seconds: float) -> str:
     described = describe_plan(plan, output)
     layers, weights, nbytes = (described[key] for key in ("layers", "parameters", "bytes"))
+    written = _written(output, destination)
     lines = [
-        f"{_written(output, destination)}: stack {plan.layers.stack}, {layers['before']} layers -> {layers['after']}, "
+        f"{shown(written, 200)}: stack {plan.layers.stack}, {layers['before']} layers -> {layers['after']}, "
         f"dropped {show.layers(layers['dropped'])}",
         f"parameters {show.number(weights['before'])} -> {show.number(weights['after'])}, "
         f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}, {seconds:.2f} s",
         *notes(described),
-        "next: " + show.command("verify", _written(output, destination), "--source", source),
+        "next: " + show.command("verify", written, "--source", source),
     ]
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -65,5 +66,12 @@ def print_json(data: Any) -> None:
 
 
 def command(*words: object) -> str:
-    """A command line that can be pasted."""
-    return shlex.join(["rewriter", *map(str, words)])
+    """A command line that can be pasted. What a terminal would act on is written as $'\\x1b' in the shell's way."""
+    return " ".join(map(_quoted, ["rewriter", *map(str, words)]))
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    raw = os.fsencode(word)
+    return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"\\'" else f"\\x{b:02x}" for b in raw) + "'"

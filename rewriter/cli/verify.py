@@ -9,7 +9,7 @@ import typer
 from rewriter.cli import show
 from rewriter.errors import shown
 from rewriter.selection import Options
-from rewriter.verify import verify as problems_of
+from rewriter.verifying import verify as problems_of
 
 
 def verify(
@@ -17,15 +17,24 @@ def verify(
     source: Annotated[
         str | None, typer.Option(metavar="SRC", help="What it was made from: compares every byte that stayed.")
     ] = None,
-    generic: Annotated[
-        bool, typer.Option("--generic", help="It was made with --generic and carries no record of it.")
-    ] = False,
+    generic: Annotated[bool, typer.Option("--generic", help="It was made with --generic.")] = False,
+    keep_field: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="It was made with --keep-field KEY.")
+    ] = None,
+    per_layer_field: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="It was made with --per-layer-field KEY.")
+    ] = None,
 ) -> None:
     """Check a checkpoint against itself, and against the one it was made from.
 
+    How it was made is read from its record; an output without one needs to be told by the options.
+
     Example: `rewriter verify smaller.gguf --source model.gguf`
     """
-    problems = problems_of(destination, source, Options(generic=True) if generic else None)
+    options = Options(
+        generic=generic, keep_fields=tuple(keep_field or ()), per_layer_fields=tuple(per_layer_field or ())
+    )
+    problems = problems_of(destination, source, None if options == Options() else options)
     for problem in problems:
         typer.echo(str(problem))
     if problems:

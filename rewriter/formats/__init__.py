@@ -29,8 +29,11 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     if not os.fspath(source):
         raise CheckpointError("the source has no name")
     path = Path(source)
-    if path.is_dir():
-        return huggingface.open_directory(path)
+    try:
+        if path.is_dir():
+            return huggingface.open_directory(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
     with opened(path) as (descriptor, found):
         start = read_at(descriptor, 0, min(16, found.size), path.name)
     if gguf.looks_like(start):

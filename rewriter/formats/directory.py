@@ -10,7 +10,7 @@ from pathlib import Path
 from rewriter.checkpoint import Document, SideFile
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text, safetensors
-from rewriter.formats.files import named, opened, read_at, read_small, stamp
+from rewriter.formats.files import named, opened, read_at, read_document, stamp
 
 SINGLE = "model.safetensors"
 _INDEX = ".safetensors.index.json"
@@ -19,7 +19,7 @@ _LAYER = re.compile(r"(?:^|\.)[0-9]+\.")
 # Weights of the unpruned model in other forms: a loader might prefer them.
 _STALE = re.compile(
     r"pytorch_model.*\.(?:bin|json)|.*\.(?:h5|msgpack|ot|onnx|onnx_data|tflite|gguf|ckpt|nemo|mlmodel)"
-    r"|.*\.(?:pt|pth)|flax_model.*|tf_model.*|optimizer\.bin|adapter_model\.bin"
+    r"|.*\.(?:pt|pth)|flax_model.*|tf_model.*|optimizer\.bin|adapter_model\.bin|openvino_.*"
 )
 _STALE_FOLDERS = frozenset({"onnx", "openvino", "coreml", "original", "flax", "tf", "gguf", ".git", ".cache"})
 
@@ -33,7 +33,7 @@ def weight_files(path: Path) -> tuple[Document | None, list[str]]:
         return None, [SINGLE]
     index = _chosen_index(indexes)
     if index is not None:
-        document = Document(index, str(path / index), json_text.decode(read_small(path / index), index))
+        document = read_document(path / index, index)
         return document, _shard_names(document)
     if len(single) == 1:
         return None, single

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rewriter.checkpoint import Stamp
+from rewriter.checkpoint import Document, Stamp
 from rewriter.errors import CheckpointError, shown
 
 JSON_LIMIT = 256 * 1024 * 1024  # bytes; the largest index of a real checkpoint has some 10 MB
@@ -61,9 +61,18 @@ def read_at(descriptor: int, offset: int, nbytes: int, where: str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def read_small(path: str | Path) -> bytes:
-    """Return the whole of a JSON file."""
+def read_small(path: str | Path) -> tuple[bytes, Stamp]:
+    """Return the whole of a JSON file, and its stamp."""
     with opened(path) as (descriptor, found):
         if found.size > JSON_LIMIT:
             raise CheckpointError(f"{named(path)} has {found.size} bytes, far too many for a JSON file")
-        return read_at(descriptor, 0, found.size, named(path)) if found.size else b""
+        return read_at(descriptor, 0, found.size, named(path)) if found.size else b"", found
+
+
+def read_document(path: Path, name: str) -> Document:
+    """Return the JSON text at `path`, which the checkpoint calls `name`. Raises CheckpointError if it is not UTF-8."""
+    raw, found = read_small(path)
+    try:
+        return Document(name, str(path), raw.decode("utf-8"), found)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{shown(name)} is not UTF-8: {error.reason} at byte {error.start}") from None

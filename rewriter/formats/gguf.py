@@ -31,7 +31,7 @@ from rewriter.output import CopyRange, Literal, Output, OutputFile, Piece, merge
 from rewriter.plan import Plan
 
 PROVENANCE_KEY = "rewriter.provenance"
-SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
+SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 _BLOCK = 1 << 20
 
 
@@ -69,7 +69,10 @@ def _values(shard: Shard) -> dict[str, object]:
 
 def _provenance(metadata: dict[str, object]) -> object:
     record = metadata.get(PROVENANCE_KEY)
-    return None if record is None else json_text.parse(str(record), PROVENANCE_KEY)
+    try:
+        return None if record is None else json_text.parse(str(record), PROVENANCE_KEY)
+    except CheckpointError:
+        return record  # to be refused if it is asked for
 
 
 def _others(path: Path, first: Shard) -> Iterator[tuple[Shard, tuple[TensorInfo, ...]]]:
@@ -93,6 +96,8 @@ def _others(path: Path, first: Shard) -> Iterator[tuple[Shard, tuple[TensorInfo,
 
 def _check_set(shards: tuple[Shard, ...], tensors: tuple[TensorInfo, ...]) -> None:
     """Every file must say its place in the set, and the set must have the tensors that it says."""
+    if _values(shards[0]).get("split.count") == 0:
+        return  # what gguf-split --merge leaves: one file that is no part of a set any more
     if len(shards) > 1 and len({tensor.name for tensor in tensors}) != len(tensors):
         raise CheckpointError("the same tensor name stands in two files of the set")
     expected = {"split.count": len(shards), "split.tensors.count": len(tensors)}
@@ -124,7 +129,7 @@ def layout(plan: Plan, name: str) -> Output:
     stay = [index for index in range(len(shards)) if copies[index] or index not in had]
     # the metadata stands in the first file only: it moves on when that one is left without tensors
     metadata = [shards[0], *(shards[index] for index in stay[1:])]
-    split = "split.count" in plan.checkpoint.metadata
+    split = len(shards) > 1 or SPLIT_NAME.fullmatch(plan.checkpoint.name) is not None
     names = _names(name, len(stay)) if split else [name]
     files = tuple(
         OutputFile(file_name, merged(_pieces(plan, shard, copies[index], number, len(stay))))
@@ -151,6 +156,8 @@ def _pieces(
     """The pieces of file `number` of `count`: metadata as in `shard`, then the tensors of `copies`."""
     alignment = shard.alignment
     split = {"split.no": number, "split.count": count, "split.tensors.count": len(plan.tensors)}
+    if plan.checkpoint.metadata.get("split.count") == 0:  # merged: only the number of tensors is still true
+        split = {"split.tensors.count": len(plan.tensors)}
     fields = list(_field_pieces(plan, shard, split, first=number == 0))
     records, at = [], 0
     for tensor, name in copies:
@@ -190,7 +197,7 @@ def _field_pieces(plan: Plan, shard: Shard, split: dict[str, int], first: bool) 
             continue
         if field.key in edits:
             yield Literal(_edited(field, edits.pop(field.key)))
-        elif split.get(field.key, field.value) != field.value:
+        elif field.key in split and split[field.key] != field.value:
             yield Literal(field_bytes(field.key, field.type, split[field.key]))
         else:
             yield CopyRange(shard.path, field.offset, field.nbytes)

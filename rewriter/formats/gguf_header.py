@@ -24,6 +24,7 @@ from rewriter.formats.spans import SpanReader
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
+ALIGNMENT_LIMIT = 1 << 24  # real files have 32, rarely 64 or 4096; more than this would only be padding
 MAX_DIMENSIONS = 4
 BUILT_ITEMS = 4096  # longer arrays are skipped; no stack has nearly as many layers
 
@@ -132,6 +133,8 @@ def _alignment(fields: Iterable[Field]) -> int:
     value = next((field.value for field in fields if field.key == "general.alignment"), DEFAULT_ALIGNMENT)
     if type(value) is not int or value < 1 or value & (value - 1):
         raise CheckpointError(f"general.alignment must be a power of two, not {shown(value)}")
+    if value > ALIGNMENT_LIMIT:
+        raise CheckpointError(f"general.alignment is {value}, more than {ALIGNMENT_LIMIT}")
     return value
 
 

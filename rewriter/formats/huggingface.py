@@ -20,7 +20,7 @@ from rewriter.checkpoint import HUGGINGFACE, SAFETENSORS, Checkpoint, Document, 
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text, safetensors
 from rewriter.formats.directory import companions, weight_files
-from rewriter.formats.files import read_small
+from rewriter.formats.files import read_document
 from rewriter.output import CopyRange, Literal, Output, OutputFile
 from rewriter.plan import Plan
 
@@ -36,15 +36,23 @@ def open_file(path: Path) -> Checkpoint:
     shard, tensors, header = safetensors.open_shard(str(path), path.name, 0)
     _refuse_part(path)
     config = _beside(path)
-    documents = () if config is None else (_document(config, CONFIG),)
+    documents = () if config is None else (read_document(config, CONFIG),)
     record = (safetensors.metadata_of(shard) or {}).get(PROVENANCE_ENTRY)
     return _checkpoint(
         SAFETENSORS,
         path,
         ((shard, tensors, header),),
         documents,
-        provenance=None if record is None else json_text.parse(str(record), f"the provenance in {path.name}"),
+        provenance=None if record is None else _record(str(record)),
     )
+
+
+def _record(text: str) -> object:
+    """The record of an earlier run; one that is no JSON stays text, to be refused if it is asked for."""
+    try:
+        return json_text.parse(text, PROVENANCE_FILE)
+    except CheckpointError:
+        return text
 
 
 def _refuse_part(path: Path) -> None:
@@ -69,13 +77,13 @@ def open_directory(path: Path) -> Checkpoint:
     """Open a Hugging Face directory."""
     index, names = weight_files(path)
     opened = tuple(safetensors.open_shard(str(path / name), name, number) for number, name in enumerate(names))
-    documents = [_document(path / name, name) for name in (CONFIG, *PATCHED) if (path / name).exists()]
+    documents = [read_document(path / name, name) for name in (CONFIG, *PATCHED) if (path / name).exists()]
     if index is not None:
         documents.append(index)
         _check_index(index, opened)
     side_files, left_behind = companions(path, {*names, *(document.name for document in documents)})
     record = path / PROVENANCE_FILE
-    provenance = json_text.parse(_text(record), record.name) if record.exists() else None
+    provenance = _record(read_document(record, record.name).text) if record.exists() else None
     return _checkpoint(
         HUGGINGFACE,
         path,
@@ -85,14 +93,6 @@ def open_directory(path: Path) -> Checkpoint:
         left_behind=left_behind,
         provenance=provenance,
     )
-
-
-def _text(path: Path) -> str:
-    return json_text.decode(read_small(path), path.name)
-
-
-def _document(path: Path, name: str) -> Document:
-    return Document(name, str(path), _text(path))
 
 
 def _checkpoint(
@@ -172,7 +172,9 @@ def layout(plan: Plan, name: str) -> Output:
             files.append(OutputFile(PROVENANCE_FILE, (Literal(record.encode()),)))
     sources = [(shard.path, shard.stamp) for shard in checkpoint.shards]
     sources += [(file.path, file.stamp) for file in checkpoint.side_files]
-    return Output(tuple(files), is_directory, tuple(sources))
+    sources += [(document.path, document.stamp) for document in checkpoint.documents]
+    claims = "" if is_directory else re.escape(config_name(name))
+    return Output(tuple(files), is_directory, tuple(sources), claims)
 
 
 def _weights(plan: Plan, name: str) -> Iterator[OutputFile]:
@@ -205,15 +207,18 @@ def _with_provenance(plan: Plan, metadata: dict[str, object] | None) -> dict[str
 
 
 def _shard_names(checkpoint: Checkpoint, stay: list[int]) -> list[str]:
-    """The shards' names, renumbered where one is gone. Names of another form stay as they are."""
+    """The shards' names, renumbered where one is gone. Names of another form stay, and all do where a side file
+    has one of the new names.
+    """
     names = [checkpoint.shards[index].name for index in stay]
     matches = [_SHARD_NAME.fullmatch(name) for name in names]
     if len(stay) == len(checkpoint.shards) or not all(matches):
         return names
-    return [
+    new = [
         f"{match['prefix']}-{number:05}-of-{len(stay):05}{match['rest']}"
         for number, match in enumerate(filter(None, matches), 1)
     ]
+    return names if {file.name for file in checkpoint.side_files} & set(new) else new
 
 
 def _index(plan: Plan, index: Document, names: Mapping[int, str]) -> str:

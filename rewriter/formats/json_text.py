@@ -36,14 +36,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def decode(raw: bytes, where: str) -> str:
-    """Return the text of a JSON file. Raises CheckpointError if it is not UTF-8."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{shown(where)} is not UTF-8: {error.reason} at byte {error.start}") from None
-
-
 def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     """Every member of nested objects under its dotted key; the objects themselves are there too.
 

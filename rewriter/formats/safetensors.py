@@ -64,7 +64,7 @@ def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInf
 
 def _parsed(header: bytes, path: str, name: str, index: int, stamp: Stamp) -> tuple[Shard, tuple[TensorInfo, ...]]:
     start = 8 + len(header)
-    entries = json_text.parse(json_text.decode(header, f"the header of {name}"), f"the header of {name}")
+    entries = _json(header, f"the header of {name}")
     if not isinstance(entries, dict):
         raise CheckpointError(f"the header of {shown(name)} is not a JSON object")
     fields = _metadata(entries.pop(METADATA, None), name)
@@ -76,6 +76,17 @@ def _parsed(header: bytes, path: str, name: str, index: int, stamp: Stamp) -> tu
     return Shard(name, path, start, stamp, fields), tensors
 
 
+def _json(header: bytes, where: str) -> Any:
+    """Like the library's own reader, refuse text that cannot be written as UTF-8 again."""
+    try:
+        entries = json_text.parse(header.decode("utf-8"), where)
+        if b"\\ud" in header.lower():
+            json.dumps(entries, ensure_ascii=False).encode("utf-8")
+    except UnicodeError as error:
+        raise CheckpointError(f"{shown(where)} is not UTF-8: {error.reason}") from None  # type: ignore[attr-defined]
+    return entries
+
+
 def _metadata(value: object, name: str) -> tuple[Field, ...] | None:
     if value is None:
         return None
@@ -85,13 +96,11 @@ def _metadata(value: object, name: str) -> tuple[Field, ...] | None:
 
 
 def _tensor(name: str, entry: object, shard: int, start: int) -> TensorInfo:
-    try:
-        name.encode()
-        members = dict(entry)  # type: ignore[call-overload]
-        dtype, shape, (begin, end) = members.pop("dtype"), members.pop("shape"), members.pop("data_offsets")
-        numbers = [*shape, begin, end]
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"tensor {shown(name)} needs a dtype, a shape and two data_offsets") from None
+    members = dict(entry) if isinstance(entry, dict) else {}
+    dtype, shape, offsets = (members.pop(key, None) for key in ("dtype", "shape", "data_offsets"))
+    if dtype is None or not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise CheckpointError(f"tensor {shown(name)} needs a dtype, a shape and two data_offsets")
+    numbers = [*shape, *offsets]
     if len(shape) > DIMENSION_LIMIT or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
         raise CheckpointError(
             f"tensor {shown(name)}: shape and offsets must be numbers from 0 to 2^63, at most {DIMENSION_LIMIT} of them"
@@ -99,7 +108,10 @@ def _tensor(name: str, entry: object, shard: int, start: int) -> TensorInfo:
     bits = DTYPE_BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is None:
         raise CheckpointError(f"tensor {shown(name)} has the unknown dtype {shown(dtype)}")
+    begin, end = offsets
     size = prod(shape) * bits
+    if prod(filter(None, shape)) >= 2**64:  # the library multiplies before it meets a zero
+        raise CheckpointError(f"tensor {shown(name)}: the shape {shown(shape)} is too large")
     if size % 8 or size != (end - begin) * 8:
         raise CheckpointError(
             f"tensor {shown(name)}: {dtype} of shape {shown(list(shape))} needs {size / 8:g} bytes, "

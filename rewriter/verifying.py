@@ -6,7 +6,7 @@ Every difference is a Problem, one line: where, expected, found.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,11 +104,14 @@ def _expected(checkpoint: Checkpoint, source: Checkpoint, options: Options) -> C
 
 def check_plan(checkpoint: Checkpoint, plan: Plan, with_bytes: bool) -> None:
     """Raise CheckpointError unless `checkpoint`, which was just written, is what `plan` says."""
-    found = (
-        *structure(checkpoint, plan.options), *compare(checkpoint, result(plan), plan.options, with_bytes)
-    )  # fmt: skip
+    wrong = "the output is not what it should be, nothing was written"
+    options = plan.options
+    try:
+        found = [*structure(checkpoint, options), *compare(checkpoint, result(plan), options, with_bytes)]
+    except RewriterError as error:
+        raise CheckpointError(f"{wrong}: {error}") from None
     for problem in found:
-        raise CheckpointError(f"the output is not what it should be, nothing was written: {problem}")
+        raise CheckpointError(f"{wrong}: {problem}")
 
 
 def compare(checkpoint: Checkpoint, expected: Checkpoint, options: Options, with_bytes: bool) -> Iterator[Problem]:
@@ -130,18 +133,18 @@ def _compare_tensors(checkpoint: Checkpoint, expected: Checkpoint, with_bytes: b
             yield Problem(where, f"{wanted.dtype} {list(wanted.shape)}", f"{tensor.dtype} {list(tensor.shape)}")
         elif with_bytes:
             here = Place(checkpoint.shards[tensor.shard].path, tensor.offset)
-            yield from _compare_tensor(where, here, tensor_pieces(wanted, expected.shards[wanted.shard].path))
+            yield from _compare_tensor(where, here, tuple(tensor_pieces(wanted, expected.shards[wanted.shard].path)))
     for name in there:
         yield Problem(f"tensor {shown(name, 80)}", "nothing", "a tensor that should be gone")
 
 
-def _compare_tensor(where: str, here: Place, pieces: Iterable[Piece]) -> Iterator[Problem]:
+def _compare_tensor(where: str, here: Place, pieces: tuple[Piece, ...]) -> Iterator[Problem]:
     """`pieces` are where the tensor's bytes come from, one after the other."""
-    done = 0
+    done, nbytes = 0, sum(piece.nbytes for piece in pieces)
     for piece in pieces:
         place = first_difference_in(Place(here.path, here.offset + done), piece)
         if place is not None:
-            yield Problem(where, "the source's bytes", f"another byte at {done + place}")
+            yield Problem(where, f"the source's {nbytes} bytes", f"another byte at {done + place}")
             return
         done += piece.nbytes
 
