@@ -1,22 +1,84 @@
-"""Moves byte ranges from file to file inside the kernel, and writes literals."""
+"""Moves byte ranges from file to file inside the kernel, and writes literals. Knows no formats.
+
+Laws:
+- The kernel may copy less than it was asked to, and nothing once the source has ended: both are looked at.
+- Where source and target agree modulo the block size, a range is copied as a ragged head, whole blocks and a ragged
+  tail: whole blocks are what a filesystem can share (XFS, btrfs) instead of copying.
+- Holes of a sparse source stay holes.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from rewriter.errors import CheckpointError
 from rewriter.formats.files import named, opened, read_at
-from rewriter.output import CopyRange, Literal, OutputFile, StridedRange
+from rewriter.output import BLOCK, CopyRange, Literal, OutputFile, StridedRange
 
 Progress = Callable[[int], None]
 
 _STEP = 64 << 20  # bytes in one call: often enough for a progress bar, rare enough to cost nothing
-_BLOCK = 1 << 20  # bytes in one read of the plain loop
+_AT_ONCE = 1 << 20  # bytes in one read of what the kernel cannot copy
+_LARGE = 8 << 20  # bytes from which a file is worth a thread
+_THREADS = 4
 # what the kernel answers where this pair of files, or this filesystem, cannot do it that way
 _TRY_ANOTHER = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
+
+
+class _CancelledError(Exception):
+    """Something else has failed: there is no use in going on with this file."""
+
+
+class _Work:
+    """Files to be written by several threads, and what went wrong first."""
+
+    def __init__(self, files: tuple[OutputFile, ...], folder: Path, progress: Progress, sync: bool) -> None:
+        self._waiting = sorted(files, key=lambda file: file.nbytes)
+        self._folder, self._progress, self._sync = folder, progress, sync
+        self.failures: list[OSError | CheckpointError] = []
+        self.stopped = False
+
+    def run(self) -> None:
+        """Write files, the largest first, until there are no more or something fails."""
+        with suppress(IndexError, _CancelledError):  # an empty list; an end that came from elsewhere
+            while not self.stopped:
+                self._write(self._waiting.pop())
+
+    def _write(self, file: OutputFile) -> None:
+        try:
+            write_file(file, str(self._folder / file.name), self._advance, self._sync)
+        except (OSError, CheckpointError) as error:
+            self.failures.append(error)
+            self.stopped = True
+
+    def _advance(self, nbytes: int) -> None:
+        if self.stopped:
+            raise _CancelledError
+        self._progress(nbytes)
+
+
+def write_files(files: tuple[OutputFile, ...], folder: Path, progress: Progress, sync: bool = True) -> None:
+    """Write `files` into `folder`, several large ones at the same time. Raises what write_file raised first."""
+    work = _Work(files, folder, progress, sync)
+    large = sum(file.nbytes >= _LARGE for file in files)
+    helpers = [threading.Thread(target=work.run, daemon=True) for _ in range(min(_THREADS, large) - 1)]
+    for helper in helpers:
+        helper.start()
+    try:
+        work.run()
+        for helper in helpers:
+            helper.join()
+    finally:  # a signal must not leave threads that write while all is removed
+        work.stopped = True
+        for helper in helpers:
+            helper.join()
+    for failure in work.failures:
+        raise failure
 
 
 def write_file(file: OutputFile, path: str, progress: Progress, sync: bool = True) -> None:
@@ -37,6 +99,7 @@ def write_file(file: OutputFile, path: str, progress: Progress, sync: bool = Tru
                     descriptors[piece.path] = sources.enter_context(opened(piece.path))[0]
                 copy = _copy_rows if isinstance(piece, StridedRange) else _copy
                 copy(descriptors[piece.path], target, piece, progress)  # type: ignore[arg-type]
+        os.ftruncate(target, file.nbytes)  # it may end in a hole
         if sync:
             os.fsync(target)
     finally:
@@ -51,10 +114,17 @@ def _write(target: int, data: bytes) -> None:
 
 def _copy(source: int, target: int, piece: CopyRange, progress: Progress) -> None:
     at, end = piece.offset, piece.offset + piece.nbytes
+    together = (at - os.lseek(target, 0, os.SEEK_CUR)) % BLOCK == 0
     ways = [_by_range, _by_sendfile, _by_hand]
     while at < end:
+        hole = _hole(source, at, end)
+        if hole:
+            os.lseek(target, hole, os.SEEK_CUR)
+            at += hole
+            progress(hole)
+            continue
         try:
-            done = ways[0](source, target, at, min(_STEP, end - at))
+            done = ways[0](source, target, at, _step(at, end) if together else min(_STEP, end - at))
         except OSError as error:
             if error.errno not in _TRY_ANOTHER or len(ways) == 1:
                 raise
@@ -66,6 +136,23 @@ def _copy(source: int, target: int, piece: CopyRange, progress: Progress) -> Non
         progress(done)
 
 
+def _step(at: int, end: int) -> int:
+    """How many bytes to copy next: up to the next block, then whole blocks, then the rest."""
+    if at % BLOCK:
+        return min(BLOCK - at % BLOCK, end - at)
+    return min(_STEP, (end - at) // BLOCK * BLOCK or end - at)
+
+
+def _hole(source: int, at: int, end: int) -> int:
+    """How many of the bytes from `at` to `end` are in a hole of the source that begins at `at`."""
+    try:
+        return min(os.lseek(source, at, os.SEEK_DATA), end) - at
+    except OSError as error:
+        if error.errno == errno.ENXIO and at < os.fstat(source).st_size:
+            return min(end, os.fstat(source).st_size) - at  # the file ends in a hole
+        return 0
+
+
 def _copy_rows(source: int, target: int, piece: StridedRange, progress: Progress) -> None:
     for data in rows_of(source, piece):
         _write(target, data)
@@ -74,7 +161,7 @@ def _copy_rows(source: int, target: int, piece: StridedRange, progress: Progress
 
 def rows_of(source: int, piece: StridedRange) -> Iterator[bytes]:
     """The bytes of `piece`, some rows at a time: its parts are too small for a system call each."""
-    at_once = max(1, _BLOCK // piece.stride)
+    at_once = max(1, _AT_ONCE // piece.stride)
     for first in range(0, piece.rows, at_once):
         rows = min(at_once, piece.rows - first)
         block = memoryview(read_at(source, piece.offset + first * piece.stride, rows * piece.stride, named(piece.path)))
@@ -91,6 +178,6 @@ def _by_sendfile(source: int, target: int, offset: int, nbytes: int) -> int:
 
 
 def _by_hand(source: int, target: int, offset: int, nbytes: int) -> int:
-    data = os.pread(source, min(nbytes, _BLOCK), offset)
+    data = os.pread(source, min(nbytes, _AT_ONCE), offset)
     _write(target, data)
     return len(data)

@@ -88,6 +88,28 @@ class Output:
         return sum(file.nbytes for file in self.files)
 
 
+BLOCK = 4096  # bytes that filesystems and the page cache move as one
+_WORTH_PADDING = 1 << 20  # bytes of data below which a header is not made longer
+
+
+def best_start(pieces: Iterable[Piece]) -> int | None:
+    """Where `pieces` should start, modulo BLOCK, so that most of their bytes keep their place within a block.
+
+    Blocks that keep their place are shared on filesystems that can, and copied faster elsewhere. None if there is
+    too little to copy to care.
+    """
+    votes: dict[int, int] = {}
+    at = 0
+    for piece in pieces:
+        if isinstance(piece, CopyRange):
+            place = (piece.offset - at) % BLOCK
+            votes[place] = votes.get(place, 0) + piece.nbytes
+        at += piece.nbytes
+    if at < _WORTH_PADDING or not votes:
+        return None
+    return max(votes, key=lambda place: (votes[place], -place))
+
+
 def merged(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
     """`pieces` with neighbours joined: ranges that continue each other, literals that follow each other."""
     result: list[Piece] = []

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from rewriter.copying import Progress, write_file
+from rewriter.copying import Progress, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
 from rewriter.output import Output
@@ -154,7 +154,7 @@ def _fill(output: Output, staging: Path, progress: Progress) -> None:
         target = staging / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         folders.update(folder for folder in target.parents if staging in folder.parents)
-        write_file(file, str(target), progress)
+    write_files(output.files, staging, progress)
     for folder in folders:
         sync(folder)
 

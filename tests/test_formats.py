@@ -157,6 +157,7 @@ def test_metadata_follows_and_the_unknown_stays(case, tmp_path):
     if target.suffix == ".gguf":
         after = gguf_metadata(target)
         assert json.loads(after.pop("rewriter.provenance")[1])["layers"]["kept"] == case.kept
+        assert set(after.pop("rewriter.padding", (0, " "))[1]) == {" "}
         assert after == expected_metadata(case)
         assert list(after) == list(expected_metadata(case))
         return

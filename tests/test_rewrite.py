@@ -628,8 +628,8 @@ def started(job: Job, patch: str, *more: str) -> subprocess.Popen:
 
 
 KILLS = {
-    "before the first file": 'interrupted(rewrite, "write_file", 1, False, kill)',
-    "after the first file": 'interrupted(rewrite, "write_file", 1, True, kill)',
+    "before the first file": 'interrupted(rewriter.copying, "write_file", 1, False, kill)',
+    "after the first file": 'interrupted(rewriter.copying, "write_file", 1, True, kill)',
     "before the sources are checked": 'interrupted(rewrite, "_check_sources", 1, False, kill)',
     "before the rename": 'interrupted(rewrite, "rename_new", 1, False, kill)',
     "after the first rename": 'interrupted(rewrite, "rename_new", 1, True, kill)',
@@ -673,7 +673,7 @@ def test_after_a_kill_in_an_overwrite_the_same_command_succeeds(job):
 @pytest.mark.parametrize("kind", ["gguf", "directory"])
 def test_a_signal_leaves_nothing(kind, number, tmp_path):
     job = Job(kind, tmp_path)
-    process = started(job, 'interrupted(rewrite, "write_file", 1, True, wait)')
+    process = started(job, 'interrupted(rewriter.copying, "write_file", 1, True, wait)')
     assert process.stdout.readline() == "READY\n"
     process.send_signal(number)
     assert process.communicate()[1] == f"rewriter: stopped by {number.name}; nothing was written\n"

@@ -27,10 +27,11 @@ from rewriter.formats.gguf_header import (
     tensor_record,
 )
 from rewriter.formats.pieces import tensor_pieces
-from rewriter.output import CopyRange, Literal, Output, OutputFile, Piece, merged
+from rewriter.output import BLOCK, CopyRange, Literal, Output, OutputFile, Piece, best_start, merged
 from rewriter.plan import Plan
 
 PROVENANCE_KEY = "rewriter.provenance"
+PADDING_KEY = "rewriter.padding"  # spaces
 SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 _BLOCK = 1 << 20
 
@@ -155,6 +156,7 @@ def _pieces(
 ) -> Iterator[Piece]:
     """The pieces of file `number` of `count`: metadata as in `shard`, then the tensors of `copies`."""
     alignment = shard.alignment
+    data = merged(piece for tensor, _ in copies for piece in _data_pieces(plan, tensor, alignment))
     split = {"split.no": number, "split.count": count, "split.tensors.count": len(plan.tensors)}
     if plan.checkpoint.metadata.get("split.count") == 0:  # merged: only the number of tensors is still true
         split = {"split.tensors.count": len(plan.tensors)}
@@ -163,12 +165,27 @@ def _pieces(
     for tensor, name in copies:
         records.append(tensor_record(name, tensor, at))
         at += aligned(tensor.nbytes, alignment)
+    size = 24 + sum(piece.nbytes for piece in fields) + sum(map(len, records))
+    if plan.provenance is not None:
+        fields += _filler(size, alignment, best_start(data))
+        size = 24 + sum(piece.nbytes for piece in fields) + sum(map(len, records))
     yield Literal(MAGIC + struct.pack("<IQQ", shard.version, len(copies), len(fields)))
     yield from fields
     yield Literal(b"".join(records))
-    yield _padding(24 + sum(piece.nbytes for piece in fields) + sum(map(len, records)), alignment)
-    for tensor, _ in copies:
-        yield from _data_pieces(plan, tensor, alignment)
+    yield _padding(size, alignment)
+    yield from data
+
+
+def _filler(size: int, alignment: int, start: int | None) -> list[Piece]:
+    """A key that makes a header of `size` bytes so long that the data starts where it should, modulo BLOCK.
+
+    The format pads to the alignment and not further.
+    """
+    if start is None or aligned(size, alignment) % BLOCK == start or BLOCK % alignment:
+        return []
+    empty = field_bytes(PADDING_KEY, "string", "")
+    length = (start - aligned(size + len(empty), alignment)) % BLOCK
+    return [Literal(field_bytes(PADDING_KEY, "string", " " * length))]
 
 
 def _padding(nbytes: int, alignment: int) -> Literal:
@@ -193,7 +210,7 @@ def _field_pieces(plan: Plan, shard: Shard, split: dict[str, int], first: bool) 
     """One piece for each key-value record: the source's bytes, or new ones for what changes."""
     edits = {edit.key: edit for edit in plan.edits} if first else {}
     for field in shard.fields or ():
-        if field.key == PROVENANCE_KEY:
+        if field.key in (PROVENANCE_KEY, PADDING_KEY):
             continue
         if field.key in edits:
             yield Literal(_edited(field, edits.pop(field.key)))

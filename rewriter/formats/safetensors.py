@@ -20,7 +20,7 @@ from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import opened, read_at
 from rewriter.formats.pieces import tensor_pieces
-from rewriter.output import Literal, Piece, merged
+from rewriter.output import BLOCK, Literal, Piece, best_start, merged
 
 HEADER_LIMIT = 100_000_000
 DIMENSION_LIMIT = 64  # torch's and numpy's own; a product of thousands of large numbers takes forever
@@ -155,9 +155,15 @@ def pieces(
     header: dict[str, Any] = {} if metadata is None else {METADATA: dict(metadata)}
     header |= {name: _entry(tensor, offsets[name]) for tensor, name in copies}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    ranges = (piece for tensor, _ in order for piece in tensor_pieces(tensor, path_of(tensor.shard)))
+    ranges = merged(piece for tensor, _ in order for piece in tensor_pieces(tensor, path_of(tensor.shard)))
+    text += b" " * _padding(len(text), best_start(ranges))
     return merged([Literal(struct.pack("<Q", len(text)) + text), *ranges])
+
+
+def _padding(length: int, start: int | None) -> int:
+    """Spaces after a header of `length` bytes: to a multiple of 8, and on to where the data should start."""
+    padding = -length % 8
+    return padding if start is None or start % 8 else padding + (start - 8 - length - padding) % BLOCK
 
 
 def _entry(tensor: TensorInfo, offsets: tuple[int, int]) -> dict[str, Any]:
