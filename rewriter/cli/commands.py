@@ -1,20 +1,47 @@
-"""The commands, put together."""
+"""The commands, put together. Each is imported when it is used: `--version` and Ctrl-C should not wait for all."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from rewriter.cli.inspect import inspect
-from rewriter.cli.listing import listing
-from rewriter.cli.plan import plan
-from rewriter.cli.prune import prune
-from rewriter.cli.verify import verify
 from rewriter.version import VERSION
+
+# name -> (module, what in it is the command or the group of commands)
+COMMANDS = {
+    "inspect": ("inspect", "inspect"),
+    "plan": ("plan", "plan"),
+    "prune": ("prune", "prune"),
+    "verify": ("verify", "verify"),
+    "list": ("listing", "listing"),
+}
+
+
+class _Commands(TyperGroup):
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str):  # type: ignore[no-untyped-def,override]  # noqa: ANN202
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        found = getattr(import_module(f"rewriter.cli.{module}"), name)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+            single.command(cmd_name)(found)
+            found = single
+        command = get_command(found)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="rewriter",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -38,10 +65,3 @@ def _main(
     ] = False,
 ) -> None:
     pass
-
-
-app.command()(inspect)
-app.command()(plan)
-app.command()(prune)
-app.command()(verify)
-app.add_typer(listing, name="list")

@@ -10,7 +10,7 @@ from rewriter.cli import show
 from rewriter.inspection import architecture_rows as rows
 from rewriter.strategies import STRATEGIES
 
-listing = typer.Typer(help="Show what there is: strategies, architectures.", no_args_is_help=True)
+listing = typer.Typer(help="Show what there is: strategies, architectures.", no_args_is_help=True, add_completion=False)
 
 
 @listing.command()
