@@ -47,7 +47,9 @@ Groups = dict[int | None, dict[int | None, list[TensorInfo]]]
 
 def _grouped(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> Groups:
     """Stack -> layer -> its tensors; None -> None -> those outside all stacks."""
-    groups: Groups = {index: {layer: [] for layer in range(stack.count)} for index, stack in enumerate(stacks)}
+    groups: Groups = {
+        index: {layer: [] for layer in range(stack.count + stack.predictions)} for index, stack in enumerate(stacks)
+    }
     groups[None] = {None: []}
     for tensor in checkpoint.tensors:
         places = ((index, stack.layer_of(tensor.name)) for index, stack in enumerate(stacks))
@@ -81,6 +83,7 @@ def _stack(stack: Stack, layers: dict[int | None, list[TensorInfo]], main: bool)
         "prefix": stack.prefix,
         "count_key": stack.count_key,
         "layers": stack.count,
+        "prediction_layers": stack.predictions,
         **_sums(tensor for tensors in layers.values() for tensor in tensors),
         "per_layer": [
             {"layer": layer, **_sums(tensors), "dtypes": [row["dtype"] for row in _dtypes(tensors)]}
@@ -117,10 +120,14 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
         "main": plan.stack is plan.stacks[0],
         "layers": {
             "before": plan.layers.count,
-            "after": len(plan.layers.kept),
+            "after": len(plan.layers.main),
             "kept": list(plan.layers.kept),
             "dropped": list(plan.layers.dropped),
             "numbers": [[old, new] for old, new in plan.layers.numbers.items()],
+        },
+        "prediction_layers": {
+            "before": plan.layers.predictions,
+            "after": len(plan.layers.kept) - len(plan.layers.main),
         },
         "options": {**options_to_json(plan.options), "provenance": plan.options.provenance},
         **{key: {"before": before[key], "after": after[key]} for key in before},

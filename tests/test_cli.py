@@ -198,7 +198,7 @@ def test_the_schema_of_inspect(run):
     }  # fmt: skip
     assert (value["schema"], value["known"], value["name"]) == (1, True, "tiny-llama-12L")
     (stack,) = value["stacks"]
-    assert set(stack) == SUMS | {"name", "main", "prefix", "count_key", "layers", "per_layer"}
+    assert set(stack) == SUMS | {"name", "main", "prefix", "count_key", "layers", "prediction_layers", "per_layer"}
     assert (stack["name"], stack["main"], stack["prefix"], stack["layers"]) == ("main", True, "model.layers.", 12)
     assert [set(row) for row in stack["per_layer"]] == [SUMS | {"layer", "dtypes"}] * 12
     assert [set(row) for row in value["shards"]] == [{"name", "bytes", "tensors"}] * 3
@@ -214,8 +214,8 @@ def test_the_schema_of_inspect(run):
 def test_the_schema_of_plan(run):
     value = json.loads(ok(run("plan", LLAMA, "--drop", "1,-1", "--json")))
     assert set(value) == SUMS | {
-        "schema", "kind", "rewriter", "source", "stack", "main", "layers", "options", "changes", "files",
-        "disk_needed", "left_behind", "warnings",
+        "schema", "kind", "rewriter", "source", "stack", "main", "layers", "prediction_layers", "options", "changes",
+        "files", "disk_needed", "left_behind", "warnings",
     }  # fmt: skip
     assert (value["schema"], value["kind"], value["stack"], value["main"]) == (1, "rewriter-plan", "main", True)
     assert set(value["source"]) == {"name", "format", "architecture", "header_sha256"}

@@ -54,7 +54,8 @@ def _table(stack: dict[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
 
-    title = f"stack {shown(stack['name'])}: {stack['layers']} layers, {_amount(stack)}"
+    more = f" and {stack['prediction_layers']} for prediction" if stack["prediction_layers"] else ""
+    title = f"stack {shown(stack['name'])}: {stack['layers']} layers{more}, {_amount(stack)}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("layer", "tensors", "parameters", "size"):
         table.add_column(column, justify="right")
