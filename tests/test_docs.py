@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -78,3 +79,10 @@ def all_keys(value: object) -> set[str]:
     if isinstance(value, dict):
         return set(value).union(*map(all_keys, value.values()))
     return set()
+
+
+def test_the_page_of_architectures_is_that_of_the_tables():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (ROOT / "docs" / "architectures.md").read_text() == generate.page()
