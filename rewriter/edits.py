@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from math import sqrt
 
 from rewriter import fields
-from rewriter.architectures.field_table import DEFAULT_FIELDS, NOT_ABOUT_LAYERS, OVERRIDDEN_BY, ROOT_FIELDS
+from rewriter.architectures.field_table import DEFAULT_FIELDS, NOT_ABOUT_LAYERS, OVERRIDDEN_BY, PARALLEL, ROOT_FIELDS
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
-from rewriter.patterns import is_list, pattern_values
+from rewriter.patterns import active_patterns, is_list, is_stated, pattern_keys, pattern_values
 from rewriter.selection import Options
 
 _LISTED = {
@@ -41,6 +41,7 @@ def metadata_edits(
     changes = (
         *_new_counts(checkpoint, stacks, stack, layers),
         *((key, fields.apply(rule, key, checkpoint.metadata[key], layers), rule) for key, rule in rules.items()),
+        *_parallel(checkpoint, layers),
         *_defaults(checkpoint, stack, layers),
         *_pins(checkpoint, stack),
         *_patterns(checkpoint, stack, layers, options),
@@ -51,9 +52,20 @@ def metadata_edits(
             yield _edit(checkpoint, key, before, value, rule)
 
 
+def _parallel(checkpoint: Checkpoint, layers: LayerMap) -> Iterator[Change]:
+    """Entries that belong to names in another list: they go with them."""
+    for key, names_key in PARALLEL.items():
+        value, names = checkpoint.metadata.get(key), checkpoint.metadata.get(names_key)
+        if isinstance(value, list | tuple) and isinstance(names, list | tuple):
+            if len(value) != len(names):
+                raise CheckpointError(f"{key} has {len(value)} entries for the {len(names)} of {names_key}")
+            stays = (fields.RULES["layer_names"]([name], layers) for name in names)
+            yield key, type(value)(entry for entry, left in zip(value, stays, strict=True) if left), "layer_names"
+
+
 def _patterns(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: Options) -> Iterator[Change]:
     left = {stack.key(name) for name in options.keep_fields} | set(options.keep_fields)
-    for pattern in stack.entry.patterns:
+    for pattern in active_patterns(checkpoint, stack):
         if stack.key(pattern.explicit) not in left:
             yield from pattern_values(checkpoint, stack, layers, pattern)
 
@@ -159,11 +171,11 @@ def _in_scope(key: str, stack: Stack, elsewhere: tuple[str, ...]) -> bool:
 
 def _rule(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
     """The rule for one field, "" if there is none. What a pattern reads is the pattern's to change."""
-    if any(name in (*pattern.period_keys, pattern.offset_key) for pattern in stack.entry.patterns):
+    if any(name in pattern_keys(pattern) for pattern in stack.entry.patterns):
         return "per_layer" if is_list(checkpoint, stack, name) else "keep"
     for pattern in stack.entry.patterns:
         if name == pattern.explicit:
-            return _LISTED.get(pattern.form, "keep") if is_list(checkpoint, stack, name) else "keep"
+            return _LISTED.get(pattern.form, "keep") if is_stated(checkpoint, stack, pattern) else "keep"
     return dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)].get(name, "")
 
 
@@ -180,7 +192,8 @@ def _is_apart(name: str) -> bool:
 def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[Change]:
     """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
     for name, default in stack.entry.defaults:
-        key, rule = stack.key(name), DEFAULT_FIELDS[table_of(checkpoint)][name]
+        key = stack.key(name)
+        rule = dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)][name]
         overridden = is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
         if default < stack.count and checkpoint.value(key) is None and not overridden:
             after = fields.apply(rule, key, default, layers)

@@ -17,7 +17,7 @@ from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, Tensor
 from rewriter.edits import count_problems, field_rules, metadata_edits, period_fields
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.limits import Bound, bound_for, broken, nearest
-from rewriter.patterns import pattern_list, unsolvable_period
+from rewriter.patterns import active_patterns, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.selection import Options, format_layers
 from rewriter.tensors import TensorCopy, tensor_copies
@@ -115,14 +115,16 @@ def allowed_layers(
     if find(checkpoint) is None and layers.dropped:
         _refuse_doubts(checkpoint, stack, options)
     bounds = stack_bounds(checkpoint, stacks, stack, layers)
+    soft = tuple(bound.why for bound in bounds if bound.soft and broken((bound,), layers.main, stack.count))
+    bounds = tuple(bound for bound in bounds if not bound.soft)
     bound = broken(bounds, layers.main, stack.count)
     if bound is None:
-        return layers, ()
+        return layers, soft
     others = [] if bound.never else nearest(bounds, layers.main, stack.count)
     if options.align and others:
         return _layer_map(stack, (*others[0], *layers.kept[len(layers.main) :]), options), ()
     if options.force:
-        return layers, (f"{bound.why}: written all the same (--force)",)
+        return layers, (f"{bound.why}: written all the same (--force)", *soft)
     raise UnsupportedError(f"{bound.why}; {_alternatives(others)}")
 
 
@@ -152,6 +154,11 @@ def stack_bounds(
     bounds = [bound_for(limit, checkpoint, stack, stacks) for limit in stack.entry.limits]
     for key, rule in period_fields(checkpoint, stack).items():
         bounds.append(Bound(f"{key} makes every {rule} layers a pattern that no list can replace", period=rule))
+    bounds += [
+        Bound(pattern.never_all, one_of=others)
+        for pattern in active_patterns(checkpoint, stack)
+        if pattern.never_all and (others := not_special(checkpoint, stack, pattern))
+    ]
     step = unsolvable_period(checkpoint, stack, layers)
     if step > 1:
         bounds.append(Bound(f"the loader knows only periods, of {step} together, and no others fit", period=step))
@@ -226,8 +233,8 @@ def effective(checkpoint: Checkpoint, options: Options) -> dict[str, object]:
     """The metadata with what each layer is in the place of how that is said: equal for two files that mean the same."""
     written = dict(checkpoint.metadata)
     for stack in open_stacks(checkpoint, options)[1]:
-        for pattern in stack.entry.patterns:
-            means = (*pattern.period_keys, pattern.offset_key, *(name for name, _ in pattern.resets))
+        for pattern in active_patterns(checkpoint, stack):
+            means = (*pattern_keys(pattern), *(name for name, _ in pattern.resets))
             for name in means:
                 written.pop(stack.key(name), None)
             written[stack.key(pattern.explicit or pattern.period_keys[0])] = pattern_list(checkpoint, stack, pattern)

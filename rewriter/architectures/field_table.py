@@ -75,7 +75,7 @@ GENERIC_DOUBTS = {
 # Subtrees of a config.json that describe something else than the stack's layers, whatever they hold.
 NOT_ABOUT_LAYERS = (
     "rope_scaling", "rope_parameters", "quantization_config", "task_specific_params", "id2label", "label2id",
-    "auto_map", "generation_config", "per_layer_config", "mtp_per_layer_config",
+    "auto_map", "generation_config", "backbone_config", "per_layer_config", "mtp_per_layer_config",
 )  # fmt: skip
 
 
@@ -96,5 +96,8 @@ ROOT_FIELDS: dict[str, dict[str, str]] = {
         "quantization_config.modules_to_not_convert": "layer_names",
         "quantization_config.llm_int8_skip_modules": "layer_names",
     },
-    "gguf": {},
+    "gguf": {"general.tensor_extra.name": "layer_names"},
 }
+
+# Lists whose entries belong to those of another list, by their whole keys: an entry goes with the other one.
+PARALLEL = {"general.tensor_extra.prec_a4": "general.tensor_extra.name"}
