@@ -215,7 +215,8 @@ def _renamed(name: object, pattern: re.Pattern[str], layers: LayerMap) -> object
 RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
-        count, per_layer, per_layer_and_more, scalar_or_per_layer, layer_indexes, apart_states, one_based_indexes, leading_count, trailing_count,
+        count, per_layer, per_layer_and_more, scalar_or_per_layer, apart_states, layer_indexes,
+        one_based_indexes, leading_count, trailing_count,
         last_index, prediction_count, period, hidden_state, stage_indexes, stage_names, run_length, keyed,
         layer_pairs, layer_names, keep,
     )

@@ -261,9 +261,23 @@ def not_last(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, not_last=_having(limit, checkpoint, stack))
 
 
-def stay_having(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
-    """Layers with the given entry in a per-layer list may not go: `value` is (key, entry)."""
-    return Bound(limit.why, stay=_having(limit, checkpoint, stack))
+def stay_named(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Layers for which a list of tensors has an entry may not go: `value` is its name up to the number."""
+    prefix = str(limit.value)
+    labels = (tensor.name[len(prefix) :].partition(".")[0] for tensor in checkpoint.tensors)
+    named = zip(checkpoint.tensors, labels, strict=True)
+    return Bound(
+        limit.why,
+        stay=frozenset(int(label) for tensor, label in named if tensor.name.startswith(prefix) and label.isdigit()),
+    )
+
+
+def stay_before_tail(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """The last layers use what the ones right before them have: `value` is (key of how many, how many before)."""
+    key, before = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
+    tail = _number(checkpoint, stack, key)
+    start = stack.count - tail
+    return Bound(limit.why, stay=frozenset(range(max(0, start - int(str(before))), start)) if tail else frozenset())
 
 
 def _having(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> frozenset[int]:
@@ -330,7 +344,7 @@ def with_source(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
 KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
     kind.__name__: kind
     for kind in (
-        aligned, in_place, stay, stay_having, counts_without, stay_below, stay_with, stay_per_entry,
+        aligned, in_place, stay, stay_named, stay_before_tail, counts_without, stay_below, stay_with, stay_per_entry,
         stay_tapped, stay_listed, stay_marked, counts, counts_with, never, never_with, not_first, not_last,
         shared_tail, tail_sources, at_least_of, in_turn, with_source,
     )
