@@ -43,7 +43,7 @@ def metadata_edits(
         *((key, fields.apply(rule, key, checkpoint.metadata[key], layers), rule) for key, rule in rules.items()),
         *_parallel(checkpoint, layers),
         *_defaults(checkpoint, stack, layers),
-        *_pins(checkpoint, stack),
+        *_pins(checkpoint, stack, layers),
         *_patterns(checkpoint, stack, layers, options),
     )
     for key, (value, rule) in {key: (value, rule) for key, value, rule in changes}.items():
@@ -205,10 +205,14 @@ def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterato
 FORMULAS: dict[str, Callable[[int], object]] = {
     "1.4/sqrt(count)": lambda count: 1.4 / sqrt(count),
     "0": lambda count: 0,
+    "0.95 for 10 of more": lambda count: [0.95] * (count > 10) * 10 + [0.0] * (count - (count > 10) * 10),
+    "global, local x 12": lambda count: [[["global", "local"], 12]],
 }
 
 
-def _pins(checkpoint: Checkpoint, stack: Stack) -> Iterator[Change]:
+def _pins(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[Change]:
+    """What the loader would compute from the new count: what it computed from the old one, by the field's own rule."""
     for name, formula in stack.entry.pins:
         if checkpoint.value(stack.key(name)) is None:
-            yield stack.key(name), FORMULAS[formula](stack.count), "pin"
+            value, rule = FORMULAS[formula](stack.count), _rule(checkpoint, stack, name)
+            yield stack.key(name), fields.apply(rule, name, value, layers) if rule else value, "pin"

@@ -221,8 +221,21 @@ def _provenance(plan: Plan) -> Provenance:
 def result(plan: Plan) -> Checkpoint:
     """The checkpoint that the plan makes, as a value: its tensors still lie in the source's files."""
     tensors = tuple(replace(copy.tensor, name=copy.name) for copy in plan.tensors)
-    metadata = {**plan.checkpoint.metadata, **{_whole_key(edit): edit.after for edit in plan.edits}}
+    metadata = dict(plan.checkpoint.metadata)
+    for edit in plan.edits:
+        key = _whole_key(edit)
+        if isinstance(edit.before, dict):  # its members have other keys now
+            metadata = {name: value for name, value in metadata.items() if not name.startswith(key + ".")}
+        metadata.update(_members(key, edit.after))
     return replace(plan.checkpoint, tensors=tensors, metadata=metadata)
+
+
+def _members(key: str, value: object) -> Iterator[tuple[str, object]]:
+    """A value and all that is inside it, by their whole keys."""
+    yield key, value
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield from _members(f"{key}.{name}", member)
 
 
 def _whole_key(edit: FieldEdit) -> str:

@@ -31,6 +31,7 @@ _HUGGINGFACE = {
         "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
         "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "image_size", "patch_size",
         "image_mean", "image_std", "auto_map", "mrope_section", "task_specific_params", "id2label", "label2id",
+        "time_step_limit", "mlp_multipliers", "ssm_multipliers", "mtp_layers_block_type", "_block_types",
     ),
 }  # fmt: skip
 
@@ -63,6 +64,7 @@ OVERRIDDEN_BY = {
     "no_rope_layer_interval": "no_rope_layers",
     "interleave_moe_layer_step": "moe_layers",
     "max_window_layers": "layer_types",
+    "first_k_dense_replace": "mlp_layer_types",
 }
 
 # Where this is set and that list is missing, a loader may give the layers windows by a pattern of its own: without
