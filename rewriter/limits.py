@@ -196,13 +196,6 @@ def stay_per_entry(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, stay=frozenset(range(min(entries, stack.count))))
 
 
-def stay_tapped(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
-    """Layers whose output is taken may not go: a list of hidden states, k being the output of the first k layers."""
-    states = stack.count + 1
-    taken = {index % states for index in _entries(checkpoint, stack, limit.value) if isinstance(index, int)}
-    return Bound(limit.why, stay=frozenset(index - 1 for index in taken if index))
-
-
 def stay_listed(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     """The layers that an index list names may not go."""
     listed = (index for index in _entries(checkpoint, stack, limit.value) if isinstance(index, int))
@@ -345,7 +338,7 @@ KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
     kind.__name__: kind
     for kind in (
         aligned, in_place, stay, stay_named, stay_before_tail, counts_without, stay_below, stay_with, stay_per_entry,
-        stay_tapped, stay_listed, stay_marked, counts, counts_with, never, never_with, not_first, not_last,
+        stay_listed, stay_marked, counts, counts_with, never, never_with, not_first, not_last,
         shared_tail, tail_sources, at_least_of, in_turn, with_source,
     )
 }  # fmt: skip
