@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from math import sqrt
 
 from rewriter import fields
-from rewriter.architectures.field_table import DEFAULT_FIELDS, NOT_ABOUT_LAYERS, OVERRIDDEN_BY, PARALLEL, ROOT_FIELDS
+from rewriter.architectures.field_table import (
+    DEFAULT_FIELDS,
+    MODULE_NAMES,
+    NOT_ABOUT_LAYERS,
+    OVERRIDDEN_BY,
+    PARALLEL,
+    QUANTIZATION,
+    ROOT_FIELDS,
+)  # fmt: skip
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
@@ -137,8 +145,18 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
                 f"{shown(name)} has one entry for each of the {stack.count} layers, or as many by chance, and no "
                 f"rule says which: --per-layer-field {shown(name)} cuts it, --keep-field {shown(name)} leaves it"
             )
-    root = {key: rule for key, rule in ROOT_FIELDS[table_of(checkpoint)].items() if key in checkpoint.metadata}
-    return {**{key: rule for key, rule in rules.items() if rule != "keep"}, **root}
+    return {**{key: rule for key, rule in rules.items() if rule != "keep"}, **module_lists(checkpoint)}
+
+
+def module_lists(checkpoint: Checkpoint) -> dict[str, str]:
+    """Whole key -> rule for the fields that name modules, whatever the stack."""
+    table = table_of(checkpoint)
+    found = {key: rule for key, rule in ROOT_FIELDS[table].items() if key in checkpoint.metadata}
+    if table != GGUF:
+        quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION))
+        named = (key for key in quantised if key.rpartition(".")[2] in MODULE_NAMES)
+        found |= {key: "layer_names" for key in named if isinstance(checkpoint.metadata[key], list | dict)}
+    return found
 
 
 def period_fields(checkpoint: Checkpoint, stack: Stack) -> dict[str, int]:

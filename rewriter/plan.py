@@ -6,15 +6,16 @@ Laws:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rewriter import fields
 from rewriter.architectures.entry import Architecture
-from rewriter.architectures.field_table import GENERIC_DOUBTS, ROOT_FIELDS
+from rewriter.architectures.field_table import GENERIC_DOUBTS
 from rewriter.architectures.stacks import Stack, find, generic, resolve, select, table_of
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
-from rewriter.edits import count_problems, field_rules, metadata_edits, period_fields
+from rewriter.edits import count_problems, field_rules, metadata_edits, module_lists, period_fields
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.limits import Bound, bound_for, broken, nearest
 from rewriter.patterns import active_patterns, not_special, pattern_keys, pattern_list, unsolvable_period
@@ -187,13 +188,18 @@ def _warnings(checkpoint: Checkpoint, architecture: Architecture, stack: Stack, 
     for key, meaning in architecture.warnings:
         if moved and (not key or checkpoint.value(stack.key(key))):
             yield f"{f'{key} is set: ' if key else ''}{meaning}"
-    for key in ROOT_FIELDS[table_of(checkpoint)]:
+    for key in module_lists(checkpoint):
         names = checkpoint.value(key)
-        if isinstance(names, list) and any(isinstance(name, str) and name.startswith("re:") for name in names):
+        if layers.dropped and any(map(_is_expression, names if isinstance(names, list | dict) else ())):
             yield f"{key} has regular expressions, which are left alone: check that they still name the right layers"
     if stack.entry.absent_in_first and layers.main[0]:
         lost = ", ".join(stack.entry.absent_in_first)
         yield f"layer {layers.main[0]} becomes the first, which has no {lost}: what it computes changes a little"
+
+
+def _is_expression(name: object) -> bool:
+    """Whether a module name is a pattern that may depend on a layer's number."""
+    return isinstance(name, str) and bool(re.search(r"[*+?\[(|^$\\]", name) and re.search("[0-9]", name))
 
 
 def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:

@@ -90,16 +90,20 @@ DEFAULT_FIELDS: dict[str, dict[str, str]] = {
     "gguf": _by_key(_GGUF),
 }
 
-# Lists of module names, by their whole key: they stand at the top whatever the stack.
+# Lists and objects of module names, by their whole key: they stand at the top whatever the stack.
 ROOT_FIELDS: dict[str, dict[str, str]] = {
-    "huggingface": {
-        "quantization_config.ignore": "layer_names",
-        "quantization_config.ignored_layers": "layer_names",
-        "quantization_config.modules_to_not_convert": "layer_names",
-        "quantization_config.llm_int8_skip_modules": "layer_names",
-    },
+    "huggingface": {},
     "gguf": {"general.tensor_extra.name": "layer_names"},
 }
+
+# Where a config.json says how the weights are quantised, and the last part of the keys that name modules there: in
+# compressed-tensors, FP8, AWQ, bitsandbytes, Quark, ModelOpt, HQQ, AQLM, AutoRound, VPTQ, SpQR, HIGGS, GPTQModel.
+QUANTIZATION = ("quantization_config.", "compression_config.")
+MODULE_NAMES = (
+    "ignore", "targets", "ignored_layers", "modules_to_not_convert", "llm_int8_skip_modules", "exclude",
+    "layer_quant_config", "exclude_modules", "quantized_layers", "skip_modules", "linear_weights_not_to_quantize",
+    "extra_config", "config_for_layers", "shapes", "tune_metadata", "dynamic",
+)  # fmt: skip
 
 # Lists whose entries belong to those of another list, by their whole keys: an entry goes with the other one.
 PARALLEL = {"general.tensor_extra.prec_a4": "general.tensor_extra.name"}

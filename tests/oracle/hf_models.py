@@ -19,6 +19,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+torch.set_num_threads(1)  # the models are tiny: threads only wait for each other
 ABSENT = object()
 Inputs = Mapping[str, Tensor]
 
