@@ -13,11 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import sqrt
 
 from rewriter import fields
-from rewriter.architectures.field_table import DEFAULT_FIELDS, NOT_ABOUT_LAYERS, OVERRIDDEN_BY, ROOT_FIELDS
+from rewriter.architectures.field_table import (
+    DEFAULT_FIELDS,
+    MODULE_NAMES,
+    NOT_ABOUT_LAYERS,
+    OVERRIDDEN_BY,
+    PARALLEL,
+    QUANTIZATION,
+    ROOT_FIELDS,
+)  # fmt: skip
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
-from rewriter.patterns import is_list, pattern_values
+from rewriter.patterns import active_patterns, is_list, is_stated, pattern_keys, pattern_values
 from rewriter.selection import Options
 
 _LISTED = {
@@ -42,8 +50,9 @@ def metadata_edits(
     changes = (
         *_new_counts(checkpoint, stacks, stack, layers),
         *((key, fields.apply(rule, key, checkpoint.metadata[key], layers), rule) for key, rule in rules.items()),
+        *_parallel(checkpoint, layers),
         *_defaults(checkpoint, stack, layers),
-        *_pins(checkpoint, stack),
+        *_pins(checkpoint, stack, layers),
         *_patterns(checkpoint, stack, layers, options),
     )
     for key, (value, rule) in {key: (value, rule) for key, value, rule in changes}.items():
@@ -52,9 +61,20 @@ def metadata_edits(
             yield _edit(checkpoint, key, before, value, rule)
 
 
+def _parallel(checkpoint: Checkpoint, layers: LayerMap) -> Iterator[Change]:
+    """Entries that belong to names in another list: they go with them."""
+    for key, names_key in PARALLEL.items():
+        value, names = checkpoint.metadata.get(key), checkpoint.metadata.get(names_key)
+        if isinstance(value, list | tuple) and isinstance(names, list | tuple):
+            if len(value) != len(names):
+                raise CheckpointError(f"{key} has {len(value)} entries for the {len(names)} of {names_key}")
+            stays = (fields.RULES["layer_names"]([name], layers) for name in names)
+            yield key, type(value)(entry for entry, left in zip(value, stays, strict=True) if left), "layer_names"
+
+
 def _patterns(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: Options) -> Iterator[Change]:
     left = {stack.key(name) for name in options.keep_fields} | set(options.keep_fields)
-    for pattern in stack.entry.patterns:
+    for pattern in active_patterns(checkpoint, stack):
         if stack.key(pattern.explicit) not in left:
             yield from pattern_values(checkpoint, stack, layers, pattern)
 
@@ -118,8 +138,7 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
     own = {key: key.removeprefix(stack.scope + ".") for key in checkpoint.metadata if _in_scope(key, stack, elsewhere)}
     rules = {key: rule for key, name in own.items() if (rule := _rule(checkpoint, stack, name))}
     rules |= {stack.key(key): rule for key, rule in stack.entry.fields if stack.key(key) in checkpoint.metadata}
-    root = {key: rule for key, rule in ROOT_FIELDS[table_of(checkpoint)].items() if key in checkpoint.metadata}
-    return {**rules, **root, **asked}
+    return {**rules, **module_lists(checkpoint), **asked}
 
 
 def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]) -> None:
@@ -133,6 +152,17 @@ def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: St
             f"{shown(name)} has one entry for each of the {stack.count} layers, or as many by chance, and no "
             f"rule says which: --per-layer-field {shown(name)} cuts it, --keep-field {shown(name)} leaves it"
         )
+
+
+def module_lists(checkpoint: Checkpoint) -> dict[str, str]:
+    """Whole key -> rule for the fields that name modules, whatever the stack."""
+    table = table_of(checkpoint)
+    found = {key: rule for key, rule in ROOT_FIELDS[table].items() if key in checkpoint.metadata}
+    if table != GGUF:
+        quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION))
+        named = (key for key in quantised if key.rpartition(".")[2] in MODULE_NAMES)
+        found |= {key: "layer_names" for key in named if isinstance(checkpoint.metadata[key], list | dict)}
+    return found
 
 
 def period_fields(checkpoint: Checkpoint, stack: Stack) -> dict[str, int]:
@@ -165,11 +195,11 @@ def _in_scope(key: str, stack: Stack, elsewhere: tuple[str, ...]) -> bool:
 
 def _rule(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
     """The rule for one field, "" if there is none. What a pattern reads is the pattern's to change."""
-    if any(name in (*pattern.period_keys, pattern.offset_key) for pattern in stack.entry.patterns):
+    if any(name in pattern_keys(pattern) for pattern in stack.entry.patterns):
         return "per_layer" if is_list(checkpoint, stack, name) else "keep"
     for pattern in stack.entry.patterns:
         if name == pattern.explicit:
-            return _LISTED.get(pattern.form, "keep") if is_list(checkpoint, stack, name) else "keep"
+            return _LISTED.get(pattern.form, "keep") if is_stated(checkpoint, stack, pattern) else "keep"
     return dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)].get(name, "")
 
 
@@ -186,7 +216,8 @@ def _is_apart(name: str) -> bool:
 def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[Change]:
     """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
     for name, default in stack.entry.defaults:
-        key, rule = stack.key(name), DEFAULT_FIELDS[table_of(checkpoint)][name]
+        key = stack.key(name)
+        rule = dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)][name]
         overridden = is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
         if default < stack.count and checkpoint.value(key) is None and not overridden:
             after = fields.apply(rule, key, default, layers)
@@ -198,10 +229,14 @@ def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterato
 FORMULAS: dict[str, Callable[[int], object]] = {
     "1.4/sqrt(count)": lambda count: 1.4 / sqrt(count),
     "0": lambda count: 0,
+    "0.95 for 10 of more": lambda count: [0.95] * (count > 10) * 10 + [0.0] * (count - (count > 10) * 10),
+    "global, local x 12": lambda count: [[["global", "local"], 12]],
 }
 
 
-def _pins(checkpoint: Checkpoint, stack: Stack) -> Iterator[Change]:
+def _pins(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[Change]:
+    """What the loader would compute from the new count: what it computed from the old one, by the field's own rule."""
     for name, formula in stack.entry.pins:
         if checkpoint.value(stack.key(name)) is None:
-            yield stack.key(name), FORMULAS[formula](stack.count), "pin"
+            value, rule = FORMULAS[formula](stack.count), _rule(checkpoint, stack, name)
+            yield stack.key(name), fields.apply(rule, name, value, layers) if rule else value, "pin"

@@ -52,6 +52,16 @@ def scalar_or_per_layer(value: object, layers: LayerMap) -> object:
     return per_layer(value, layers) if isinstance(value, list | tuple) else value
 
 
+def per_layer_and_more(value: object, layers: LayerMap) -> object:
+    """One entry for each layer and then others, which stay."""
+    items = _sequence(value)
+    if len(items) < layers.count:
+        raise CheckpointError(f"has {len(items)} entries for {layers.count} layers")
+    total = layers.count + layers.predictions
+    picked = [items[old] for old in layers.kept if old < len(items)]
+    return type(value)([*picked, *items[total:]])  # type: ignore[call-arg]
+
+
 def layer_indexes(value: object, layers: LayerMap) -> object:
     """A list of layer numbers: dropped ones go, the others are renumbered."""
     indexes = [_number(item) for item in _sequence(value)]
@@ -88,6 +98,8 @@ def prediction_count(value: object, layers: LayerMap) -> object:
 def last_index(value: object, layers: LayerMap) -> object:
     """The last layer of a range, inclusive: the last kept one up to it. -1 means the last of all."""
     index = _number(value)
+    if 0 <= index < layers.main[0]:
+        raise UnsupportedError(f"no layer up to {index} stays, and no other number says that")
     return index if index < 0 else bisect_left(layers.main, index + 1) - 1
 
 
@@ -107,6 +119,14 @@ def hidden_state(value: object, layers: LayerMap) -> object:
         raise CheckpointError(f"takes hidden state {index} of {states}")
     new = bisect_left(layers.main, index % states)
     return new if index >= 0 else new - left
+
+
+def apart_states(value: object, layers: LayerMap) -> object:
+    """Hidden states that are taken side by side: as hidden_state, but no two may become the same."""
+    states = list(_sequence(hidden_state(list(_sequence(value)), layers)))
+    if len(set(map(str, states))) != len(set(map(str, _sequence(value)))):
+        raise UnsupportedError(f"takes the hidden states {shown(list(_sequence(value)))}: two would become the same")
+    return type(value)(states)  # type: ignore[call-arg]
 
 
 def stage_indexes(value: object, layers: LayerMap) -> object:
@@ -195,7 +215,8 @@ def _renamed(name: object, pattern: re.Pattern[str], layers: LayerMap) -> object
 RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
-        count, per_layer, scalar_or_per_layer, layer_indexes, one_based_indexes, leading_count, trailing_count,
+        count, per_layer, per_layer_and_more, scalar_or_per_layer, apart_states, layer_indexes,
+        one_based_indexes, leading_count, trailing_count,
         last_index, prediction_count, period, hidden_state, stage_indexes, stage_names, run_length, keyed,
         layer_pairs, layer_names, keep,
     )

@@ -7,14 +7,17 @@ selection breaks; `nearest` finds the selections closest to it that break none. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from rewriter.architectures.entry import Limit
 from rewriter.architectures.stacks import Stack
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import CheckpointError, shown
+from rewriter.patterns import entries
 
 Layers = tuple[int, ...]
+_TRIED = 8  # layers of a group of which one must stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,9 @@ class Bound:
 
     `stay`: layers that may not go. `period`: every kept layer keeps its number modulo this. `not_first` and
     `not_last`: layers that may not come to stand there. `counts`: numbers of layers that must neither be left nor
-    reached. `requires`: a layer that stays only with the other one. `never`: no drop at all.
+    reached. `at_least`: how many must be left. `requires`: a layer that stays only with the other one. `one_of`: layers
+    of which one must stay. `never`: no drop at all. What breaks a `soft` one is written all the same, with a warning.
+    With `among`, `period` and `at_least` are about those layers and their places among each other.
     """
 
     why: str
@@ -33,8 +38,11 @@ class Bound:
     not_last: frozenset[int] = frozenset()
     counts: frozenset[int] = frozenset()
     at_least: int = 1
+    among: Layers | None = None
     requires: Mapping[int, int] = field(default_factory=dict)
+    one_of: frozenset[int] = frozenset()
     never: bool = False
+    soft: bool = False
 
 
 def broken(bounds: Iterable[Bound], kept: Layers, count: int) -> Bound | None:
@@ -48,57 +56,101 @@ def _breaks(bound: Bound, kept: Layers, count: int) -> bool:
     there = set(kept)
     return (
         bound.never
-        or len(kept) < bound.at_least
+        or len(_among(bound, kept)) < bound.at_least
         or not bound.stay <= there
-        or any((old - new) % bound.period for new, old in enumerate(kept))
+        or any((_place(bound, layer) - new) % bound.period for new, layer in enumerate(_among(bound, kept)))
         or kept[0] in bound.not_first
         or kept[-1] in bound.not_last
         or not bound.counts.isdisjoint((len(kept), count))
+        or (bound.one_of and bound.one_of.isdisjoint(there))
         or any(source not in there for layer, source in bound.requires.items() if layer in there)
     )
+
+
+def _among(bound: Bound, kept: Layers) -> Layers:
+    """Those of `kept` that the bound counts."""
+    return kept if bound.among is None else tuple(layer for layer in kept if layer in bound.among)
+
+
+def _place(bound: Bound, layer: int) -> int:
+    """The number of a layer that the bound counts, among those."""
+    return layer if bound.among is None else bound.among.index(layer)
 
 
 def nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int = 3) -> list[Layers]:
     """Up to `most` selections that break no bound, drop something, and differ from `kept` in the fewest layers.
 
-    Walks over the layers and remembers, for every number of layers kept so far, the best few ways to get there.
+    Of every group of which one must stay, each that could is tried.
+    """
+    groups = [bound.one_of for bound in bounds if bound.one_of and bound.one_of.isdisjoint(kept)]
+    tries = [bounds]
+    for group in groups:
+        tries = [(*each, Bound("", stay=frozenset((one,)))) for each in tries for one in sorted(group)[-_TRIED:]]
+    found = {each: None for bounds_tried in tries for each in _nearest(bounds_tried, kept, count, most)}
+    wanted = set(kept)
+    return sorted(found, key=lambda each: (len(wanted ^ set(each)), abs(len(each) - len(kept)), each))[:most]
+
+
+def _nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int) -> list[Layers]:
+    """As nearest, without groups.
+
+    Walks over the layers and remembers, for every number of layers kept so far and what else decides what may follow,
+    the best few ways to get there.
     Among equally near ones those come first that drop as many layers as asked for.
     """
     wanted = set(kept)
-    ways: dict[int, list[tuple[int, Layers]]] = {0: [(0, ())]}
+    ways: dict[Layers, list[tuple[int, Layers]]] = {(): [(0, ())]}
     for layer in range(count):
-        following: dict[int, list[tuple[int, Layers]]] = {}
-        for new, best in ways.items():
-            for cost, chosen in best:
-                if not any(layer in bound.stay for bound in bounds):
-                    following.setdefault(new, []).append((cost + (layer in wanted), chosen))
-                if _may_stay(bounds, layer, new, chosen):
-                    following.setdefault(new + 1, []).append((cost + (layer not in wanted), (*chosen, layer)))
-        ways = {new: sorted(best)[: 2 * most] for new, best in following.items()}
-    found = [(cost, abs(new - len(kept)), chosen) for new, best in ways.items() for cost, chosen in best if chosen]
+        following: dict[Layers, list[tuple[int, Layers]]] = {}
+        for cost, chosen in chain.from_iterable(ways.values()):
+            if not any(layer in bound.stay for bound in bounds):
+                following.setdefault(_state(bounds, chosen), []).append((cost + (layer in wanted), chosen))
+            if _may_stay(bounds, layer, chosen):
+                more = (*chosen, layer)
+                following.setdefault(_state(bounds, more), []).append((cost + (layer not in wanted), more))
+        ways = {state: sorted(best)[: 2 * most] for state, best in following.items()}
+    ends = (way for way in chain.from_iterable(ways.values()) if way[1])
+    found = [(cost, abs(len(chosen) - len(kept)), chosen) for cost, chosen in ends]
     found = [each for each in found if len(each[2]) < count and broken(bounds, each[2], count) is None]
     return [chosen for _, _, chosen in sorted(found)[:most]]
 
 
-def _may_stay(bounds: tuple[Bound, ...], layer: int, new: int, chosen: Layers) -> bool:
+def _state(bounds: tuple[Bound, ...], chosen: Layers) -> Layers:
+    """What the layers kept so far allow to follow."""
+    counted = (len(_among(bound, chosen)) for bound in bounds if bound.among is not None)
+    return (len(chosen), *counted)
+
+
+def _may_stay(bounds: tuple[Bound, ...], layer: int, chosen: Layers) -> bool:
     return not any(
-        (layer - new) % bound.period
-        or (new == 0 and layer in bound.not_first)
+        _shifts(bound, layer, chosen)
+        or (not chosen and layer in bound.not_first)
         or (layer in bound.requires and bound.requires[layer] not in chosen)
         for bound in bounds
     )
 
 
+def _shifts(bound: Bound, layer: int, chosen: Layers) -> bool:
+    """Whether `layer`, kept after `chosen`, would not keep its place in the period."""
+    if bound.period == 1 or (bound.among is not None and layer not in bound.among):
+        return False
+    return (_place(bound, layer) - len(_among(bound, chosen))) % bound.period != 0
+
+
 def bound_for(limit: Limit, checkpoint: Checkpoint, stack: Stack, stacks: Iterable[Stack]) -> Bound:
     """The bound that `limit` means for this checkpoint."""
     if limit.kind == "as_long_as":
-        return Bound(limit.why, at_least=max((each.count for each in stacks if each.name == limit.value), default=1))
-    return KINDS[limit.kind](limit, checkpoint, stack)
+        longest = max((each.count for each in stacks if each.name == limit.value), default=1)
+        return Bound(limit.why, at_least=longest, soft=limit.soft)
+    return replace(KINDS[limit.kind](limit, checkpoint, stack), soft=limit.soft)
 
 
 def _value(checkpoint: Checkpoint, stack: Stack, value: object) -> object:
-    """A number as it is, or what the metadata has under a key."""
-    return checkpoint.metadata.get(stack.key(value)) if isinstance(value, str) else value
+    """A number as it is, or what the metadata has under a key, or what the loader takes where it has nothing."""
+    if not isinstance(value, str):
+        return value
+    found = checkpoint.metadata.get(stack.key(value))
+    return dict(stack.entry.defaults).get(value) if found is None else found
 
 
 def _number(checkpoint: Checkpoint, stack: Stack, value: object) -> int:
@@ -111,9 +163,8 @@ def _number(checkpoint: Checkpoint, stack: Stack, value: object) -> int:
 
 
 def _entries(checkpoint: Checkpoint, stack: Stack, key: object) -> list[object]:
-    """The list under `key`, empty where there is none."""
-    found = _value(checkpoint, stack, key)
-    return list(found) if isinstance(found, list | tuple) else []
+    """The list under `key`, or what the loader takes where there is none."""
+    return list(entries(checkpoint, stack, str(key)))
 
 
 def aligned(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
@@ -130,6 +181,19 @@ def stay(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
 def stay_below(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     """The first `value` layers may not go."""
     return Bound(limit.why, stay=frozenset(range(min(_number(checkpoint, stack, limit.value), stack.count))))
+
+
+def stay_with(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Layers may not go where a key is set: `value` is (key, layer, ...)."""
+    key, *layers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
+    active = bool(_value(checkpoint, stack, key))
+    return Bound(limit.why, stay=frozenset(int(str(layer)) for layer in layers) if active else frozenset())
+
+
+def stay_per_entry(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """As many of the first layers as a list has entries may not go."""
+    entries = len(_entries(checkpoint, stack, limit.value))
+    return Bound(limit.why, stay=frozenset(range(min(entries, stack.count))))
 
 
 def stay_listed(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
@@ -157,6 +221,18 @@ def counts_with(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
+def counts_without(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """As counts, but only where a key is absent: `value` is (key, number, ...)."""
+    key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
+    active = _value(checkpoint, stack, key) is None
+    return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
+
+
+def in_place(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Each kept layer must keep its very number, where the key `value` is set: only the last ones can go."""
+    return Bound(limit.why, period=stack.count if _value(checkpoint, stack, limit.value) else 1)
+
+
 def never_with(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     """No layer can go where a key has more than a number: `value` is (key, number)."""
     key, most = limit.value if isinstance(limit.value, tuple) else (limit.value, 0)
@@ -178,10 +254,33 @@ def not_last(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, not_last=_having(limit, checkpoint, stack))
 
 
+def stay_named(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Layers for which a list of tensors has an entry may not go: `value` is its name up to the number."""
+    prefix = str(limit.value)
+    labels = (tensor.name[len(prefix) :].partition(".")[0] for tensor in checkpoint.tensors)
+    named = zip(checkpoint.tensors, labels, strict=True)
+    return Bound(
+        limit.why,
+        stay=frozenset(int(label) for tensor, label in named if tensor.name.startswith(prefix) and label.isdigit()),
+    )
+
+
+def stay_before_tail(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """The last layers use what the ones right before them have: `value` is (key of how many, how many before)."""
+    key, before = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
+    tail = _number(checkpoint, stack, key)
+    start = stack.count - tail
+    return Bound(limit.why, stay=frozenset(range(max(0, start - int(str(before))), start)) if tail else frozenset())
+
+
 def _having(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> frozenset[int]:
     key, wanted = limit.value if isinstance(limit.value, tuple) else (limit.value, None)
-    entries = enumerate(_entries(checkpoint, stack, key))
-    return frozenset(layer for layer, entry in entries if entry == wanted)
+    return frozenset(_listed(checkpoint, stack, key, wanted))
+
+
+def _listed(checkpoint: Checkpoint, stack: Stack, key: object, wanted: object) -> Layers:
+    """The layers with the given entry in a per-layer list."""
+    return tuple(layer for layer, entry in enumerate(_entries(checkpoint, stack, key)) if entry == wanted)
 
 
 def shared_tail(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
@@ -196,6 +295,31 @@ def shared_tail(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     used = set(map(repr, types[start:]))
     last = {repr(kind): layer for layer, kind in enumerate(types[:start])}
     return Bound(limit.why, stay=frozenset(layer for kind, layer in last.items() if kind in used))
+
+
+def tail_sources(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """As shared_tail, but a source may go together with all the layers that reuse it."""
+    how_many, types_key = limit.value if isinstance(limit.value, tuple) else (limit.value, "")
+    types = _entries(checkpoint, stack, types_key)
+    start = max(0, len(types) - _number(checkpoint, stack, how_many))
+    last = {repr(kind): layer for layer, kind in enumerate(types[:start])}
+    tail = ((layer, last.get(repr(types[layer]))) for layer in range(start, len(types)))
+    return Bound(limit.why, requires={layer: source for layer, source in tail if source is not None})
+
+
+def at_least_of(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """So many layers with the given entry in a per-layer list must be left: `value` is (key, entry, how many)."""
+    key, entry, least = limit.value if isinstance(limit.value, tuple) else (limit.value, None, 0)
+    return Bound(limit.why, among=_listed(checkpoint, stack, key, entry), at_least=int(str(least)))
+
+
+def in_turn(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Layers with the given entry in a per-layer list share a number of things in turn: `value` is (key, entry, key
+    of the number). Each must keep its turn.
+    """
+    key, entry, turns = limit.value if isinstance(limit.value, tuple) else (limit.value, None, 1)
+    number = max(1, _number(checkpoint, stack, turns))
+    return Bound(limit.why, among=_listed(checkpoint, stack, key, entry), period=number, at_least=0)
 
 
 def with_source(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
@@ -213,7 +337,8 @@ def with_source(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
 KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
     kind.__name__: kind
     for kind in (
-        aligned, stay, stay_below, stay_listed, stay_marked, counts, counts_with, never, never_with, not_first,
-        not_last, shared_tail, with_source,
+        aligned, in_place, stay, stay_named, stay_before_tail, counts_without, stay_below, stay_with, stay_per_entry,
+        stay_listed, stay_marked, counts, counts_with, never, never_with, not_first, not_last,
+        shared_tail, tail_sources, at_least_of, in_turn, with_source,
     )
 }  # fmt: skip

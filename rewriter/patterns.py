@@ -17,6 +17,37 @@ def is_list(checkpoint: Checkpoint, stack: Stack, name: str) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0
 
 
+def pattern_keys(pattern: Pattern) -> tuple[str, ...]:
+    """The keys that a loader makes the pattern of."""
+    return (*pattern.period_keys, pattern.offset_key, pattern.until_key)
+
+
+def is_stated(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> bool:
+    """Whether the list of `pattern` is there; an empty one of layer numbers says something."""
+    value = checkpoint.value(stack.key(pattern.explicit)) if pattern.explicit else None
+    return isinstance(value, list | tuple) and (len(value) > 0 or pattern.form == "special_indexes")
+
+
+def entries(checkpoint: Checkpoint, stack: Stack, key: str) -> tuple[object, ...]:
+    """One entry for each layer: the list under `key`, or what a loader takes for it; empty where there is neither."""
+    for pattern in active_patterns(checkpoint, stack):
+        if pattern.explicit == key and pattern.form in ("per_layer", "cycle"):
+            return pattern_list(checkpoint, stack, pattern)
+    value = checkpoint.value(stack.key(key))
+    return tuple(value) if isinstance(value, list | tuple | str) else ()
+
+
+def active_patterns(checkpoint: Checkpoint, stack: Stack) -> tuple[Pattern, ...]:
+    """The patterns of the stack that the loader applies to this checkpoint."""
+    return tuple(pattern for pattern in stack.entry.patterns if _is_active(checkpoint, stack, pattern))
+
+
+def _is_active(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> bool:
+    found = ((checkpoint.value(stack.key(key)), least) for key, least in pattern.when)
+    instead = pattern.unless and checkpoint.value(stack.key(pattern.unless)) is not None
+    return not instead and all(isinstance(value, int) and value >= least for value, least in found)
+
+
 def pattern_list(
     checkpoint: Checkpoint, stack: Stack, pattern: Pattern, count: int | None = None
 ) -> tuple[object, ...]:
@@ -30,19 +61,29 @@ def pattern_list(
         return listed
     if listed and pattern.form == "cycle":
         return tuple(listed[layer % len(listed)] for layer in range(count))
-    if listed and pattern.form == "special_indexes":
+    if pattern.form == "special_indexes" and is_stated(checkpoint, stack, pattern):
         return tuple(pattern.special if layer in listed else pattern.other for layer in range(count))
     implied = _implied(pattern, _period(checkpoint, stack, pattern), _offset(checkpoint, stack, pattern), count)
+    implied = (pattern.special,) * min(pattern.lead, count) + implied[pattern.lead :]
     if pattern.form == "other_indexes":
         return tuple(pattern.other if layer in listed else kind for layer, kind in enumerate(implied))
-    return implied
+    end = _end(checkpoint, stack, pattern, count)
+    return (*implied[:end], *(pattern.special for _ in implied[end:]))
 
 
 def _implied(pattern: Pattern, period: int, offset: int, count: int) -> tuple[object, ...]:
     """By number alone. A period of 0 means that no layer is special."""
-    return tuple(
-        pattern.special if period and layer % period == offset % period else pattern.other for layer in range(count)
-    )
+    rest = range(count - len(pattern.head))
+    kinds = (pattern.special if period and layer % period == offset % period else pattern.other for layer in rest)
+    return (*pattern.head, *kinds)[:count]
+
+
+def _end(checkpoint: Checkpoint, stack: Stack, pattern: Pattern, count: int) -> int:
+    """The layer from which on all are special."""
+    if not pattern.until_key:
+        return count
+    value = checkpoint.value(stack.key(pattern.until_key))
+    return max(0, value) if isinstance(value, int) else pattern.until
 
 
 def _period(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> int:
@@ -57,9 +98,9 @@ def _period(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> int:
 def _offset(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> int:
     """The place in the period that is special: the first, the last, or what the metadata says."""
     if not pattern.offset_key:
-        return 0 if pattern.first else -1
+        return 0 if pattern.first else pattern.offset
     value = checkpoint.value(stack.key(pattern.offset_key))
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) else max(0, pattern.offset)
 
 
 def pattern_values(
@@ -72,27 +113,48 @@ def pattern_values(
     before = pattern_list(checkpoint, stack, pattern)
     if len(before) not in (layers.count, layers.count + layers.predictions):
         raise CheckpointError(f"{shown(pattern.explicit)} has {len(before)} entries for {layers.count} layers")
+    before += _beyond(checkpoint, stack, pattern)[len(before) - layers.count :]
     wanted = tuple(before[old] for old in layers.kept if old < len(before))
     if pattern.none_left and all(kind == pattern.special for kind in wanted):
         there = (pair for pair in pattern.none_left if checkpoint.value(stack.key(pair[0])) is not None)
         yield from ((stack.key(name), value, "pattern") for name, value in there)
     elif not pattern.explicit:
         yield from _solved(checkpoint, stack, pattern, wanted)
-    elif _must_be_written(checkpoint, stack, pattern, wanted):
+    elif _must_be_written(checkpoint, stack, layers, pattern, wanted):
         yield from _written(checkpoint, stack, layers, pattern, wanted)
 
 
-def _must_be_written(checkpoint: Checkpoint, stack: Stack, pattern: Pattern, wanted: tuple[object, ...]) -> bool:
+def _beyond(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> tuple[object, ...]:
+    """What the prediction layers are, where the list has entries for them."""
+    if not pattern.beyond or is_list(checkpoint, stack, pattern.explicit):
+        return ()
+    if pattern.beyond == "special":
+        return (pattern.special,) * stack.predictions
+    return pattern_list(checkpoint, stack, pattern, stack.count + stack.predictions)[stack.count :]
+
+
+def not_special(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> frozenset[int]:
+    """The layers that are not special: with `never_all` one of them must stay."""
+    kinds = pattern_list(checkpoint, stack, pattern, stack.count)[: stack.count]
+    return frozenset(layer for layer, kind in enumerate(kinds) if kind != pattern.special)
+
+
+def _must_be_written(
+    checkpoint: Checkpoint, stack: Stack, layers: LayerMap, pattern: Pattern, wanted: tuple[object, ...]
+) -> bool:
     """A list that is there follows by its own rule, unless it works together with the period."""
-    if is_list(checkpoint, stack, pattern.explicit) and pattern.form in ("per_layer", "special_indexes"):
+    if pattern.form in ("per_layer", "special_indexes") and is_stated(checkpoint, stack, pattern):
         return False
     listed = pattern.form == "other_indexes" and is_list(checkpoint, stack, pattern.explicit)
-    return listed or wanted != _after(checkpoint, stack, pattern, wanted)
+    return listed or wanted != _after(checkpoint, stack, layers, pattern)
 
 
-def _after(checkpoint: Checkpoint, stack: Stack, pattern: Pattern, wanted: tuple[object, ...]) -> tuple[object, ...]:
+def _after(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, pattern: Pattern) -> tuple[object, ...]:
     """What the loader would make of the kept layers if nothing were written."""
-    return pattern_list(checkpoint, stack, pattern, len(wanted))
+    main, left = len(layers.main), len(layers.kept)
+    if pattern.beyond == "special":
+        return pattern_list(checkpoint, stack, pattern, main) + (pattern.special,) * (left - main)
+    return pattern_list(checkpoint, stack, pattern, left if pattern.beyond else main)
 
 
 def _written(
@@ -156,7 +218,7 @@ def solution(
 def unsolvable_period(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> int:
     """The period that the kept layers must respect because no other period and offset give the same; 1 if none."""
     periods = [1]
-    for pattern in stack.entry.patterns:
+    for pattern in active_patterns(checkpoint, stack):
         if not pattern.explicit:
             before = pattern_list(checkpoint, stack, pattern)
             wanted = tuple(before[old] for old in layers.main)

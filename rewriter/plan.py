@@ -6,18 +6,19 @@ Laws:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rewriter import fields
 from rewriter.architectures.entry import Architecture
-from rewriter.architectures.field_table import GENERIC_DOUBTS, ROOT_FIELDS
+from rewriter.architectures.field_table import GENERIC_DOUBTS
 from rewriter.architectures.stacks import Stack, find, generic, resolve, select, table_of
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
-from rewriter.edits import count_problems, field_rules, metadata_edits, period_fields
+from rewriter.edits import count_problems, field_rules, metadata_edits, module_lists, period_fields
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.limits import Bound, bound_for, broken, nearest
-from rewriter.patterns import pattern_list, unsolvable_period
+from rewriter.patterns import active_patterns, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.selection import Options, format_layers
 from rewriter.tensors import TensorCopy, tensor_copies
@@ -115,14 +116,16 @@ def allowed_layers(
     if find(checkpoint) is None and layers.dropped:
         _refuse_doubts(checkpoint, stack, options)
     bounds = stack_bounds(checkpoint, stacks, stack, layers)
+    soft = tuple(bound.why for bound in bounds if bound.soft and broken((bound,), layers.main, stack.count))
+    bounds = tuple(bound for bound in bounds if not bound.soft)
     bound = broken(bounds, layers.main, stack.count)
     if bound is None:
-        return layers, ()
+        return layers, soft
     others = [] if bound.never else nearest(bounds, layers.main, stack.count)
     if options.align and others:
         return _layer_map(stack, (*others[0], *layers.kept[len(layers.main) :]), options), ()
     if options.force:
-        return layers, (f"{bound.why}: written all the same (--force)",)
+        return layers, (f"{bound.why}: written all the same (--force)", *soft)
     raise UnsupportedError(f"{bound.why}; {_alternatives(others)}")
 
 
@@ -152,6 +155,11 @@ def stack_bounds(
     bounds = [bound_for(limit, checkpoint, stack, stacks) for limit in stack.entry.limits]
     for key, rule in period_fields(checkpoint, stack).items():
         bounds.append(Bound(f"{key} makes every {rule} layers a pattern that no list can replace", period=rule))
+    bounds += [
+        Bound(pattern.never_all, one_of=others)
+        for pattern in active_patterns(checkpoint, stack)
+        if pattern.never_all and (others := not_special(checkpoint, stack, pattern))
+    ]
     step = unsolvable_period(checkpoint, stack, layers)
     if step > 1:
         bounds.append(Bound(f"the loader knows only periods, of {step} together, and no others fit", period=step))
@@ -180,13 +188,18 @@ def _warnings(checkpoint: Checkpoint, architecture: Architecture, stack: Stack, 
     for key, meaning in architecture.warnings:
         if moved and (not key or checkpoint.value(stack.key(key))):
             yield f"{f'{key} is set: ' if key else ''}{meaning}"
-    for key in ROOT_FIELDS[table_of(checkpoint)]:
+    for key in module_lists(checkpoint):
         names = checkpoint.value(key)
-        if isinstance(names, list) and any(isinstance(name, str) and name.startswith("re:") for name in names):
+        if layers.dropped and any(map(_is_expression, names if isinstance(names, list | dict) else ())):
             yield f"{key} has regular expressions, which are left alone: check that they still name the right layers"
     if stack.entry.absent_in_first and layers.main[0]:
         lost = ", ".join(stack.entry.absent_in_first)
         yield f"layer {layers.main[0]} becomes the first, which has no {lost}: what it computes changes a little"
+
+
+def _is_expression(name: object) -> bool:
+    """Whether a module name is a pattern that may depend on a layer's number."""
+    return isinstance(name, str) and bool(re.search(r"[*+?\[(|^$\\]", name) and re.search("[0-9]", name))
 
 
 def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:
@@ -214,8 +227,21 @@ def _provenance(plan: Plan) -> Provenance:
 def result(plan: Plan) -> Checkpoint:
     """The checkpoint that the plan makes, as a value: its tensors still lie in the source's files."""
     tensors = tuple(replace(copy.tensor, name=copy.name) for copy in plan.tensors)
-    metadata = {**plan.checkpoint.metadata, **{_whole_key(edit): edit.after for edit in plan.edits}}
+    metadata = dict(plan.checkpoint.metadata)
+    for edit in plan.edits:
+        key = _whole_key(edit)
+        if isinstance(edit.before, dict):  # its members have other keys now
+            metadata = {name: value for name, value in metadata.items() if not name.startswith(key + ".")}
+        metadata.update(_members(key, edit.after))
     return replace(plan.checkpoint, tensors=tensors, metadata=metadata)
+
+
+def _members(key: str, value: object) -> Iterator[tuple[str, object]]:
+    """A value and all that is inside it, by their whole keys."""
+    yield key, value
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield from _members(f"{key}.{name}", member)
 
 
 def _whole_key(edit: FieldEdit) -> str:
@@ -226,8 +252,8 @@ def effective(checkpoint: Checkpoint, options: Options) -> dict[str, object]:
     """The metadata with what each layer is in the place of how that is said: equal for two files that mean the same."""
     written = dict(checkpoint.metadata)
     for stack in open_stacks(checkpoint, options)[1]:
-        for pattern in stack.entry.patterns:
-            means = (*pattern.period_keys, pattern.offset_key, *(name for name, _ in pattern.resets))
+        for pattern in active_patterns(checkpoint, stack):
+            means = (*pattern_keys(pattern), *(name for name, _ in pattern.resets))
             for name in means:
                 written.pop(stack.key(name), None)
             written[stack.key(pattern.explicit or pattern.period_keys[0])] = pattern_list(checkpoint, stack, pattern)

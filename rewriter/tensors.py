@@ -17,6 +17,7 @@ from rewriter.architectures.entry import Shared, Stacked
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, Cut, LayerMap, TensorInfo
 from rewriter.errors import CheckpointError, UnsupportedError, shown
+from rewriter.patterns import entries
 from rewriter.selection import runs
 
 
@@ -59,7 +60,7 @@ def tensor_copies(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Ite
 def _new_name(names: _Names, name: str) -> str | None:
     """What the tensor called `name` is called in the output, None if it goes."""
     if name in names.moved:
-        return names.moved[name]
+        return _repositioned(names, names.moved[name])
     stack = names.stack
     layer = stack.layer_of(name)
     if layer is not None:
@@ -92,18 +93,38 @@ def _repositioned(names: _Names, name: str) -> str | None:
 
 
 def _lists(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, dict[int, int | None]]:
-    """Prefix -> old number -> new number, for every list beside the stack that is there."""
-    found = {}
-    for name in stack.entry.beside:
-        prefix = stack.beside(name)
-        labels = {
-            tensor.name[len(prefix) :].partition(".")[0]
-            for tensor in checkpoint.tensors
-            if tensor.name.startswith(prefix)
-        }
+    """Prefix -> old number -> new number, for every list beside the stack that is there.
+
+    The entries of a list may stand under two names, where one of two tied tensors was saved.
+    """
+    found: dict[str, dict[int, int | None]] = {
+        prefix: _some(prefix, _labels(checkpoint, prefix), layers) for prefix in stack.entry.named_after
+    }
+    for tied in _tied(stack):
+        labels = {label for prefix in tied for label in _labels(checkpoint, prefix)}
         if labels and labels != {"0"}:  # a single entry is stored once for all layers
-            found[prefix] = _list_numbers(prefix, labels, layers)
+            found.update(dict.fromkeys(tied, _list_numbers(tied[0], labels, layers)))
     return found
+
+
+def _tied(stack: Stack) -> list[list[str]]:
+    """The lists beside the stack, those of the same last name together: `bbox_embed.`, `model.decoder.bbox_embed.`."""
+    groups: dict[str, list[str]] = {}
+    for name in stack.entry.beside:
+        groups.setdefault(name.strip("/.").rpartition(".")[2], []).append(stack.beside(name))
+    return list(groups.values())
+
+
+def _labels(checkpoint: Checkpoint, prefix: str) -> set[str]:
+    names = (tensor.name for tensor in checkpoint.tensors if tensor.name.startswith(prefix))
+    return {name[len(prefix) :].partition(".")[0] for name in names}
+
+
+def _some(prefix: str, labels: set[str], layers: LayerMap) -> dict[int, int | None]:
+    """Entries for some of the layers, under their numbers."""
+    if not all(label.isdigit() and str(int(label)) == label and int(label) < layers.count for label in labels):
+        raise CheckpointError(f"{shown(prefix)}N has entries that are no layers of {layers.count}")
+    return {int(label): layers.numbers.get(int(label)) for label in labels}
 
 
 def _list_numbers(prefix: str, labels: set[str], layers: LayerMap) -> dict[int, int | None]:
@@ -121,9 +142,8 @@ def _positions(
     """Lists numbered by the position of a layer among those that a field names."""
     kept = set(layers.kept)
     for name, key, kind in stack.entry.by_position:
-        value = checkpoint.value(stack.key(key))
-        entries = value if isinstance(value, list | tuple) else ()
-        listed = [number for number, entry in enumerate(entries) if entry == kind] if kind else list(entries)
+        found = entries(checkpoint, stack, key)
+        listed = [number for number, entry in enumerate(found) if entry == kind] if kind else list(found)
         left = (position for position, layer in enumerate(listed) if layer in kept)
         yield (
             re.compile(f"((?:^|[.]){re.escape(name)})([0-9]+)(?=[.]|$)", re.ASCII),
@@ -136,19 +156,23 @@ def _moved(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, 
     names = {tensor.name for tensor in checkpoint.tensors} if stack.entry.shared else set()
     moved: dict[str, str] = {}
     for shared in stack.entry.shared:
-        users = _users(checkpoint, stack, shared, layers)
-        left = [layer for layer in users if layer in layers.numbers]
-        if users and left and users[0] not in layers.numbers:
-            moved.update(_moves(names, stack, shared, (users[0], left[0]), layers))
+        for users in _users(checkpoint, stack, shared, layers):
+            left = [layer for layer in users if layer in layers.numbers]
+            if users and left and users[0] not in layers.numbers:
+                moved.update(_moves(names, stack, shared, (users[0], left[0]), layers))
     return moved
 
 
-def _users(checkpoint: Checkpoint, stack: Stack, shared: Shared, layers: LayerMap) -> list[int]:
-    """The layers that use what is shared, the first of which stores it."""
+def _users(checkpoint: Checkpoint, stack: Stack, shared: Shared, layers: LayerMap) -> Iterator[list[int]]:
+    """The layers that use what is shared, the first of which stores it; several such lists where they take turns."""
     if not shared.key:
-        return list(range(layers.count))
-    kinds = checkpoint.value(stack.key(shared.key))
-    return [layer for layer, kind in enumerate(kinds if isinstance(kinds, list | tuple) else ()) if kind == shared.kind]
+        yield list(range(layers.count))
+        return
+    kinds = entries(checkpoint, stack, shared.key)
+    users = [layer for layer, kind in enumerate(kinds) if kind == shared.kind]
+    stated = checkpoint.value(stack.key(shared.turns_key)) if shared.turns_key else 1
+    turns = stated if type(stated) is int and stated > 0 else 1
+    yield from (users[turn::turns] for turn in range(min(turns, len(users))))
 
 
 def _moves(

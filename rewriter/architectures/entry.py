@@ -9,16 +9,21 @@ from dataclasses import dataclass
 class Pattern:
     """A rule by layer number that a loader applies, and the list that overrides it.
 
-    Layer i is `special` if (i + 1) % period == 0, or i % period == 0 with `first`, or i % period == the value of
-    `offset_key`; else `other`. Once a drop breaks that, the list is written out under `explicit`:
+    Layer i is `special` if (i + 1) % period == 0, or i % period == 0 with `first`, or i % period == `offset` or the
+    value of `offset_key`, or i < `lead`; else `other`. Once a drop breaks that, the list is written out under
+    `explicit`:
 
     - form "per_layer": one of `special` and `other` for each layer. An empty list counts as absent.
     - form "cycle": as per_layer, but a shorter list is repeated over the layers.
-    - form "special_indexes": the numbers of the special layers.
+    - form "special_indexes": the numbers of the special layers. An empty list says that there are none.
     - form "other_indexes": the numbers of more layers that are `other`, besides those by period.
 
     Without `explicit` the loader knows period and offset alone: others are searched for that give the same.
-    `resets` are written along with the list. `none_left` is what the loader wants once every layer is special.
+    `resets` are written along with the list. `none_left` is what the loader wants once every layer is special;
+    `never_all` says why it cannot have that. `when` is a key and the least value with which the loader applies the
+    rule; where the key `unless` is there, that says it instead. Layers from the value of `until_key` on (`until` where
+    it is absent) are special. `head` is what the first layers are, and i counts from the one after them. `beyond` says
+    what the list has for prediction layers: "" nothing, "special" or, by their number, "pattern".
     """
 
     explicit: str = ""
@@ -27,19 +32,32 @@ class Pattern:
     special: object = True
     other: object = False
     first: bool = False
+    offset: int = -1
     offset_key: str = ""
+    lead: int = 0
+    head: tuple[object, ...] = ()
+    until_key: str = ""
+    until: int = 0
+    unless: str = ""
+    when: tuple[tuple[str, int], ...] = ()
+    beyond: str = ""
     form: str = "per_layer"
     resets: tuple[tuple[str, object], ...] = ()
     none_left: tuple[tuple[str, object], ...] = ()
+    never_all: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What a loader ties to a layer's number and no metadata can change: see rewriter.limits for the kinds."""
+    """What a loader ties to a layer's number and no metadata can change: see rewriter.limits for the kinds.
+
+    What breaks a `soft` one loads and is written, with a warning; only --strict refuses it.
+    """
 
     kind: str
     why: str
     value: object = None
+    soft: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +65,14 @@ class Shared:
     """Tensors stored once, under the first layer of a kind, that all layers of that kind use.
 
     `names` are the beginnings of what follows the layer's number. The kind is an entry of the per-layer list `key`;
-    without a key the tensors belong to layer 0 and all layers use them.
+    without a key the tensors belong to layer 0 and all layers use them. `turns_key` is how many sets of them there
+    are, each stored once: the layers of that kind use them in turn.
     """
 
     names: tuple[str, ...]
     key: str = ""
     kind: object = None
+    turns_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +110,7 @@ class LayerStack:
     patterns: tuple[Pattern, ...] = ()
     limits: tuple[Limit, ...] = ()
     beside: tuple[str, ...] = ()  # lists beside the stack numbered like it: heads of its layers
+    named_after: tuple[str, ...] = ()  # whole names, up to the number, of lists with entries for some of its layers
     # lists numbered by position: (name before the number, the list, "" for a list of layer numbers or the entry that
     # those layers have in a per-layer list)
     by_position: tuple[tuple[str, str, str], ...] = ()
@@ -98,12 +119,16 @@ class LayerStack:
     stacked: tuple[Stacked, ...] = ()
     prediction_key: str = ""  # how many prediction layers follow the main ones in the tensors
     optional: bool = False  # a file may hold only the other stacks, whatever its metadata counts
+    like: str = ""  # a nested config with a model type of its own: this stack has the rules of that type's main one
     stored_layers: bool = True  # False: all layers share their tensors, only the count changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """All stacks of a model type; the first one that a file has is its `main`."""
+    """All stacks of a model type; the first one that a file has is its `main`.
+
+    Stacks of one name are alternatives: the first whose count the metadata states is meant, else the first.
+    """
 
     name: str
     format: str

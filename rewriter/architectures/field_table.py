@@ -31,6 +31,7 @@ _HUGGINGFACE = {
         "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
         "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "image_size", "patch_size",
         "image_mean", "image_std", "auto_map", "mrope_section", "task_specific_params", "id2label", "label2id",
+        "time_step_limit", "mlp_multipliers", "ssm_multipliers", "mtp_layers_block_type", "_block_types",
     ),
 }  # fmt: skip
 
@@ -63,6 +64,7 @@ OVERRIDDEN_BY = {
     "no_rope_layer_interval": "no_rope_layers",
     "interleave_moe_layer_step": "moe_layers",
     "max_window_layers": "layer_types",
+    "first_k_dense_replace": "mlp_layer_types",
 }
 
 # Where this is set and that list is missing, a loader may give the layers windows by a pattern of its own: without
@@ -75,7 +77,7 @@ GENERIC_DOUBTS = {
 # Subtrees of a config.json that describe something else than the stack's layers, whatever they hold.
 NOT_ABOUT_LAYERS = (
     "rope_scaling", "rope_parameters", "quantization_config", "task_specific_params", "id2label", "label2id",
-    "auto_map", "generation_config", "per_layer_config", "mtp_per_layer_config",
+    "auto_map", "generation_config", "backbone_config", "per_layer_config", "mtp_per_layer_config",
 )  # fmt: skip
 
 
@@ -88,13 +90,20 @@ DEFAULT_FIELDS: dict[str, dict[str, str]] = {
     "gguf": _by_key(_GGUF),
 }
 
-# Lists of module names, by their whole key: they stand at the top whatever the stack.
+# Lists and objects of module names, by their whole key: they stand at the top whatever the stack.
 ROOT_FIELDS: dict[str, dict[str, str]] = {
-    "huggingface": {
-        "quantization_config.ignore": "layer_names",
-        "quantization_config.ignored_layers": "layer_names",
-        "quantization_config.modules_to_not_convert": "layer_names",
-        "quantization_config.llm_int8_skip_modules": "layer_names",
-    },
-    "gguf": {},
+    "huggingface": {},
+    "gguf": {"general.tensor_extra.name": "layer_names"},
 }
+
+# Where a config.json says how the weights are quantised, and the last part of the keys that name modules there: in
+# compressed-tensors, FP8, AWQ, bitsandbytes, Quark, ModelOpt, HQQ, AQLM, AutoRound, VPTQ, SpQR, HIGGS, GPTQModel.
+QUANTIZATION = ("quantization_config.", "compression_config.")
+MODULE_NAMES = (
+    "ignore", "targets", "ignored_layers", "modules_to_not_convert", "llm_int8_skip_modules", "exclude",
+    "layer_quant_config", "exclude_modules", "quantized_layers", "skip_modules", "linear_weights_not_to_quantize",
+    "extra_config", "config_for_layers", "shapes", "tune_metadata", "dynamic",
+)  # fmt: skip
+
+# Lists whose entries belong to those of another list, by their whole keys: an entry goes with the other one.
+PARALLEL = {"general.tensor_extra.prec_a4": "general.tensor_extra.name"}

@@ -6,35 +6,9 @@ transformers 5 writes older names back on save, other files carry the newer ones
 
 from __future__ import annotations
 
+from rewriter.architectures import hf_decoders, hf_others
 from rewriter.architectures.entry import Architecture, LayerStack, Pattern, Shared
-
-
-def _decoder(
-    *names: str,
-    prefixes: tuple[str, ...] = ("model.layers.", "layers."),
-    count_key: str = "num_hidden_layers",
-    aliases: tuple[str, ...] = (),
-    fields: tuple[tuple[str, str], ...] = (),
-    defaults: tuple[tuple[str, int], ...] = (),
-    patterns: tuple[Pattern, ...] = (),
-    warnings: tuple[tuple[str, str], ...] = (),
-) -> tuple[Architecture, ...]:
-    """One row for each of `names`: model types with a single stack."""
-    stack = LayerStack(
-        name="main",
-        prefixes=prefixes,
-        count_key=count_key,
-        aliases=aliases,
-        fields=fields,
-        defaults=defaults,
-        patterns=patterns,
-    )
-    return tuple(Architecture(name=name, format="huggingface", stacks=(stack,), warnings=warnings) for name in names)
-
-
-def _several(name: str, *stacks: LayerStack) -> tuple[Architecture, ...]:
-    return (Architecture(name=name, format="huggingface", stacks=stacks),)
-
+from rewriter.architectures.hf_builders import decoder, several
 
 # Gemma3TextConfig: every sixth layer has full attention unless `layer_types` says otherwise. It writes
 # `_sliding_window_pattern` but never reads it.
@@ -54,20 +28,20 @@ _TEXT_IN = ("language_model.model.layers.", "model.language_model.layers.", "lan
 _T5_BIAS = (Shared(names=("layer.0.SelfAttention.relative_attention_bias.weight",)),)
 
 ENTRIES: tuple[Architecture, ...] = (
-    *_decoder("llama", "mistral", "phi3", "mixtral"),
+    *decoder("llama", "mistral", "phi3", "mixtral"),
     # Layers from `max_window_layers` on have a window, if `use_sliding_window` and no `layer_types`.
-    *_decoder("qwen2", "qwen3", defaults=(("max_window_layers", 28),)),
-    *_decoder("gemma3_text", fields=_GEMMA3_UNREAD, patterns=(_GEMMA3_WINDOWS,)),
-    *_decoder(
+    *decoder("qwen2", "qwen3", defaults=(("max_window_layers", 28),)),
+    *decoder("gemma3_text", fields=_GEMMA3_UNREAD, patterns=(_GEMMA3_WINDOWS,)),
+    *decoder(
         "gpt2",
         prefixes=("transformer.h.", "h."),
         count_key="n_layer",
         aliases=_ALIAS,
         warnings=(("scale_attn_by_inverse_layer_idx", "attention is scaled by the new layer number"),),
     ),
-    *_decoder("bert", prefixes=_BERT),
-    *_decoder("vit", prefixes=_VIT),
-    *_several(
+    *decoder("bert", prefixes=_BERT),
+    *decoder("vit", prefixes=_VIT),
+    *several(
         "gemma3",
         LayerStack(
             name="text",
@@ -82,7 +56,7 @@ ENTRIES: tuple[Architecture, ...] = (
             count_key="vision_config.num_hidden_layers",
         ),
     ),
-    *_several(
+    *several(
         "t5",
         LayerStack(
             name="decoder",
@@ -101,4 +75,6 @@ ENTRIES: tuple[Architecture, ...] = (
             optional=True,
         ),
     ),
+    *hf_decoders.ENTRIES,
+    *hf_others.ENTRIES,
 )

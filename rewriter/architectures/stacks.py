@@ -89,7 +89,8 @@ def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, 
     Raises CheckpointError for gaps, aliases and doubtful prefixes, UnsupportedError if there is no stack at all.
     """
     names = [tensor.name for tensor in checkpoint.tensors]
-    stacks = tuple(stack for entry in architecture.stacks if (stack := _resolved(checkpoint, names, entry)) is not None)
+    found = [stack for entry in architecture.stacks if (stack := _resolved(checkpoint, names, entry)) is not None]
+    stacks = _without_alternatives(checkpoint, found)
     _check_absent(checkpoint, architecture, stacks)
     if not stacks:
         expected = " or ".join(entry.prefixes[0] + "N" for entry in architecture.stacks)
@@ -97,6 +98,35 @@ def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, 
             f"the tensors of this {shown(checkpoint.architecture)} file show no layers (expected {expected})"
         )
     return stacks
+
+
+def _without_alternatives(checkpoint: Checkpoint, stacks: list[Stack]) -> tuple[Stack, ...]:
+    """Of the stacks that share a name the first whose count is stated, else the first."""
+    chosen: dict[str, Stack] = {}
+    for stack in stacks:
+        before = chosen.setdefault(stack.name, stack)
+        if checkpoint.value(before.count_key) is None and checkpoint.value(stack.count_key) is not None:
+            chosen[stack.name] = stack
+    return tuple(chosen.values())
+
+
+def _rules_of(checkpoint: Checkpoint, entry: LayerStack) -> LayerStack:
+    """`entry` with the rules of the model type that its nested config names, if there is one in the table."""
+    nested = _ENTRIES.get((HUGGINGFACE, str(checkpoint.value(f"{entry.like}.model_type")))) if entry.like else None
+    if nested is None:
+        return entry
+    main = nested.stacks[0]
+    return replace(
+        main,
+        name=entry.name,
+        prefixes=tuple(dict.fromkeys((*entry.prefixes, *(f"{entry.like}.{prefix}" for prefix in main.prefixes)))),
+        count_key=f"{entry.like}.{main.count_key}",
+        count_default=f"{entry.like}.{main.count_default}" if main.count_default else "",
+        fields=(*main.fields, *entry.fields),
+        limits=(*main.limits, *entry.limits),
+        defaults=(*main.defaults, *entry.defaults),
+        optional=entry.optional,
+    )
 
 
 def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...]) -> None:
@@ -112,6 +142,7 @@ def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tu
 
 
 def _resolved(checkpoint: Checkpoint, names: list[str], entry: LayerStack) -> Stack | None:
+    entry = _rules_of(checkpoint, entry)
     stack = _with_keys(checkpoint, entry)
     if not entry.stored_layers:  # all layers share one: the metadata alone counts them
         stated = checkpoint.value(stack.count_key)

@@ -12,6 +12,7 @@ Laws (ggml, docs/gguf.md and gguf.cpp; little-endian, versions 2 and 3, which ha
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterable
 from math import prod
 
@@ -27,6 +28,7 @@ DEFAULT_ALIGNMENT = 32
 ALIGNMENT_LIMIT = 1 << 24  # real files have 32, rarely 64 or 4096; more than this would only be padding
 MAX_DIMENSIONS = 4
 BUILT_ITEMS = 4096  # longer arrays are skipped; no stack has nearly as many layers
+BUILT_KEYS = "general.tensor_extra."  # lists with an entry for each tensor, which must follow however long they are
 
 # number in the file -> name, struct code
 VALUE_TYPES = {
@@ -85,7 +87,7 @@ def _field(reader: SpanReader) -> Field:
     number = reader.number("I")
     try:
         if number == ARRAY:
-            kind, value = _array(reader)
+            kind, value = _array(reader, sys.maxsize if key.startswith(BUILT_KEYS) else BUILT_ITEMS)
         elif number == STRING:
             kind, value = "string", reader.string()
         else:
@@ -102,20 +104,20 @@ def _value_type(number: int) -> tuple[str, str]:
     return VALUE_TYPES[number]
 
 
-def _array(reader: SpanReader) -> tuple[str, object]:
+def _array(reader: SpanReader, built_items: int) -> tuple[str, object]:
     item, length = reader.number("I"), reader.number("Q")
     if item == ARRAY:
         raise CheckpointError("arrays of arrays are not read")
     if item == STRING:
         reader.check_room(length, 8, "strings")
-        if length <= BUILT_ITEMS:
+        if length <= built_items:
             return "array of string", tuple(reader.string() for _ in range(length))
         reader.skip_strings(length)
         return "array of string", LongArray("string", length)
     name, code = _value_type(item)
     width = struct.calcsize(code)
     reader.check_room(length, width, "items")
-    if length > BUILT_ITEMS:
+    if length > built_items:
         reader.skip(length * width)
         return f"array of {name}", LongArray(name, length)
     return f"array of {name}", struct.unpack(f"<{length}{code}", reader.take(length * width))

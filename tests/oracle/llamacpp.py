@@ -1,11 +1,12 @@
 """Ask llama.cpp what a GGUF file computes, through the C interface that the xllamacpp wheel carries.
 
-llama.cpp aborts the whole process on some bad files, so every question runs in a child process: this file,
-run as a script, is that child.
+llama.cpp aborts the whole process on some bad files, so questions are answered by a child process: this file, run
+as a script, is that child. It answers until it dies; then the next question starts another one.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import io
@@ -13,8 +14,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from threading import Timer
+from typing import IO
 
 import numpy as np
 
@@ -56,19 +62,63 @@ def load_error(path: Path) -> str | None:
     return None
 
 
+class _Child:
+    """A process that answers questions; each answer is a length, 1 for an array or 0 for an error, and its bytes."""
+
+    def __init__(self) -> None:
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            env=os.environ | {"GGML_NO_BACKTRACE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+        )
+
+    def ask(self, request: str) -> tuple[bool, bytes]:
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        timer = Timer(TIMEOUT_SECONDS, self.process.kill)
+        timer.start()
+        try:
+            with suppress(BrokenPipeError):
+                stdin.write(request.encode() + b"\n")
+                stdin.flush()
+            head = stdout.read(9)
+            body = stdout.read(int.from_bytes(head[:8], "little")) if len(head) == 9 else b""
+        finally:
+            timer.cancel()
+        return (head[8] == 1, body) if len(head) == 9 else (False, self._last_words())
+
+    def _last_words(self) -> bytes:
+        code = self.process.wait()
+        _children.clear()
+        self.errors.seek(0)
+        return self.errors.read().strip() or f"llama.cpp died with exit code {code}".encode()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+_children: list[_Child] = []
+
+
+@atexit.register
+def _end_children() -> None:
+    for child in _children:
+        child.end()
+
+
 def _ask(question: str, path: Path, *tokens: Sequence[int]) -> np.ndarray:
     request = json.dumps([question, str(path), *([int(token) for token in each] for each in tokens)])
-    child = subprocess.run(
-        [sys.executable, __file__, request],
-        env=os.environ | {"GGML_NO_BACKTRACE": "1"},
-        capture_output=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    if child.returncode:
-        message = child.stderr.decode(errors="replace").strip()
-        raise LlamaCppError(message or f"llama.cpp died with exit code {child.returncode}")
-    return np.load(io.BytesIO(child.stdout))
+    if not _children:
+        _children.append(_Child())
+    fine, body = _children[0].ask(request)
+    if not fine:
+        raise LlamaCppError(body.decode(errors="replace").strip())
+    return np.load(io.BytesIO(body))
 
 
 # ---- llama.h, as far as it is needed. Structures are passed by value: `rest` leaves room for what follows
@@ -119,6 +169,8 @@ SIGNATURES = {
     "llama_model_get_vocab": (ctypes.c_void_p, ctypes.c_void_p),
     "llama_vocab_n_tokens": (ctypes.c_int32, ctypes.c_void_p),
     "llama_model_n_embd": (ctypes.c_int32, ctypes.c_void_p),
+    "llama_model_free": (None, ctypes.c_void_p),
+    "llama_free": (None, ctypes.c_void_p),
     "llama_encode": (ctypes.c_int32, ctypes.c_void_p, Batch),
     "llama_decode": (ctypes.c_int32, ctypes.c_void_p, Batch),
     "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), ctypes.c_void_p, ctypes.c_int32),
@@ -129,6 +181,7 @@ SIGNATURES = {
 # ---- the answers, found in the child
 
 
+@cache
 def _library() -> ctypes.CDLL:
     module = importlib.util.find_spec("xllamacpp")
     if module is None or module.origin is None:
@@ -138,13 +191,18 @@ def _library() -> ctypes.CDLL:
     for name, (result, *arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    library.llama_log_set(_log_errors, None)
+    library.llama_backend_init()
     return library
+
+
+_logged: list[bytes] = []
 
 
 @LogCallback
 def _log_errors(level: int, text: bytes | None, _user_data: object) -> None:
     if level == LOG_ERROR and text:
-        sys.stderr.buffer.write(text)
+        _logged.append(text)
 
 
 class Session:
@@ -152,15 +210,20 @@ class Session:
 
     def __init__(self, path: str) -> None:
         self.library = _library()
-        self.library.llama_log_set(_log_errors, None)
-        self.library.llama_backend_init()
+        self.context = None
         self.model = self.library.llama_model_load_from_file(path.encode(), self.library.llama_model_default_params())
         if not self.model:
             raise LlamaCppError(f"cannot load {path}")
         self.context = self.library.llama_init_from_model(self.model, self._context_params())
         if not self.context:
+            self.close()
             raise LlamaCppError(f"cannot make a context for {path}")
         self.library.llama_set_n_threads(self.context, THREADS, THREADS)
+
+    def close(self) -> None:
+        if self.context:
+            self.library.llama_free(self.context)
+        self.library.llama_model_free(self.model)
 
     def _context_params(self) -> ContextParams:
         params = self.library.llama_context_default_params()
@@ -194,8 +257,7 @@ class Session:
         return np.stack([np.ctypeslib.as_array(row(self.context, i), (width,)) for i in range(count)])
 
 
-def _answer(question: str, path: str, *tokens: list[int]) -> np.ndarray:
-    session = Session(path)
+def _answer(session: Session, question: str, *tokens: list[int]) -> np.ndarray:
     match question, tokens:
         case "logits", [causal]:
             session.run("llama_decode", causal)
@@ -211,8 +273,22 @@ def _answer(question: str, path: str, *tokens: list[int]) -> np.ndarray:
     return np.empty(0)
 
 
-if __name__ == "__main__":
+def _answered(question: str, path: str, *tokens: list[int]) -> tuple[bool, bytes]:
+    _logged.clear()
     try:
-        np.save(sys.stdout.buffer, _answer(*json.loads(sys.argv[1])))
+        session = Session(path)
+        try:
+            file = io.BytesIO()
+            np.save(file, _answer(session, question, *tokens))
+            return True, file.getvalue()
+        finally:
+            session.close()
     except LlamaCppError as error:
-        sys.exit(str(error))
+        return False, b"".join(_logged) + str(error).encode()
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        fine, body = _answered(*json.loads(line))
+        sys.stdout.buffer.write(len(body).to_bytes(8, "little") + bytes([fine]) + body)
+        sys.stdout.buffer.flush()

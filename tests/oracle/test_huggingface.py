@@ -9,12 +9,14 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from tests.oracle.hf_decoder_rows import ROWS as DECODER_ROWS  # noqa: E402
 from tests.oracle.hf_models import (  # noqa: E402
     ROWS,
     Row,
     build,
     depth,
     drops,
+    is_same,
     model_class,
     outputs,
     reference,
@@ -35,7 +37,7 @@ class Source:
     folder: Path
 
 
-@pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.id)
+@pytest.fixture(scope="module", params=(*ROWS, *DECODER_ROWS), ids=lambda row: row.id)
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
     row: Row = request.param
     model, folder = build(row), tmp_path_factory.mktemp("source")
@@ -65,7 +67,7 @@ def test_every_layer_matters(source: Source) -> None:
     count = depth(row, model)
     whole = outputs(row, model)
     assert torch.isfinite(whole).all()
-    assert torch.equal(reference(row, model, range(count)), whole)
+    assert is_same(row, reference(row, model, range(count)), whole)
     for index in range(count):
         assert not torch.allclose(reference(row, model, without(count, (index,))), whole, atol=1e-3)
 
@@ -73,12 +75,14 @@ def test_every_layer_matters(source: Source) -> None:
 @pytest.mark.parametrize("which", ["irregular", "first", "last"])
 def test_pruned_model_computes_the_kept_layers(source: Source, which: str, tmp_path: Path) -> None:
     row, model = source.row, source.model
+    if which in row.refused:
+        pytest.skip("the tool refuses that, and a test of its own says so")
     dropped = drops(row, model)[which]
     prune(source.folder, tmp_path / "pruned", ",".join(map(str, dropped)), row.stack)
     pruned = load(model_class(row), tmp_path / "pruned")
     keep = without(depth(row, model), dropped)
     assert depth(row, pruned) == len(keep)
-    assert torch.equal(outputs(row, pruned), reference(row, model, keep))
+    assert is_same(row, outputs(row, pruned), reference(row, model, keep))
 
 
 def test_reference_is_the_shorter_module_list() -> None:

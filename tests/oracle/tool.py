@@ -1,23 +1,61 @@
-"""How the oracle tests call the tool: the way a user does."""
+"""How the oracle tests call the tool: the way a user does, but in this process, which saves its start each time."""
 
+import contextlib
+import io
 import os
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
-ROOT = Path(__file__).parents[2]
+from rewriter.cli import app as program
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended: its exit status and what it printed."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def call(*args: str | Path) -> Done:
+    """`rewriter ARGS`, as the program runs it, but for the signal handlers."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        patch("sys.argv", ["rewriter", *map(str, args)]),
+        patch.dict(os.environ, {"COLUMNS": "1000"}),
+    ):
+        try:
+            program._run()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Done(status, output.getvalue(), errors.getvalue())
 
 
 def run(*args: str | Path) -> str:
     """Run `rewriter ARGS` and return what it printed; a failure carries its stderr."""
-    command = [sys.executable, "-m", "rewriter", *map(str, args)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, f"{command[2:]} returned {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    done = call(*args)
+    assert done.status == 0, f"{args} returned {done.status}\n{done.output}{done.errors}"
+    return done.output
 
 
-def prune(source: Path, target: Path, drop: str, stack: str = "") -> str:
+def prune(source: Path, target: Path, drop: str, stack: str = "", *more: str) -> str:
     """`rewriter prune`; an empty stack leaves the choice to the tool's default."""
     # `--drop=`: a list that begins with a minus, such as -1, must not be read as an option.
-    return run("prune", source, target, f"--drop={drop}", *(("--stack", stack) if stack else ()))
+    return run("prune", source, target, f"--drop={drop}", *(("--stack", stack) if stack else ()), *more)
+
+
+def refused(source: Path, target: Path, drop: str, *more: str) -> str:
+    """`rewriter prune` must refuse: one line on stderr, which is returned, and nothing written."""
+    there = set(target.parent.iterdir())
+    done = call("prune", source, target, f"--drop={drop}", *more)
+    assert done.status == 1, done
+    assert done.errors.startswith("rewriter: ")
+    assert done.errors.count("\n") == 1, done.errors
+    assert done.output == ""
+    assert set(target.parent.iterdir()) == there
+    return done.errors

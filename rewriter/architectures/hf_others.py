@@ -1,0 +1,408 @@
+"""Hugging Face model types: encoders, encoder-decoders, speech, vision, detection, vision-language.
+
+Prefixes: with and without the outer name, as transformers 5 writes them back and as it holds them in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rewriter.architectures.entry import Architecture, LayerStack, Limit, Pattern, Shared, Stacked
+from rewriter.architectures.hf_builders import decoder, several
+
+_ALIAS = ("num_hidden_layers",)
+
+
+def _keep(*keys: str) -> tuple[tuple[str, str], ...]:
+    """Lists that have nothing to do with the layers, however many entries they have."""
+    return tuple((key, "keep") for key in keys)
+
+
+def _encoder(*names: str, outer: str, inner: str = "encoder.layer.", **others: Any) -> tuple[Architecture, ...]:
+    """Model types with one stack, `inner` with or without the name `outer` before it."""
+    return decoder(*names, prefixes=(f"{outer}.{inner}", inner), **others)
+
+
+# -- text encoders
+
+# ModernBertConfig: layers 0, 3, 6, ... have full attention unless `layer_types` says otherwise.
+_MODERNBERT = Pattern(
+    explicit="layer_types",
+    period_keys=("global_attn_every_n_layers",),
+    default=3,
+    first=True,
+    special="full_attention",
+    other="sliding_attention",
+)
+_DEBERTA_CONV = Limit(
+    kind="stay_with", value=("conv_kernel_size", 0), why="the convolution takes the output of layer 0, which must stay"
+)
+_ALBERT_GROUPS = Limit(
+    kind="never_with", value=("num_hidden_groups", 1), why="layers find their group by the number of layers"
+)
+
+_TEXT = (
+    *_encoder("roberta", "xlm-roberta", outer="roberta"),
+    *_encoder("electra", outer="electra"),
+    *_encoder("deberta-v2", outer="deberta", fields=_keep("pos_att_type"), limits=(_DEBERTA_CONV,)),
+    *_encoder("mpnet", outer="mpnet"),
+    *_encoder("longformer", outer="longformer"),
+    *_encoder("distilbert", outer="distilbert", inner="transformer.layer.", count_key="n_layers", aliases=_ALIAS),
+    *_encoder("xlnet", outer="transformer", inner="layer.", count_key="n_layer", aliases=_ALIAS),
+    # The layers are parallel lists of their parts.
+    *_encoder(
+        "xlm",
+        outer="transformer",
+        inner="attentions.",
+        count_key="n_layers",
+        aliases=_ALIAS,
+        beside=("layer_norm1.", "ffns.", "layer_norm2."),
+    ),
+    *decoder("modernbert", patterns=(_MODERNBERT,), absent_in_first=("attn_norm.weight", "attn_norm.bias")),
+    *decoder(
+        "nomic_bert",
+        prefixes=("nomic_bert.encoder.layers.", "nomic_bert.layers.", "encoder.layers.", "layers."),
+        patterns=(),
+    ),
+    *decoder(
+        "albert", prefixes=("albert.encoder.albert_layer_groups.",), stored_layers=False, limits=(_ALBERT_GROUPS,)
+    ),
+)
+
+
+# -- encoder-decoders
+
+# transformers sizes the cache by `num_hidden_layers`, which is the encoder's count here.
+_SHORT_ENCODER = Limit(
+    kind="as_long_as",
+    value="decoder",
+    soft=True,
+    why="the encoder gets shorter than the decoder: transformers sizes the cache of generate() by it, use_cache=False "
+    "still works",
+)
+_T5_BIAS = (Shared(names=("layer.0.SelfAttention.relative_attention_bias.weight",)),)
+_WEIGHTED = (Stacked(name="/layer_weights", axis=0, lead=1),)  # entry 0 is that of the embeddings
+
+
+def _t5(name: str, shared: tuple[Shared, ...]) -> tuple[Architecture, ...]:
+    return several(
+        name,
+        LayerStack(
+            name="decoder",
+            prefixes=("decoder.block.",),
+            count_key="num_decoder_layers",
+            count_default="num_layers",
+            shared=shared,
+            optional=True,
+        ),
+        LayerStack(
+            name="encoder",
+            prefixes=("encoder.block.",),
+            count_key="num_layers",
+            aliases=_ALIAS,
+            shared=shared,
+            limits=(_SHORT_ENCODER,),
+            optional=True,
+        ),
+    )
+
+
+def _bart(
+    *names: str,
+    limits: tuple[Limit, ...] = (_SHORT_ENCODER,),
+    fields: tuple[tuple[str, str], ...] = (),
+    stacked: tuple[Stacked, ...] = (),
+) -> tuple[Architecture, ...]:
+    """Model types whose `num_hidden_layers` is another name for `encoder_layers`."""
+    stacks = (
+        LayerStack(
+            name="decoder",
+            prefixes=("model.decoder.layers.", "decoder.layers."),
+            count_key="decoder_layers",
+            fields=fields,
+            optional=True,
+        ),
+        LayerStack(
+            name="encoder",
+            prefixes=("model.encoder.layers.", "encoder.layers."),
+            count_key="encoder_layers",
+            aliases=_ALIAS,
+            limits=limits,
+            stacked=stacked,
+            optional=True,
+        ),
+    )
+    return tuple(Architecture(name=name, format="huggingface", stacks=stacks) for name in names)
+
+
+_SEQUENCES = (
+    *_t5("mt5", _T5_BIAS),
+    *_t5("umt5", ()),
+    *_bart("bart", "mbart", "marian", "pegasus", "m2m_100"),
+    # It sizes its cache by the decoder.
+    *_bart(
+        "whisper", limits=(), fields=(("generation_config.json:alignment_heads", "layer_pairs"),), stacked=_WEIGHTED
+    ),
+    *decoder(
+        "trocr", prefixes=("model.decoder.layers.", "decoder.layers."), count_key="decoder_layers", aliases=_ALIAS
+    ),
+)
+
+
+# -- speech
+
+_SPEECH = _keep("conv_dim", "conv_stride", "conv_kernel", "tdnn_dim", "tdnn_kernel", "tdnn_dilation")
+
+_AUDIO = (
+    *_encoder("wav2vec2", outer="wav2vec2", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("hubert", outer="hubert", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+)
+
+
+# -- vision
+
+_STAGES = (("stage_names", "stage_names"), ("out_features", "stage_names"), ("out_indices", "stage_indexes"))
+_SHIFTED = Limit(kind="aligned", value=2, why="every other layer of a stage shifts its windows: only pairs may go")
+
+
+def _vit(outer: str) -> tuple[str, ...]:
+    """The names of old and of transformers 5."""
+    return (f"{outer}.encoder.layer.", "encoder.layer.", f"{outer}.layers.", "layers.")
+
+
+def _swin_stage(number: int, outer: str, scope: str = "") -> LayerStack:
+    inner = f"encoder.layers.{number}.blocks."
+    return LayerStack(
+        name=f"stage{number}",
+        prefixes=(f"{outer}.{inner}", inner) if not scope else (f"{outer}.{inner}",),
+        count_key=f"{scope}depths[{number}]",
+        fields=_keep("depths", "num_heads", "stage_names", "out_features", "out_indices"),
+        limits=(_SHIFTED,),
+    )
+
+
+_SWIN_STAGES = (2, 0, 1, 3)  # the third is the deep one
+
+
+def _swin(name: str, outer: str = "swin") -> tuple[Architecture, ...]:
+    return several(name, *(_swin_stage(number, outer) for number in _SWIN_STAGES))
+
+
+_VISION = (
+    *decoder("deit", prefixes=_vit("deit")),
+    *decoder("vit_msn", prefixes=_vit("vit")),
+    *decoder("dinov2", prefixes=_vit("dinov2"), fields=_STAGES),
+    *decoder(
+        "beit", prefixes=_vit("beit"), fields=(*_STAGES, *_keep("pool_scales", "segmentation_indices", "conv_channels"))
+    ),
+    *_swin("swin"),
+    *_swin("donut-swin", outer="donut"),
+)
+
+
+# -- detection
+
+_DETR_LISTS = _keep(
+    "encoder_in_channels", "feat_strides", "encode_proj_layers", "decoder_in_channels", "anchor_image_size",
+    "backbone_kwargs", "dilation", "num_feature_levels",
+)  # fmt: skip
+
+
+def _detr(name: str, outer: tuple[str, ...] = ("model.", ""), **encoder: Any) -> tuple[Architecture, ...]:
+    """Heads may stand once for all layers, once per layer, or once more: the last makes the proposals."""
+    return several(
+        name,
+        LayerStack(
+            name="decoder",
+            prefixes=tuple(f"{each}decoder.layers." for each in outer),
+            count_key="decoder_layers",
+            fields=_DETR_LISTS,
+            beside=("class_embed.", "bbox_embed.", "/class_embed.", "/bbox_embed."),
+        ),
+        *(
+            LayerStack(
+                name="encoder",
+                prefixes=tuple(f"{each}encoder.layers." for each in outer),
+                count_key="encoder_layers",
+                fields=_DETR_LISTS,
+                **each,
+            )
+            for each in encoder.values()
+        ),
+    )
+
+
+_DETECTION = (
+    *_detr("detr", encoder={"aliases": _ALIAS}),
+    *_detr("deformable_detr", encoder={}),
+    *_detr("rt_detr"),
+)
+
+
+# -- text and vision
+
+_TEXT_IN = (
+    "language_model.model.layers.", "model.language_model.layers.", "model.language_model.model.layers.",
+    "language_model.layers.",
+)  # fmt: skip
+_TAPPED = (("/vision_feature_layer", "hidden_state"),)
+
+
+def _within(prefix: str) -> tuple[str, ...]:
+    return (prefix, f"model.{prefix}")
+
+
+def _tower(*inner: str, fields: tuple[tuple[str, str], ...] = _TAPPED, **others: Any) -> LayerStack:
+    """The vision tower of a vision-language model, in a config and under a name of its own."""
+    prefixes = tuple(prefix for each in inner for prefix in _within(f"vision_tower.{each}"))
+    return LayerStack(
+        name="vision",
+        prefixes=prefixes,
+        count_key="vision_config.num_hidden_layers",
+        like="vision_config",
+        fields=fields,
+        **others,
+    )
+
+
+def _text(prefixes: tuple[str, ...] = _TEXT_IN, **others: Any) -> LayerStack:
+    return LayerStack(
+        name="text", prefixes=prefixes, count_key="text_config.num_hidden_layers", like="text_config", **others
+    )
+
+
+_CLIP_TOWER = ("vision_model.encoder.layers.", "encoder.layers.")
+
+
+def _two_towers(name: str, aliases: bool) -> tuple[Architecture, ...]:
+    """The config of a tower may stand a second time, under a key that then wins."""
+    return several(
+        name,
+        *(
+            LayerStack(
+                name=each,
+                prefixes=(f"{each}_model.encoder.layers.",),
+                count_key=f"{each}_config.num_hidden_layers",
+                aliases=(f"/{each}_config_dict.num_hidden_layers",) if aliases else (),
+                optional=True,
+            )
+            for each in ("text", "vision")
+        ),
+    )
+
+
+# -- Qwen's vision-language models: on the hub the text's fields stand at the top
+
+_QWEN_TEXT = ("model.layers.", "model.language_model.layers.", "language_model.layers.")
+_QWEN_WINDOW = (("max_window_layers", 80),)
+
+
+def _qwen_vl(
+    name: str, text: tuple[str, ...] = _QWEN_TEXT, text_limits: tuple[Limit, ...] = (), **vision: Any
+) -> tuple[Architecture, ...]:
+    return several(
+        name,
+        *(
+            LayerStack(
+                name="text",
+                prefixes=text,
+                count_key=f"{scope}num_hidden_layers",
+                aliases=("/num_hidden_layers",) if scope else (),
+                defaults=_QWEN_WINDOW,
+                limits=text_limits,
+            )
+            for scope in ("text_config.", "")
+        ),
+        LayerStack(
+            name="vision", prefixes=_within("visual.blocks."), count_key="vision_config.depth", optional=True, **vision
+        ),
+    )
+
+
+_DEEPSTACK = "deepstack_visual_indexes"
+_INJECTED = Limit(
+    kind="stay_per_entry",
+    value=f"/vision_config.{_DEEPSTACK}",
+    why="the first text layers take the deepstack features by their number and must stay",
+)
+_DEEPSTACK_BLOCK = Limit(
+    kind="stay_listed",
+    value=_DEEPSTACK,
+    soft=True,
+    why="a deepstack block goes and takes its merger along: the text layers get one feature less",
+)
+
+# -- Mllama
+
+_MLLAMA_TAPPED = Limit(
+    kind="stay_listed",
+    value="intermediate_layers_indices",
+    why="intermediate_layers_indices takes the outputs of layers, which must stay",
+)
+_MLLAMA_TEXT = ("language_model.model.layers.", "model.language_model.layers.", "language_model.layers.")
+_MLLAMA_VISION = _keep("supported_aspect_ratios")
+
+_VISION_LANGUAGE = (
+    *_two_towers("clip", aliases=True),
+    *_two_towers("siglip", aliases=False),
+    *decoder("clip_text_model", "siglip_text_model", prefixes=("text_model.encoder.layers.", "encoder.layers.")),
+    *decoder("clip_vision_model", "siglip_vision_model", prefixes=_CLIP_TOWER),
+    *several("llava", _text(), _tower(*_CLIP_TOWER, defaults=(("/vision_feature_layer", -2),))),
+    *several("paligemma", _text(), _tower(*_CLIP_TOWER)),
+    *several("internvl", _text(), _tower("encoder.layer.")),
+    *several(
+        "idefics3",
+        _text(("model.text_model.layers.", "text_model.layers.")),
+        LayerStack(
+            name="vision",
+            prefixes=("model.vision_model.encoder.layers.", "vision_model.encoder.layers."),
+            count_key="vision_config.num_hidden_layers",
+        ),
+    ),
+    *_qwen_vl("qwen2_vl"),
+    *_qwen_vl("qwen2_5_vl"),
+    *_qwen_vl(
+        "qwen3_vl",
+        text=("model.language_model.layers.", "language_model.layers."),
+        text_limits=(_INJECTED,),
+        fields=((_DEEPSTACK, "layer_indexes"),),
+        by_position=(("deepstack_merger_list.", _DEEPSTACK, ""),),
+        limits=(_DEEPSTACK_BLOCK,),
+    ),
+    *decoder("mllama_text_model"),
+    *several(
+        "mllama",
+        _text(_MLLAMA_TEXT),
+        LayerStack(
+            name="vision",
+            prefixes=_within("vision_model.transformer.layers."),
+            count_key="vision_config.num_hidden_layers",
+            fields=(("intermediate_layers_indices", "layer_indexes"), *_MLLAMA_VISION),
+            limits=(_MLLAMA_TAPPED,),
+        ),
+        LayerStack(
+            name="vision_global",
+            prefixes=_within("vision_model.global_transformer.layers."),
+            count_key="vision_config.num_global_layers",
+            fields=(*_keep("intermediate_layers_indices"), *_MLLAMA_VISION),
+        ),
+    ),
+    *several(
+        "vision-encoder-decoder",
+        LayerStack(
+            name="decoder",
+            prefixes=("decoder.model.decoder.layers.", "decoder.bert.encoder.layer."),
+            count_key="decoder.num_hidden_layers",
+            like="decoder",
+        ),
+        LayerStack(
+            name="encoder",
+            prefixes=("encoder.encoder.layer.", "encoder.layers."),
+            count_key="encoder.num_hidden_layers",
+            like="encoder",
+        ),
+        *(_swin_stage(number, "encoder", "encoder.") for number in _SWIN_STAGES),
+    ),
+)
+
+ENTRIES: tuple[Architecture, ...] = (*_TEXT, *_SEQUENCES, *_AUDIO, *_VISION, *_DETECTION, *_VISION_LANGUAGE)
