@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from rewriter import fields
-from rewriter.architectures.entry import Architecture
+from rewriter import fields, limits
+from rewriter.architectures.entry import FORMS, Architecture
 from rewriter.architectures.field_table import GENERIC_DOUBTS
 from rewriter.architectures.stacks import Stack, find, generic, resolve, select, table_of
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
-from rewriter.edits import count_problems, field_rules, metadata_edits, module_lists, period_fields
+from rewriter.edits import FORMULAS, count_problems, field_rules, metadata_edits, module_lists, period_fields
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.limits import Bound, bound_for, broken, nearest
 from rewriter.patterns import active_patterns, not_special, pattern_keys, pattern_list, unsolvable_period
@@ -57,13 +57,38 @@ class Plan:
 
 
 def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture, tuple[Stack, ...]]:
-    """The architecture and its stacks, from the tables or with `generic` from the checkpoint itself."""
-    architecture = find(checkpoint)
+    """The architecture and its stacks: the user's own, else from the tables, else with `generic` from the checkpoint.
+
+    Raises UnsupportedError where there is none, CheckpointError where tensors and entry contradict each other.
+    """
+    if options.architecture is not None:
+        _check_entry(checkpoint, options.architecture)
+    architecture = options.architecture or find(checkpoint)
     if architecture is None and options.generic:
         architecture = generic(checkpoint)
     if architecture is None:
         raise UnsupportedError(_unknown(checkpoint))
     return architecture, resolve(checkpoint, architecture)
+
+
+def _check_entry(checkpoint: Checkpoint, entry: Architecture) -> None:
+    """An entry from a file may name rules that do not exist."""
+    if entry.format != table_of(checkpoint):
+        raise RequestError(f"the entry {shown(entry.name)} is for {entry.format} files, this is {checkpoint.format}")
+    used: dict[str, tuple[set[str], Iterable[str]]] = {
+        "rule": ({rule for stack in entry.stacks for _, rule in stack.fields}, fields.RULES),
+        "kind of limit": ({limit.kind for stack in entry.stacks for limit in stack.limits}, limits.KINDS),
+        "formula": ({formula for stack in entry.stacks for _, formula in stack.pins}, FORMULAS),
+        "form": ({pattern.form for stack in entry.stacks for pattern in stack.patterns}, FORMS),
+    }
+    for what, (names, known) in used.items():
+        for name in sorted(names - set(known)):
+            raise CheckpointError(f"there is no {what} {shown(name)}; there are {', '.join(sorted(known))}")
+
+
+def guessed(checkpoint: Checkpoint, options: Options) -> bool:
+    """Whether nobody has said what this architecture's loader does: `generic` went by names and counts."""
+    return options.architecture is None and find(checkpoint) is None
 
 
 def _unknown(checkpoint: Checkpoint) -> str:
@@ -90,7 +115,7 @@ def make_plan(checkpoint: Checkpoint, keep: Iterable[int], options: Options | No
     options = _canonical(checkpoint, stack, options)
     layers, overruled = allowed_layers(checkpoint, stacks, stack, keep, options)
     edits = tuple(metadata_edits(checkpoint, stacks, stack, layers, options))
-    warnings = (*overruled, *_warnings(checkpoint, architecture, stack, layers))
+    warnings = (*overruled, *_warnings(checkpoint, architecture, stack, layers, options))
     if warnings and options.strict:
         raise UnsupportedError(f"{warnings[0]}; --strict refuses that")
     tensors = tuple(tensor_copies(checkpoint, stack, layers))
@@ -113,7 +138,7 @@ def allowed_layers(
 ) -> tuple[LayerMap, tuple[str, ...]]:
     """The layers to keep, and what was overruled. Raises UnsupportedError, naming selections that would work."""
     layers = _layer_map(stack, keep, options)
-    if find(checkpoint) is None and layers.dropped:
+    if guessed(checkpoint, options) and layers.dropped:
         _refuse_doubts(checkpoint, stack, options)
     bounds = stack_bounds(checkpoint, stacks, stack, layers)
     soft = tuple(bound.why for bound in bounds if bound.soft and broken((bound,), layers.main, stack.count))
@@ -178,8 +203,10 @@ def _refuse_doubts(checkpoint: Checkpoint, stack: Stack, options: Options) -> No
         )
 
 
-def _warnings(checkpoint: Checkpoint, architecture: Architecture, stack: Stack, layers: LayerMap) -> Iterator[str]:
-    if find(checkpoint) is None and layers.dropped:
+def _warnings(
+    checkpoint: Checkpoint, architecture: Architecture, stack: Stack, layers: LayerMap, options: Options
+) -> Iterator[str]:
+    if guessed(checkpoint, options) and layers.dropped:
         yield (
             f"no rules for architecture {shown(architecture.name)!r}: went by its tensor names and layer count; what "
             "its loader derives from layer numbers would shift, so compare what the result computes"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rewriter.architectures.toml_file import from_values, to_values
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
 from rewriter.errors import CheckpointError
 from rewriter.selection import Options, format_layers
@@ -76,6 +77,7 @@ def options_to_json(options: Options) -> dict[str, Any]:
         "per_layer_fields": list(options.per_layer_fields),
         "force": options.force,
         "drop_mtp": options.drop_mtp,
+        "architecture": to_values(options.architecture) if options.architecture else None,
     }
 
 
@@ -86,6 +88,7 @@ def options_from_json(value: Any) -> Options:
         generic=value["generic"] is True,
         force=value["force"] is True,
         drop_mtp=value["drop_mtp"] is True,
+        architecture=None if value["architecture"] is None else from_values(value["architecture"]),
         keep_fields=_texts(keep),
         per_layer_fields=_texts(per_layer),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rewriter import strategies
+from rewriter.architectures.entry import Architecture
 from rewriter.errors import RequestError, UnsupportedError, shown
 
 _ITEM = re.compile(r"(?P<one>-?(?:0|[1-9][0-9]*))|(?P<low>0|[1-9][0-9]*)-(?P<high>0|[1-9][0-9]*)")
@@ -47,11 +48,13 @@ class Options:
     align: bool = False
     strict: bool = False
     drop_mtp: bool = False
+    architecture: Architecture | None = None  # an entry of the user's own, in the place of the tables'
 
     @property
     def words(self) -> str:
         """The arguments that state these options again, without the stack."""
         words = ["--generic"] if self.generic else []
+        words += ["--architecture FILE"] if self.architecture else []
         words += ["--force"] if self.force else []
         words += ["--drop-mtp"] if self.drop_mtp else []
         words += [f"--keep-field {name}" for name in self.keep_fields]

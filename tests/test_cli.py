@@ -229,6 +229,7 @@ def test_the_schema_of_plan(run):
         "per_layer_fields": [],
         "force": False,
         "drop_mtp": False,
+        "architecture": None,
         "provenance": True,
     }
     assert value["changes"] == [

@@ -36,7 +36,8 @@ def test_the_whole_record():
         "stack": "main",
         "layers": {"before": 6, "kept": [0, 1, 3]},
         "options": {
-            "generic": False, "keep_fields": ["what"], "per_layer_fields": ["odd"], "force": False, "drop_mtp": False,
+            "generic": False, "keep_fields": ["what"], "per_layer_fields": ["odd"],
+            "force": False, "drop_mtp": False, "architecture": None,
         },
         "changes": [
             {"file": "config.json", "key": "num_hidden_layers", "before": 6, "after": 3, "rule": "count"},

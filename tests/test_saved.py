@@ -18,6 +18,11 @@ def described(checkpoint, keep, options=None):
     return describe_plan(make_plan(checkpoint, keep, options), Output((), False, ()))
 
 
+OPTIONS = {
+    "generic": False, "keep_fields": [], "per_layer_fields": [], "force": False, "drop_mtp": False, "architecture": None,
+}  # fmt: skip
+
+
 @pytest.fixture
 def save(tmp_path):
     """Save a plan as `plan -o` does, with some of its values replaced."""
@@ -142,6 +147,7 @@ def test_the_rules_of_the_other_file_hold(save):
                 "per_layer_fields": [],
                 "force": False,
                 "drop_mtp": False,
+                "architecture": None,
                 "provenance": True,
             }
         },
@@ -192,7 +198,7 @@ def test_what_is_no_plan(tmp_path, text):
         {"layers": {"before": 6, "kept": "012"}}, {"layers": {"before": 6, "kept": ["0"]}},
         {"layers": {"before": 6, "kept": [0.0]}}, {"layers": {"before": 6, "kept": [True]}},
         {"layers": {"before": 6, "kept": None}}, {"options": None}, {"options": {}}, {"options": []},
-        {"options": {"generic": False, "keep_fields": [1], "per_layer_fields": [], "force": False, "drop_mtp": False}},
+        {"options": {**OPTIONS, "keep_fields": [1]}},
         {"changes": None}, {"changes": 7},
     ],
 )  # fmt: skip

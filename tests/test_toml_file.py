@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 
 import pytest
+from typer.testing import CliRunner
 
-from rewriter.architectures.stacks import entries
+from rewriter.architectures.stacks import entries, named_entry
 from rewriter.architectures.toml_file import as_toml, from_values, load_architecture, to_values
-from rewriter.errors import CheckpointError
+from rewriter.cli.commands import app
+from rewriter.errors import CheckpointError, RequestError, RewriterError, UnsupportedError
+from rewriter.formats import open_checkpoint
+from rewriter.plan import make_plan
+from rewriter.selection import Options
+from rewriter.verifying import verify
+from tests.builders import huggingface
 
 GOOD = {"name": "new", "format": "huggingface", "stacks": [{"name": "main", "prefixes": ["h."], "count_key": "n"}]}
 
@@ -56,3 +64,59 @@ def test_what_is_no_toml(content, tmp_path):
     (tmp_path / "x.toml").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"x\.toml"):
         load_architecture(tmp_path / "x.toml")
+
+
+OWN = """name = "mine"
+format = "huggingface"
+[[stacks]]
+name = "main"
+prefixes = ["deep.floors."]
+count_key = "floors"
+fields = [["lifts", "per_layer"]]
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    names = ["in.weight", *(f"deep.floors.{n}.weight" for n in range(4))]
+    source = huggingface(tmp_path / "in", names=names, model_type="tower", floors=4, lifts=[1, 2, 3, 4])
+    (tmp_path / "own.toml").write_text(OWN)
+    return source, tmp_path / "own.toml"
+
+
+def test_a_model_that_the_tables_do_not_know(own, tmp_path):
+    source, entry = own
+    refused = CliRunner().invoke(app, ["prune", str(source), str(tmp_path / "out"), "--drop", "1"])
+    assert isinstance(refused.exception, UnsupportedError)
+    done = CliRunner().invoke(
+        app, ["prune", str(source), str(tmp_path / "out"), "--drop", "1", "--architecture", str(entry)]
+    )
+    assert (done.exit_code, "warning" in done.output) == (0, False), done.output
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["floors"], config["lifts"]) == (3, [1, 3, 4])
+    assert verify(tmp_path / "out", source) == ()  # the entry is read from the record
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("per_layer", "there is no rule per_lair; there are"),
+        ("huggingface", "is for gguf files"),
+    ],
+)
+def test_an_entry_that_does_not_fit(own, change, message):
+    source, entry = own
+    other = {"per_layer": "per_lair", "huggingface": "gguf"}[change]
+    entry.write_text(OWN.replace(change, other))
+    with pytest.raises(RewriterError, match=message):
+        make_plan(open_checkpoint(source), [0], Options(architecture=load_architecture(entry)))
+
+
+def test_an_entry_of_the_tables_is_printed_to_start_from(tmp_path):
+    done = CliRunner().invoke(app, ["list", "architectures", "--toml", "gguf/llama"])
+    (tmp_path / "x.toml").write_text(done.output)
+    assert load_architecture(tmp_path / "x.toml") == named_entry("gguf/llama")
+    with pytest.raises(RequestError, match="write huggingface/llama or gguf/llama"):
+        named_entry("llama")
+    with pytest.raises(RequestError, match="no entry nothing"):
+        named_entry("nothing")

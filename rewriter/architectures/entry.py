@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FORMS = ("per_layer", "cycle", "special_indexes", "other_indexes")  # of a Pattern
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pattern:

@@ -83,6 +83,19 @@ def entries() -> tuple[Architecture, ...]:
     return tuple(_ENTRIES.values())
 
 
+def named_entry(name: str) -> Architecture:
+    """The entry called `name`, or `gguf/NAME` or `huggingface/NAME` where both tables have one. Raises RequestError."""
+    table, _, rest = name.rpartition("/")
+    found = [entry for entry in entries() if entry.name == rest and table in ("", entry.format)]
+    if len(found) > 1:
+        raise RequestError(
+            f"both tables have {shown(rest)}: write {' or '.join(f'{e.format}/{e.name}' for e in found)}"
+        )
+    if not found:
+        raise RequestError(f"there is no entry {shown(name)}; rewriter list architectures shows those there are")
+    return found[0]
+
+
 def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, ...]:
     """The stacks of `architecture` that the checkpoint's tensors show, in table order.
 

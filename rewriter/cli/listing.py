@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from typing import Annotated
 
 import typer
 
+from rewriter.architectures.stacks import named_entry
+from rewriter.architectures.toml_file import as_toml
 from rewriter.cli import show
 from rewriter.inspection import architecture_rows as rows
 from rewriter.strategies import STRATEGIES
@@ -25,10 +28,17 @@ def strategies() -> None:
 
 
 @listing.command()
-def architectures() -> None:
+def architectures(
+    toml: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Print this entry as a file for --architecture to start from.")
+    ] = None,
+) -> None:
     """Architectures with rules, their stacks, and what limits the layers that may go.
 
-    Example: `rewriter list architectures`
+    Example: `rewriter list architectures --toml gguf/llama`
     """
+    if toml is not None:
+        typer.echo(as_toml(named_entry(toml)), nl=False)
+        return
     for row in sorted(rows()):
         show.console().print("{:12} {:24} {:20} {}".format(*row).rstrip())

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from rewriter.architectures import select
+from rewriter.architectures.toml_file import load_architecture
 from rewriter.checkpoint import Checkpoint
 from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
@@ -72,6 +73,10 @@ def _request(
     drop_mtp: Annotated[
         bool, typer.Option("--drop-mtp", help="Drop the prediction layers too.", rich_help_panel=_LAYERS)
     ] = False,
+    architecture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Rules of your own: an entry in TOML.", rich_help_panel=_FIELDS),
+    ] = None,
     generic: Annotated[
         bool, typer.Option("--generic", help="Go by tensor names and layer count alone.", rich_help_panel=_FIELDS)
     ] = False,
@@ -101,7 +106,8 @@ def _request(
 ) -> Request:
     selection = Selection(drop, keep, strategy, count, ratio, target_size, protect_first, protect_last)
     fields = tuple(keep_field or ()), tuple(per_layer_field or ())
-    options = Options(stack, generic, *fields, not no_provenance, force, align, strict, drop_mtp)
+    own = load_architecture(architecture) if architecture else None
+    options = Options(stack, generic, *fields, not no_provenance, force, align, strict, drop_mtp, own)
     return Request(selection, options)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rewriter.architectures.toml_file import load_architecture
 from rewriter.cli import show
 from rewriter.errors import shown
 from rewriter.selection import Options
@@ -18,6 +20,9 @@ def verify(
         str | None, typer.Option(metavar="SRC", help="What it was made from: compares every byte that stayed.")
     ] = None,
     generic: Annotated[bool, typer.Option("--generic", help="It was made with --generic.")] = False,
+    architecture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="It was made with --architecture FILE.")
+    ] = None,
     keep_field: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="It was made with --keep-field KEY.")
     ] = None,
@@ -32,7 +37,10 @@ def verify(
     Example: `rewriter verify smaller.gguf --source model.gguf`
     """
     options = Options(
-        generic=generic, keep_fields=tuple(keep_field or ()), per_layer_fields=tuple(per_layer_field or ())
+        architecture=load_architecture(architecture) if architecture else None,
+        generic=generic,
+        keep_fields=tuple(keep_field or ()),
+        per_layer_fields=tuple(per_layer_field or ()),
     )
     problems = problems_of(destination, source, None if options == Options() else options)
     for problem in problems:
