@@ -117,14 +117,14 @@ def _copy(source: int, target: int, piece: CopyRange, progress: Progress) -> Non
     together = (at - os.lseek(target, 0, os.SEEK_CUR)) % BLOCK == 0
     ways = [_by_range, _by_sendfile, _by_hand]
     while at < end:
-        hole = _hole(source, at, end)
-        if hole:
-            os.lseek(target, hole, os.SEEK_CUR)
-            at += hole
-            progress(hole)
+        data, hole = _data_after(source, at, end)
+        if data > at:
+            os.lseek(target, data - at, os.SEEK_CUR)
+            progress(data - at)
+            at = data
             continue
         try:
-            done = ways[0](source, target, at, _step(at, end) if together else min(_STEP, end - at))
+            done = ways[0](source, target, at, _step(at, hole) if together else min(_STEP, hole - at))
         except OSError as error:
             if error.errno not in _TRY_ANOTHER or len(ways) == 1:
                 raise
@@ -143,14 +143,16 @@ def _step(at: int, end: int) -> int:
     return min(_STEP, (end - at) // BLOCK * BLOCK or end - at)
 
 
-def _hole(source: int, at: int, end: int) -> int:
-    """How many of the bytes from `at` to `end` are in a hole of the source that begins at `at`."""
+def _data_after(source: int, at: int, end: int) -> tuple[int, int]:
+    """Where the next bytes of the source that are in no hole start and end, at most at `end`."""
     try:
-        return min(os.lseek(source, at, os.SEEK_DATA), end) - at
+        data = os.lseek(source, at, os.SEEK_DATA)
+        return min(data, end), min(os.lseek(source, data, os.SEEK_HOLE), end)
     except OSError as error:
-        if error.errno == errno.ENXIO and at < os.fstat(source).st_size:
-            return min(end, os.fstat(source).st_size) - at  # the file ends in a hole
-        return 0
+        size = os.fstat(source).st_size
+        if error.errno == errno.ENXIO and at < size:
+            return min(end, size), end  # the file ends in a hole
+        return at, end  # the system does not know of holes, or the source has become shorter: the copy will tell
 
 
 def _copy_rows(source: int, target: int, piece: StridedRange, progress: Progress) -> None:

@@ -19,7 +19,8 @@ def described(checkpoint, keep, options=None):
 
 
 OPTIONS = {
-    "generic": False, "keep_fields": [], "per_layer_fields": [], "force": False, "drop_mtp": False, "architecture": None,
+    "generic": False, "keep_fields": [], "per_layer_fields": [],
+    "force": False, "drop_mtp": False, "architecture": None,
 }  # fmt: skip
 
 

@@ -1,0 +1,104 @@
+"""On a filesystem that can share blocks, an output takes next to no room. Needs root, mkfs.xfs and a loop device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rewriter.formats import open_checkpoint
+from rewriter.output import BLOCK, CopyRange
+from rewriter.plan import make_plan
+from rewriter.verifying import verify
+from rewriter.writing import write
+from tests.builders import huggingface
+
+ROWS = 256  # of 4096 bytes each: tensors of 1 MiB
+
+
+@pytest.fixture(scope="module")
+def shared_disk(tmp_path_factory):
+    """A mounted XFS with reflinks."""
+    if os.geteuid() != 0 or shutil.which("mkfs.xfs") is None:
+        pytest.skip("needs root and mkfs.xfs")
+    folder = tmp_path_factory.mktemp("xfs")
+    image, mount = folder / "image", folder / "disk"
+    with image.open("wb") as file:
+        file.truncate(512 << 20)
+    mount.mkdir()
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True, capture_output=True)
+    mounted = subprocess.run(["mount", "-o", "loop", image, mount], check=False, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+def directory(folder: Path) -> Path:
+    source = huggingface(folder / "in", layers=20)
+    names = [f"model.layers.{layer}.w" for layer in range(20)]
+    tensors = {name: np.full((ROWS, 1024), number, "float32") for number, name in enumerate(names)}
+    save_file({"odd": np.ones(7, "int8"), **tensors}, source / "model.safetensors", metadata={"format": "pt"})
+    return source
+
+
+def single(folder: Path) -> Path:
+    writer = gguf.GGUFWriter(folder / "in.gguf", "llama")
+    writer.add_block_count(20)
+    for layer in range(20):
+        writer.add_tensor(f"blk.{layer}.ffn_down.weight", np.full((ROWS, 1024), layer, "float32"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return folder / "in.gguf"
+
+
+def used(folder: Path) -> int:
+    os.sync()
+    status = os.statvfs(folder)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+
+@pytest.mark.parametrize("make", [directory, single])
+def test_an_output_shares_the_blocks_of_its_source(make, shared_disk):
+    source = make(shared_disk)
+    before = used(shared_disk)
+    target = shared_disk / f"out-{source.name}"
+    output = write(make_plan(open_checkpoint(source), [n for n in range(20) if n not in (3, 7, 8)]), target)
+    assert used(shared_disk) - before < output.nbytes * 0.02
+    assert verify(target, source) == ()
+
+
+@pytest.mark.parametrize("make", [directory, single])
+@pytest.mark.parametrize("keep", [range(1, 20), range(19), [0, 2, 5, 19]])
+def test_large_ranges_keep_their_place_within_a_block(make, keep, tmp_path):
+    """What a filesystem can share depends on the plan alone, not on the filesystem."""
+    source = make(tmp_path)
+    output = write(make_plan(open_checkpoint(source), keep), tmp_path / f"out-{source.name}")
+    weights = max(output.files, key=lambda file: file.nbytes)
+    at = 0
+    for piece in weights.pieces:
+        if isinstance(piece, CopyRange) and piece.nbytes > BLOCK:
+            assert (piece.offset - at) % BLOCK == 0
+        at += piece.nbytes
+
+
+def test_holes_stay_holes(tmp_path):
+    source = directory(tmp_path)
+    file = source / "model.safetensors"
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.truncate(size - 8 * (ROWS << 12))
+        opened.truncate(size)
+    target = tmp_path / "out"
+    write(make_plan(open_checkpoint(source), range(1, 20)), target)
+    status = (target / "model.safetensors").stat()
+    assert status.st_size - status.st_blocks * 512 > 7 * (ROWS << 12)
+    assert verify(target, source) == ()
