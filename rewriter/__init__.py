@@ -6,7 +6,9 @@
     rewriter.write(plan, "smaller.gguf")
     assert not rewriter.verify("smaller.gguf", source="model.gguf")
 
-No tensor is loaded and no framework is imported: bytes move from file to file.
+`Options` chooses the stack and what else matters; `parse_layers("3,7-9,-1", 12)` reads the syntax of the command
+line. Errors derive from `RewriterError`. No tensor is loaded and no framework is imported: bytes move from file to
+file.
 """
 
 from importlib import import_module
@@ -37,6 +39,10 @@ __all__ = [
     "Plan", "Problem", "RequestError", "RewriterError", "TensorInfo", "UnsupportedError", "__version__", "layout",
     "make_plan", "open_checkpoint", "parse_layers", "verify", "write",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> object:

@@ -114,7 +114,7 @@ class SideFile:
     stamp: Stamp
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Checkpoint:
     """A whole checkpoint, opened. `name` is its file or directory name without the way there."""
 
@@ -131,6 +131,9 @@ class Checkpoint:
     left_behind: tuple[str, ...] = ()
     provenance: object = None  # the JSON value that an earlier run left, unchecked
     nbytes: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.name!r}: {self.format} {self.architecture}, {len(self.tensors)} tensors>"
 
     def value(self, key: str) -> object:
         """The metadata under `key`, None if there is nothing; `depths[2]` is an entry of a list."""

@@ -132,11 +132,18 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
         "options": {**options_to_json(plan.options), "provenance": plan.options.provenance},
         **{key: {"before": before[key], "after": after[key]} for key in before},
         "changes": [edit_to_json(edit) for edit in plan.edits],
+        "moved": _moved(plan),
         "files": [{"name": file.name, "bytes": file.nbytes} for file in output.files],
         "disk_needed": output.nbytes,
         "left_behind": list(checkpoint.left_behind),
         "warnings": list(plan.warnings),
     }
+
+
+def _moved(plan: Plan) -> list[list[str]]:
+    """Old and new name of tensors that were stored once under a layer that goes."""
+    gone = set(plan.layers.dropped)
+    return [[copy.tensor.name, copy.name] for copy in plan.tensors if plan.stack.layer_of(copy.tensor.name) in gone]
 
 
 def architecture_rows() -> list[tuple[str, str, str, str]]:

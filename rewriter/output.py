@@ -68,7 +68,7 @@ class OutputFile:
         return sum(piece.nbytes for piece in self.pieces)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Output:
     """All files of one output, the one that a loader opens first at the front.
 
@@ -81,6 +81,9 @@ class Output:
     directory: bool
     sources: tuple[tuple[str, Stamp], ...]
     claims: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Output of {len(self.files)} files, {self.nbytes} bytes>"
 
     @property
     def nbytes(self) -> int:

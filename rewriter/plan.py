@@ -24,7 +24,7 @@ from rewriter.selection import Options, format_layers
 from rewriter.tensors import TensorCopy, tensor_copies
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """What goes where. `stacks` are those of the source, `stack` the one that `layers` is about."""
 
@@ -38,6 +38,9 @@ class Plan:
     warnings: tuple[str, ...]
     provenance: Provenance | None
     options: Options
+
+    def __repr__(self) -> str:
+        return f"<Plan for {self.checkpoint.name!r}: stack {self.layers.stack}, keep {format_layers(self.layers.kept)}>"
 
     @property
     def parameters(self) -> int:
@@ -162,6 +165,8 @@ def _alternatives(others: list[tuple[int, ...]]) -> str:
 
 def _layer_map(stack: Stack, keep: Iterable[int], options: Options | None = None) -> LayerMap:
     kept = tuple(sorted(set(keep)))
+    if not all(type(number) is int for number in kept):
+        raise RequestError(f"layers are numbers, not {shown(kept)}; parse_layers reads text such as 3,7-9")
     total = stack.count + stack.predictions
     if kept and (kept[0] < 0 or kept[-1] >= total):
         raise RequestError(f"layers run from 0 to {total - 1} in stack {stack.name}, not {kept[0]} to {kept[-1]}")

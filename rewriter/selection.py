@@ -37,7 +37,16 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What may be asked for besides the layers."""
+    """What may be asked for besides the layers.
+
+    stack: the name of the stack, `main` for the default one.
+    generic: go by tensor names and layer count where there are no rules.
+    keep_fields, per_layer_fields: metadata lists to leave, or to cut like a list with one entry per layer.
+    provenance: leave a record of the run in the output.
+    force: write what the architecture refuses, with a warning. align: take the nearest selection that it does not.
+    strict: refuse what would be written with a warning. drop_mtp: drop the prediction layers.
+    architecture: an entry of the caller's own, in the place of the tables'.
+    """
 
     stack: str = "main"
     generic: bool = False
@@ -48,7 +57,7 @@ class Options:
     align: bool = False
     strict: bool = False
     drop_mtp: bool = False
-    architecture: Architecture | None = None  # an entry of the user's own, in the place of the tables'
+    architecture: Architecture | None = None
 
     @property
     def words(self) -> str:
@@ -140,13 +149,18 @@ def _check_request(selection: Selection) -> None:
     ways = [name for name in ("drop", "keep", "strategy") if getattr(selection, name) is not None]
     amounts = [name for name in ("count", "ratio", "target_size") if getattr(selection, name) is not None]
     options = ", ".join("--" + name.replace("_", "-") for name in ways + amounts)
+    amount = options.rpartition(", ")[2]
+    if not ways and amounts:
+        raise RequestError(f"{amount} says how much goes, not which: add --strategy NAME, such as --strategy middle")
     if not ways:
         raise RequestError(
             "which layers? Give --drop 3,7-9,-1 or --keep 0-20,31 or --strategy NAME with --count, --ratio or "
             "--target-size"
         )
-    if len(ways) > 1 or len(amounts) > 1:
-        raise RequestError(f"{options} cannot be combined: give one")
+    for several in (ways, amounts):
+        if len(several) > 1:
+            named = " and ".join("--" + name.replace("_", "-") for name in several)
+            raise RequestError(f"{named} cannot be combined: give one")
     if selection.strategy is None and amounts:
         raise RequestError(f"{options} cannot be combined: an amount needs --strategy NAME")
     if selection.strategy is None and (selection.protect_first or selection.protect_last):

@@ -90,7 +90,10 @@ def _matched(checkpoint: Checkpoint, stack: Stack, source: Checkpoint, other: St
         later = range(kept[-1] + 1 if kept else 0, other.count)
         match = next((old for old in later if _alike(checkpoint, layer, source, originals[old])), None)
         if match is None:
-            raise CheckpointError(f"layer {shown(stack.prefix)}{number} has the bytes of none that could follow")
+            raise CheckpointError(
+                f"layer {shown(stack.prefix)}{number} matches no later layer of {shown(source.name)}: is that what it "
+                "was made from?"
+            )
         kept.append(match)
     return tuple(kept)
 

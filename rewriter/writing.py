@@ -6,13 +6,21 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from rewriter.checkpoint import HUGGINGFACE
 from rewriter.copying import Progress
-from rewriter.errors import OutputError
+from rewriter.errors import OutputError, shown
 from rewriter.formats import layout, open_checkpoint
 from rewriter.output import Output
 from rewriter.plan import Plan
 from rewriter.rewrite import execute
 from rewriter.verifying import check_plan
+
+
+def _check_name(plan: Plan, destination: str) -> None:
+    if not destination:
+        raise OutputError("the destination has no name")
+    if destination.endswith("/") and plan.checkpoint.format != HUGGINGFACE:
+        raise OutputError(f"{shown(destination)} names a folder, the output is a file: give its name as well")
 
 
 def write(
@@ -31,8 +39,7 @@ def write(
     appeared. Raises OutputError for the destination, CheckpointError when the source changes meanwhile or the
     result is not what it should be.
     """
-    if not os.fspath(destination):
-        raise OutputError("the destination has no name")
+    _check_name(plan, os.fspath(destination))
     target = Path(destination)
     output = layout(plan, Path(os.path.abspath(target)).name)
 

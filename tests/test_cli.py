@@ -144,7 +144,7 @@ def test_what_stays_behind_is_in_the_summary(run, tmp_path):
     source = huggingface(tmp_path / "in")
     (source / "model.onnx").write_text("")
     out = ok(run("prune", source, tmp_path / "out", "--drop", "1"))
-    assert "left behind (weights of the unpruned model): model.onnx" in out
+    assert "left behind (they belong to the unpruned model): model.onnx" in out
 
 
 @pytest.mark.parametrize("kind", ["strategies", "architectures"])
@@ -215,7 +215,7 @@ def test_the_schema_of_plan(run):
     value = json.loads(ok(run("plan", LLAMA, "--drop", "1,-1", "--json")))
     assert set(value) == SUMS | {
         "schema", "kind", "rewriter", "source", "stack", "main", "layers", "prediction_layers", "options", "changes",
-        "files", "disk_needed", "left_behind", "warnings",
+        "moved", "files", "disk_needed", "left_behind", "warnings",
     }  # fmt: skip
     assert (value["schema"], value["kind"], value["stack"], value["main"]) == (1, "rewriter-plan", "main", True)
     assert set(value["source"]) == {"name", "format", "architecture", "header_sha256"}

@@ -239,9 +239,8 @@ def select(stacks: tuple[Stack, ...], name: str) -> Stack:
     if name == "main":
         return stacks[0]
     there = ", ".join(stack.name for stack in stacks)
-    raise RequestError(
-        f"there is no stack {shown(name)!r} here; this checkpoint has: {there} (main is {stacks[0].name})"
-    )
+    alias = "" if stacks[0].name == "main" else f" (main is {stacks[0].name})"
+    raise RequestError(f"there is no stack {shown(name)!r} here; this checkpoint has: {there}{alias}")
 
 
 def generic(checkpoint: Checkpoint) -> Architecture:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 bad input, refused or not as it must be, 2 wrong usage, 12
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from types import FrameType
@@ -30,6 +31,8 @@ def main() -> None:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _stop)
+        if sys.stdout is None:  # closed by whoever started this: what is printed goes nowhere
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         for stream in (sys.stdout, sys.stderr):  # a terminal may know only ASCII, a name may be no UTF-8
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

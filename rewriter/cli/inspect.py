@@ -43,7 +43,17 @@ def _head(described: dict[str, Any]) -> str:
         f"{show.number(described['parameters'])} parameters, {show.size(described['bytes'])} in "
         f"{described['tensors']} tensors: " + ", ".join(map(_share, described["dtypes"])),
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_origin(described["provenance"])])
+
+
+def _origin(record: object) -> list[str]:
+    """Where a pruned file comes from; a record that is damaged says nothing here."""
+    try:
+        original = record["original"]  # type: ignore[index]
+        stacks = ", ".join(f"{shown(stack)} {show.layers(kept)}" for stack, kept in original["layers"].items())
+        return [f"pruned from {shown(original['name'], 80)}: its layers {stacks}"]
+    except (KeyError, TypeError, AttributeError, IndexError):
+        return []
 
 
 def _share(row: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,8 +56,8 @@ def _layers(help: str, metavar: str, **settings: int) -> object:
 
 
 def _request(
-    drop: Annotated[str | None, _layers("Layers to drop: 3,7-9,-1 (from 0; -1 is the last).", "LAYERS")] = None,
-    keep: Annotated[str | None, _layers("Layers to keep, the others go: 0-20,31.", "LAYERS")] = None,
+    drop: Annotated[list[str] | None, _layers("Layers to drop: 3,7-9,-1 (from 0; -1 is the last).", "LAYERS")] = None,
+    keep: Annotated[list[str] | None, _layers("Layers to keep, the others go: 0-20,31.", "LAYERS")] = None,
     strategy: Annotated[
         str | None, _layers("Drop by position; `rewriter list strategies` shows the names.", "NAME")
     ] = None,
@@ -104,7 +105,8 @@ def _request(
         bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
     ] = False,
 ) -> Request:
-    selection = Selection(drop, keep, strategy, count, ratio, target_size, protect_first, protect_last)
+    dropped, kept = (None if each is None else ",".join(each) for each in (drop, keep))  # given twice, they add up
+    selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last)
     fields = tuple(keep_field or ()), tuple(per_layer_field or ())
     own = load_architecture(architecture) if architecture else None
     options = Options(stack, generic, *fields, not no_provenance, force, align, strict, drop_mtp, own)
@@ -134,4 +136,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 def output_name(source: str) -> str:
     """What a dry run calls the output: the source's name with -pruned."""
     path = Path(source)
-    return f"{path.stem}-pruned{path.suffix}" if path.is_file() else f"{path.resolve().name}-pruned"
+    if not path.is_file():
+        return f"{path.resolve().name}-pruned"
+    stem = re.sub(r"-[0-9]{5}-of-[0-9]{5}$", "", path.stem)
+    return f"{stem}-pruned{path.suffix}"

@@ -12,7 +12,7 @@ import typer
 
 from rewriter.cli import show
 from rewriter.cli.options import Request, Source, output_name, selecting
-from rewriter.errors import OutputError, shown
+from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats import layout, open_checkpoint
 from rewriter.formats.files import named
 from rewriter.inspection import describe_plan
@@ -41,13 +41,14 @@ def plan(
     if json:
         show.print_json(described)
     else:
-        show.console().print(_text(described))
+        saved = [] if output is None else [f"saved: {shown(output, 200)}"]
+        show.console().print("\n".join([_text(described), *saved]))
 
 
 def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:
     """Write the plan; with `overwrite` in the place of an earlier one, and never of anything else."""
     if overwrite and os.path.lexists(path):
-        load_plan(path)
+        _check_is_plan(path)
     try:
         with path.open("w" if overwrite else "x", encoding="utf-8") as file:
             file.write(json.dumps(described, indent=2) + "\n")
@@ -55,6 +56,13 @@ def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:
         raise OutputError(f"{named(path)} exists already; --overwrite replaces it") from None
     except OSError as error:
         raise OutputError(f"cannot write {named(path)}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _check_is_plan(path: Path) -> None:
+    try:
+        load_plan(path)
+    except CheckpointError:
+        raise OutputError(f"{named(path)} is no saved plan: it is not replaced") from None
 
 
 def _text(described: dict[str, Any]) -> str:
@@ -80,9 +88,12 @@ def _text(described: dict[str, Any]) -> str:
 def notes(described: dict[str, Any]) -> list[str]:
     """What a person should know besides: files that stay behind, and warnings."""
     lines = [f"warning: {warning}" for warning in described["warnings"]]
+    if not described["layers"]["dropped"]:
+        lines.append("note: nothing is dropped, the output is a copy")
+    lines += [f"moved: {shown(old, 80)} -> {shown(new, 80)}" for old, new in described["moved"]]
     if described["left_behind"]:
         names = ", ".join(shown(name) for name in described["left_behind"])
-        lines.append(f"left behind (weights of the unpruned model): {names}")
+        lines.append(f"left behind (they belong to the unpruned model): {names}")
     return lines
 
 

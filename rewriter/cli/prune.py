@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -53,7 +54,26 @@ def prune(
         output = write(
             plan, destination, overwrite=overwrite, verify_bytes=verify, progress=progress, committed=_committed
         )
-    show.console().print(_summary(plan, output, source, destination, time.monotonic() - began))
+    lines = _summary(plan, output, destination, time.monotonic() - began)
+    written = _written(output, destination)
+    lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
+    _say("\n".join(lines), written)
+
+
+def _say(text: str, written: str) -> None:
+    """The output is there, whether or not anybody can still be told: a closed pipe is no failure of the run."""
+    try:
+        show.console().print(text)
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # what is still buffered goes nowhere
+        if not isinstance(error, BrokenPipeError):
+            show.console(error=True).print(f"{shown(written, 200)} is written; its summary could not be printed")
+
+
+def _next(plan: Plan, written: str, source: str) -> str:
+    told = "" if plan.provenance else plan.options.words  # without a record, verify must be told
+    return "next: " + show.command("verify", show.as_path(written), "--source", show.as_path(source)) + told
 
 
 def _committed() -> None:
@@ -86,7 +106,7 @@ def _progress(total: int) -> Iterator[Report]:
         yield lambda nbytes: bar.advance(task, nbytes)
 
 
-def _summary(plan: Plan, output: Output, source: str, destination: str, seconds: float) -> str:
+def _summary(plan: Plan, output: Output, destination: str, seconds: float) -> list[str]:
     described = describe_plan(plan, output)
     layers, weights, nbytes = (described[key] for key in ("layers", "parameters", "bytes"))
     written = _written(output, destination)
@@ -96,9 +116,10 @@ def _summary(plan: Plan, output: Output, source: str, destination: str, seconds:
         f"parameters {show.number(weights['before'])} -> {show.number(weights['after'])}, "
         f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}, {seconds:.2f} s",
         *notes(described),
-        "next: " + show.command("verify", written, "--source", source),
     ]
-    return "\n".join(lines)
+    if not output.directory and len(output.files) > 1:
+        lines.append("files: " + ", ".join(shown(file.name, 80) for file in output.files))
+    return lines
 
 
 def _written(output: Output, destination: str) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rewriter.errors import shown
@@ -56,8 +57,13 @@ def layers(numbers: list[int] | tuple[int, ...]) -> str:
 
 
 def value(item: object, limit: int = 60) -> str:
-    """A metadata value on one line."""
-    return "absent" if item is None else shown(json.dumps(item, ensure_ascii=False), limit)
+    """A metadata value on one line; a long list as its runs, since its beginning alone would hide what changes."""
+    text = "absent" if item is None else json.dumps(item, ensure_ascii=False)
+    if len(text) <= limit or not isinstance(item, list | tuple):
+        return shown(text, limit)
+    parts = ((len(tuple(group)), json.dumps(each, ensure_ascii=False)) for each, group in groupby(item))
+    runs = ", ".join(shown(each) if times == 1 else f"{times} x {shown(each)}" for times, each in parts)
+    return f"{len(item)} entries: {shown(runs, 3 * limit)}"
 
 
 def print_json(data: Any) -> None:
@@ -68,6 +74,11 @@ def print_json(data: Any) -> None:
 def command(*words: object) -> str:
     """A command line that can be pasted. What a terminal would act on is written as $'\\x1b' in the shell's way."""
     return " ".join(map(_quoted, ["rewriter", *map(str, words)]))
+
+
+def as_path(path: str) -> str:
+    """A path that no command takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def _quoted(word: str) -> str:

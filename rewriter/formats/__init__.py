@@ -40,6 +40,8 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return gguf.open_gguf(path)
     if safetensors.looks_like(start, found.size):
         return huggingface.open_file(path)
+    if not found.size:
+        raise CheckpointError(f"{named(path)} is empty, neither a GGUF nor a safetensors file")
     raise CheckpointError(f"{named(path)} is neither a GGUF nor a safetensors file")
 
 

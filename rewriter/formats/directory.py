@@ -53,6 +53,9 @@ def _no_weights(path: Path, single: list[str]) -> str:
     ggufs = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(".gguf"))
     if ggufs:
         return f"{named(path)} holds GGUF files: give one of them, such as {shown(ggufs[0])}"
+    others = sorted(entry.name for entry in path.iterdir() if _STALE.fullmatch(entry.name))
+    if others:
+        return f"{named(path)} holds no safetensors files; {shown(others[0])} would have to be converted first"
     return f"{named(path)} holds no safetensors files"
 
 

@@ -92,6 +92,8 @@ def _others(path: Path, first: Shard) -> Iterator[tuple[Shard, tuple[TensorInfo,
         )
     for index in range(1, count):
         name = f"{match['prefix'] if match else ''}-{index + 1:05}-of-{count:05}.gguf"
+        if not path.with_name(name).exists():
+            raise CheckpointError(f"cannot open {shown(name)}: it is missing; is the download complete?")
         yield open_shard(str(path.with_name(name)), name, index)
 
 

@@ -76,6 +76,9 @@ def config_name(name: str) -> str:
 def open_directory(path: Path) -> Checkpoint:
     """Open a Hugging Face directory."""
     index, names = weight_files(path)
+    missing = next((name for name in names if not (path / name).exists()), None)
+    if missing is not None:
+        raise CheckpointError(f"cannot open {shown(missing)}: it is missing; is the download complete?")
     opened = tuple(safetensors.open_shard(str(path / name), name, number) for number, name in enumerate(names))
     documents = [read_document(path / name, name) for name in (CONFIG, *PATCHED) if (path / name).exists()]
     if index is not None:
