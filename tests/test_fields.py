@@ -27,6 +27,8 @@ quick = settings(derandomize=True, deadline=None, max_examples=60)
         ("per_layer", [True, False, True, False, True, False], [True, True, False, False]),
         ("per_layer", [[0], [1], [2], [3], [4], [5]], [[0], [2], [3], [5]]),
         ("per_layer", "M-*ME-", "M*M-"),
+        ("per_layer_and_more", list("abcdefgh"), list("acdfgh")),
+        ("apart_states", (1, 4, 6), (1, 3, 4)),
         ("scalar_or_per_layer", 8, 8),
         ("scalar_or_per_layer", False, False),
         ("scalar_or_per_layer", 0.5, 0.5),
@@ -72,7 +74,7 @@ def test_the_rules_are_those_of_the_design():
     assert set(RULES) == {
         "count", "per_layer", "scalar_or_per_layer", "layer_indexes", "one_based_indexes", "leading_count",
         "trailing_count", "last_index", "prediction_count", "period", "hidden_state", "stage_indexes", "stage_names",
-        "run_length", "keyed", "layer_pairs", "layer_names", "keep",
+        "run_length", "keyed", "layer_pairs", "layer_names", "keep", "per_layer_and_more", "apart_states",
     }  # fmt: skip
 
 
@@ -198,6 +200,8 @@ def value_for(rule: str, count: int, draw):
         "last_index": lambda: draw(st.integers(-1, count - 1)),
         "prediction_count": lambda: draw(st.integers(0, 2)),
         "hidden_state": lambda: draw(st.lists(st.integers(0, count))),
+        "apart_states": lambda: [draw(st.integers(0, count))],
+        "per_layer_and_more": lambda: list(range(count + 3)),
         "stage_indexes": lambda: sorted(draw(st.sets(st.integers(0, count), min_size=1))),
         "stage_names": lambda: ["stem", *(f"stage{number + 1}" for number in range(count))],
         "run_length": lambda: [[[str(number) for number in range(count)], 1]],
