@@ -81,6 +81,10 @@ REFUSED = [
         Row("", "Ernie4_5_MoeForCausalLM", ALTERNATE, MODEL_LAYERS), "1,4", "moe_layer_interval",
         id="ernie_interval",
     ),
+    pytest.param(
+        Row("", "GPTNeoXJapaneseForCausalLM", DECODER, "gpt_neox_japanese.layers"), "6", "dense_bias",
+        id="gpt_neox_japanese",
+    ),
 ]  # fmt: skip
 
 
