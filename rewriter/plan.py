@@ -239,11 +239,11 @@ def result(plan: Plan) -> Checkpoint:
 
 
 def _members(key: str, value: object) -> Iterator[tuple[str, object]]:
-    """A value and all that is inside it, by their whole keys."""
+    """A value and all that is inside it, by their whole keys, in which a name's own dots have a backslash."""
     yield key, value
     if isinstance(value, dict):
         for name, member in value.items():
-            yield from _members(f"{key}.{name}", member)
+            yield from _members(key + "." + name.replace(".", "\\."), member)
 
 
 def _whole_key(edit: FieldEdit) -> str:
