@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import sqrt
+from struct import pack, unpack
 
 from rewriter import fields
 from rewriter.architectures.field_table import (
@@ -43,6 +44,7 @@ def metadata_edits(
         raise CheckpointError(str(problem))
     rules = field_rules(checkpoint, stacks, stack, options)
     _refuse_unknown(checkpoint, stacks, stack, rules)
+    rules = {key: rule for key, rule in rules.items() if rule != "keep"}
     if not layers.dropped:
         for key, rule in rules.items():
             fields.apply(rule, key, checkpoint.metadata[key], layers)
@@ -225,9 +227,14 @@ def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterato
                 yield key, after, rule
 
 
+def _single(value: float) -> float:
+    """The number as a file of single precision has it."""
+    return float(unpack("<f", pack("<f", value))[0])
+
+
 # What a loader computes from the number of layers where its key is absent.
 FORMULAS: dict[str, Callable[[int], object]] = {
-    "1.4/sqrt(count)": lambda count: 1.4 / sqrt(count),
+    "1.4/sqrt(count)": lambda count: _single(1.4 / sqrt(count)),
     "0": lambda count: 0,
     "0.95 for 10 of more": lambda count: [0.95] * (count > 10) * 10 + [0.0] * (count - (count > 10) * 10),
     "global, local x 12": lambda count: [[["global", "local"], 12]],

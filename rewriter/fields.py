@@ -99,7 +99,7 @@ def last_index(value: object, layers: LayerMap) -> object:
     """The last layer of a range, inclusive: the last kept one up to it. -1 means the last of all."""
     index = _number(value)
     if 0 <= index < layers.main[0]:
-        raise UnsupportedError(f"no layer up to {index} stays, and no other number says that")
+        return -2  # no layer is in the range
     return index if index < 0 else bisect_left(layers.main, index + 1) - 1
 
 

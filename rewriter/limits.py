@@ -228,6 +228,12 @@ def counts_without(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
+def aligned_with(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """As aligned, but only where a key is set: `value` is (key, period)."""
+    key, period = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
+    return Bound(limit.why, period=int(str(period)) if _value(checkpoint, stack, key) else 1)
+
+
 def in_place(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     """Each kept layer must keep its very number, where the key `value` is set: only the last ones can go."""
     return Bound(limit.why, period=stack.count if _value(checkpoint, stack, limit.value) else 1)
@@ -271,6 +277,23 @@ def stay_before_tail(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Boun
     tail = _number(checkpoint, stack, key)
     start = stack.count - tail
     return Bound(limit.why, stay=frozenset(range(max(0, start - int(str(before))), start)) if tail else frozenset())
+
+
+def one_having(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Of the layers with the given entries in per-layer lists one must stay: `value` is (key, entry, ...)."""
+    value = limit.value if isinstance(limit.value, tuple) else (limit.value, True)
+    pairs = zip(value[::2], value[1::2], strict=True)
+    lists = [(found, entry) for key, entry in pairs if (found := _entries(checkpoint, stack, key))]
+    layers = range(stack.count) if lists else ()
+    having = (layer for layer in layers if all(found[layer : layer + 1] == [entry] for found, entry in lists))
+    return Bound(limit.why, one_of=frozenset(having))
+
+
+def one_besides(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Of the layers with another entry in a per-layer list one must stay: `value` is (key, entry)."""
+    key, entry = limit.value if isinstance(limit.value, tuple) else (limit.value, 0)
+    found = _entries(checkpoint, stack, key)[: stack.count]
+    return Bound(limit.why, one_of=frozenset(layer for layer, each in enumerate(found) if each != entry))
 
 
 def _having(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> frozenset[int]:
@@ -337,8 +360,8 @@ def with_source(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
 KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
     kind.__name__: kind
     for kind in (
-        aligned, in_place, stay, stay_named, stay_before_tail, counts_without, stay_below, stay_with, stay_per_entry,
-        stay_listed, stay_marked, counts, counts_with, never, never_with, not_first, not_last,
-        shared_tail, tail_sources, at_least_of, in_turn, with_source,
+        aligned, aligned_with, one_having, one_besides, in_place, stay, stay_named, stay_before_tail, counts_without,
+        stay_below, stay_with, stay_per_entry, stay_listed, stay_marked, counts, counts_with, never, never_with,
+        not_first, not_last, shared_tail, tail_sources, at_least_of, in_turn, with_source,
     )
 }  # fmt: skip

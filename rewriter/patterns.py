@@ -216,12 +216,10 @@ def solution(
 
 
 def unsolvable_period(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> int:
-    """The period that the kept layers must respect because no other period and offset give the same; 1 if none."""
-    periods = [1]
-    for pattern in active_patterns(checkpoint, stack):
-        if not pattern.explicit:
-            before = pattern_list(checkpoint, stack, pattern)
-            wanted = tuple(before[old] for old in layers.main)
-            if solution(checkpoint, stack, pattern, wanted) is None:
-                periods.append(_period(checkpoint, stack, pattern))
-    return lcm(*periods)
+    """The period of all patterns together if one has no other period and offset that give the same, else 1."""
+    alone = [pattern for pattern in active_patterns(checkpoint, stack) if not pattern.explicit]
+    lists = (pattern_list(checkpoint, stack, pattern) for pattern in alone)
+    wanted = [tuple(before[old] for old in layers.main) for before in lists]
+    if all(solution(checkpoint, stack, pattern, kinds) for pattern, kinds in zip(alone, wanted, strict=True)):
+        return 1
+    return lcm(*(_period(checkpoint, stack, pattern) for pattern in alone))

@@ -172,7 +172,9 @@ def _layer_map(stack: Stack, keep: Iterable[int], options: Options | None = None
         raise RequestError(f"layers run from 0 to {total - 1} in stack {stack.name}, not {kept[0]} to {kept[-1]}")
     if not kept or kept[0] >= stack.count:
         raise RequestError("at least one layer must stay")
-    if kept[-1] < stack.count and not (options and options.drop_mtp):
+    if options and options.drop_mtp:
+        kept = tuple(layer for layer in kept if layer < stack.count)
+    elif kept[-1] < stack.count:
         kept = (*kept, *range(stack.count, total))  # prediction layers stay unless somebody says otherwise
     prefixes = (stack.prefix, *stack.entry.prefixes)
     return LayerMap(stack.name, kept, stack.count, prefixes, stack.predictions)
@@ -269,11 +271,11 @@ def result(plan: Plan) -> Checkpoint:
 
 
 def _members(key: str, value: object) -> Iterator[tuple[str, object]]:
-    """A value and all that is inside it, by their whole keys."""
+    """A value and all that is inside it, by their whole keys, in which a name's own dots have a backslash."""
     yield key, value
     if isinstance(value, dict):
         for name, member in value.items():
-            yield from _members(f"{key}.{name}", member)
+            yield from _members(key + "." + name.replace(".", "\\."), member)
 
 
 def _whole_key(edit: FieldEdit) -> str:

@@ -27,6 +27,8 @@ quick = settings(derandomize=True, deadline=None, max_examples=60)
         ("per_layer", [True, False, True, False, True, False], [True, True, False, False]),
         ("per_layer", [[0], [1], [2], [3], [4], [5]], [[0], [2], [3], [5]]),
         ("per_layer", "M-*ME-", "M*M-"),
+        ("per_layer_and_more", list("abcdefgh"), list("acdfgh")),
+        ("apart_states", (1, 4, 6), (1, 3, 4)),
         ("scalar_or_per_layer", 8, 8),
         ("scalar_or_per_layer", False, False),
         ("scalar_or_per_layer", 0.5, 0.5),

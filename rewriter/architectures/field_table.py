@@ -92,7 +92,8 @@ DEFAULT_FIELDS: dict[str, dict[str, str]] = {
 
 # Lists and objects of module names, by their whole key: they stand at the top whatever the stack.
 ROOT_FIELDS: dict[str, dict[str, str]] = {
-    "huggingface": {},
+    # MLX: settings for all modules beside those of single ones, by their names; it writes them twice.
+    "huggingface": {"quantization": "layer_names", "quantization_config": "layer_names"},
     "gguf": {"general.tensor_extra.name": "layer_names"},
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rewriter.architectures.entry import Architecture, Limit, Pattern, Shared, Stacked
 from rewriter.architectures.hf_builders import decoder
 
@@ -132,6 +134,12 @@ _KIMI_LISTS = (
     ("linear_attn_config.kda_layers", "one_based_indexes"),
 )
 
+_LAST_HAS_BIAS = Limit(
+    kind="stay", value=-1, why="only the last layer has a dense_bias, and transformers wants one there"
+)
+# The first layer is dense, and the others have experts.
+_FIRST_DENSE = Pattern(explicit="mlp_layer_types", default=1, special="sparse", other="dense", head=("dense",))
+
 ENTRIES: tuple[Architecture, ...] = (
     *decoder("gemma", "starcoder2", "stablelm", "olmo", "olmo2", "granite", "cohere", "nemotron", "glm4", "ernie4_5"),
     *decoder("helium", "seed_oss", "arcee", "glm", "apertus", "phi", "ministral"),
@@ -215,7 +223,27 @@ ENTRIES: tuple[Architecture, ...] = (
         fields=_KIMI_LISTS,
         defaults=(("first_k_dense_replace", 1),),
     ),
+    # Not in facts/hugging_face_architectures.json as verified, but judged by transformers all the same.
+    *decoder("bitnet", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "flex_olmo", "persimmon", "nanochat"),
+    *decoder("jais2", "doge", "solar_open", "ministral3", "falcon_mamba", prefixes=_BACKBONE),
+    *decoder("vaultgemma", patterns=(_windows(2),)),
+    *decoder("cwm", patterns=(replace(_windows(4), first=True),)),
+    *decoder("afmoe", patterns=(_windows(4, "global_attn_every_n_layers"),), defaults=(("num_dense_layers", 1),)),
+    *decoder(
+        "exaone_moe",
+        patterns=(_windows(4, "sliding_window_pattern"),),
+        defaults=(("first_k_dense_replace", 1),),
+        prediction_key=_PREDICTED,
+    ),
+    *decoder("qwen3_5_moe_text", patterns=(_blocks(4, "full_attention_interval"),)),
+    *decoder("glm4_moe_lite", patterns=(_FIRST_DENSE,), prediction_key=_PREDICTED),
+    *decoder("mimo_v2_flash", patterns=(replace(_windows(6), lead=1), _FIRST_DENSE)),
+    *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),), prediction_key=_PREDICTED),
+    *decoder("dots1", defaults=(("max_window_layers", 62),)),
     # Older ones with names of their own.
+    *decoder("ctrl", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
+    *decoder("biogpt", prefixes=("biogpt.layers.", "layers.")),
+    *decoder("gpt_neox_japanese", prefixes=("gpt_neox_japanese.layers.", "layers."), limits=(_LAST_HAS_BIAS,)),
     *decoder("gpt_bigcode", "gptj", "codegen", "bloom", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
     *decoder("openai-gpt", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
     *decoder(

@@ -6,8 +6,8 @@ transformers 5 writes older names back on save, other files carry the newer ones
 
 from __future__ import annotations
 
-from rewriter.architectures import hf_decoders, hf_others
-from rewriter.architectures.entry import Architecture, LayerStack, Pattern, Shared
+from rewriter.architectures import hf_decoders, hf_diffusion, hf_others
+from rewriter.architectures.entry import Architecture, LayerStack, Pattern
 from rewriter.architectures.hf_builders import decoder, several
 
 # Gemma3TextConfig: every sixth layer has full attention unless `layer_types` says otherwise. It writes
@@ -25,7 +25,6 @@ _BERT = ("encoder.layer.", "bert.encoder.layer.")
 _VIT = ("vit.encoder.layer.", "encoder.layer.", "vit.layers.", "layers.")
 _SIGLIP_IN = ("vision_tower.vision_model.encoder.layers.", "vision_tower.encoder.layers.")
 _TEXT_IN = ("language_model.model.layers.", "model.language_model.layers.", "language_model.layers.")
-_T5_BIAS = (Shared(names=("layer.0.SelfAttention.relative_attention_bias.weight",)),)
 
 ENTRIES: tuple[Architecture, ...] = (
     *decoder("llama", "mistral", "phi3", "mixtral"),
@@ -56,25 +55,7 @@ ENTRIES: tuple[Architecture, ...] = (
             count_key="vision_config.num_hidden_layers",
         ),
     ),
-    *several(
-        "t5",
-        LayerStack(
-            name="decoder",
-            prefixes=("decoder.block.",),
-            count_key="num_decoder_layers",
-            count_default="num_layers",
-            shared=_T5_BIAS,
-            optional=True,
-        ),
-        LayerStack(
-            name="encoder",
-            prefixes=("encoder.block.",),
-            count_key="num_layers",
-            aliases=_ALIAS,
-            shared=_T5_BIAS,
-            optional=True,
-        ),
-    ),
     *hf_decoders.ENTRIES,
     *hf_others.ENTRIES,
+    *hf_diffusion.ENTRIES,
 )

@@ -72,13 +72,14 @@ _TEXT = (
 
 # -- encoder-decoders
 
-# transformers sizes the cache by `num_hidden_layers`, which is the encoder's count here.
+# transformers sizes the cache by `num_hidden_layers`, which is the encoder's count here: all releases for T5, some
+# for the others.
 _SHORT_ENCODER = Limit(
     kind="as_long_as",
     value="decoder",
     soft=True,
-    why="the encoder gets shorter than the decoder: transformers sizes the cache of generate() by it, use_cache=False "
-    "still works",
+    why="the encoder is shorter than the decoder: transformers may size the cache of generate() by it and fail; "
+    "use_cache=False works",
 )
 _T5_BIAS = (Shared(names=("layer.0.SelfAttention.relative_attention_bias.weight",)),)
 _WEIGHTED = (Stacked(name="/layer_weights", axis=0, lead=1),)  # entry 0 is that of the embeddings
@@ -136,6 +137,7 @@ def _bart(
 
 
 _SEQUENCES = (
+    *_t5("t5", _T5_BIAS),
     *_t5("mt5", _T5_BIAS),
     *_t5("umt5", ()),
     *_bart("bart", "mbart", "marian", "pegasus", "m2m_100"),

@@ -3,7 +3,8 @@
 Laws (transformers, huggingface_hub):
 - `model.safetensors` alone, or shards that `model.safetensors.index.json` maps every tensor name to. A loader
   takes the single file where both are there.
-- `config.json` says what the tensors are. All else goes along, but not other weights of the unpruned model.
+- `config.json` says what the tensors are: by `model_type`, in diffusers by `_class_name`. Mistral's own layout has
+  `params.json` beside `consolidated.safetensors`. All else goes along, but not other weights of the unpruned model.
 - Files may be links into a cache; a shard's name in the index is a plain file name in the same directory.
 """
 
@@ -26,6 +27,7 @@ from rewriter.plan import Plan
 
 CONFIG = "config.json"
 PATCHED = ("generation_config.json",)  # other files whose fields may follow the layers
+PARAMS, MISTRAL = "params.json", "mistral_native"  # what describes `consolidated*.safetensors`, and its table entry
 PROVENANCE_FILE = "rewriter.json"
 PROVENANCE_ENTRY = "rewriter"  # in the __metadata__ of a lone file
 _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<rest>\.safetensors)")
@@ -80,7 +82,7 @@ def open_directory(path: Path) -> Checkpoint:
     if missing is not None:
         raise CheckpointError(f"cannot open {shown(missing)}: it is missing; is the download complete?")
     opened = tuple(safetensors.open_shard(str(path / name), name, number) for number, name in enumerate(names))
-    documents = [read_document(path / name, name) for name in (CONFIG, *PATCHED) if (path / name).exists()]
+    documents = [read_document(path / name, name) for name in _described_by(names) if (path / name).exists()]
     if index is not None:
         documents.append(index)
         _check_index(index, opened)
@@ -96,6 +98,11 @@ def open_directory(path: Path) -> Checkpoint:
         left_behind=left_behind,
         provenance=provenance,
     )
+
+
+def _described_by(weights: list[str]) -> tuple[str, ...]:
+    native = any(name.startswith("consolidated") for name in weights)
+    return (CONFIG, *PATCHED, PARAMS) if native else (CONFIG, *PATCHED)
 
 
 def _checkpoint(
@@ -116,7 +123,7 @@ def _checkpoint(
         format=format,
         path=str(path),
         name=path.resolve().name if format == HUGGINGFACE else path.name,
-        architecture=_model_type(config),
+        architecture=MISTRAL if any(document.name == PARAMS for document in documents) else _model_type(config),
         shards=tuple(shard for shard, _, _ in opened),
         tensors=tensors,
         metadata={**json_text.flatten(config), **_others(documents)},
@@ -133,13 +140,13 @@ def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
     return {
         f"{name}:{key}": member
         for name, value in values
-        if name in PATCHED and isinstance(value, dict)
+        if name in (*PATCHED, PARAMS) and isinstance(value, dict)
         for key, member in value.items()
     }
 
 
 def _model_type(config: Mapping[str, Any]) -> str:
-    value = config.get("model_type", "")
+    value = config.get("model_type") or config.get("_class_name")
     return value if isinstance(value, str) else ""
 
 

@@ -568,4 +568,75 @@ HYBRIDS = (
     ),
 )
 
-ROWS = (*PLAIN, *WINDOWS, *EXPERTS, *GEMMA, *HYBRIDS)
+EXAONE_MOE = DEEPSEEK | HEADS | TWELVE | {"sliding_window": WINDOW, "num_experts": 4, "num_key_value_heads": 2}
+EXAONE_MOE |= {"n_group": 1, "first_k_dense_replace": 2}
+LITE = DEEPSEEK | {"n_group": 1}
+MIMO = WINDOWED | TWELVE | {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 1, "topk_group": 1,
+    "v_head_dim": 8, "num_global_key_value_heads": 1,
+}  # fmt: skip
+NO_KINDS = NO_TYPES | {"mlp_layer_types": ABSENT}
+MORE = (
+    Row("bitnet", "BitNetForCausalLM", DECODER, MODEL_LAYERS),
+    Row(
+        "granitemoeshared",
+        "GraniteMoeSharedForCausalLM",
+        DECODER | ROUTED | {"shared_intermediate_size": 24},
+        MODEL_LAYERS,
+    ),
+    Row("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", DECODER | HEADS, MODEL_LAYERS),
+    Row("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", DECODER | HEADS | {"num_experts": 4, "moe_topk": 2}, MODEL_LAYERS),
+    Row("flex_olmo", "FlexOlmoForCausalLM", DECODER | ROUTED, MODEL_LAYERS),
+    Row("persimmon", "PersimmonForCausalLM", DECODER, MODEL_LAYERS),
+    Row("nanochat", "NanoChatForCausalLM", DECODER | HEADS, MODEL_LAYERS),
+    Row("jais2", "Jais2ForCausalLM", DECODER | HEADS, MODEL_LAYERS),
+    Row("doge", "DogeForCausalLM", DECODER | HEADS, MODEL_LAYERS),
+    Row("solar_open", "SolarOpenForCausalLM", DEEPSEEK | HEADS | {"n_group": 1}, MODEL_LAYERS),
+    Row("ministral3", "Ministral3ForCausalLM", DECODER | HEADS, MODEL_LAYERS),
+    Row(
+        "falcon_mamba",
+        "FalconMambaForCausalLM",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 7, "time_step_rank": 4},
+        "backbone.layers",
+    ),
+    Row("vaultgemma", "VaultGemmaForCausalLM", WINDOWED, MODEL_LAYERS, config_edits=NO_TYPES),
+    Row("cwm", "CwmForCausalLM", WINDOWED | TWELVE, MODEL_LAYERS, config_edits=NO_TYPES),
+    Row(
+        "afmoe",
+        "AfmoeForCausalLM",
+        WINDOWED | ROUTED | TWELVE,
+        MODEL_LAYERS,
+        config_edits=NO_TYPES | {"num_dense_layers": ABSENT},
+    ),
+    Row("exaone_moe", "ExaoneMoeForCausalLM", EXAONE_MOE, MODEL_LAYERS),
+    Row("exaone_moe-hub", "ExaoneMoeForCausalLM", EXAONE_MOE, MODEL_LAYERS, config_edits=NO_KINDS),
+    Row("qwen3_5_moe_text", "Qwen3_5MoeForCausalLM", QWEN_NEXT, MODEL_LAYERS, config_edits=NO_TYPES),
+    Row("glm4_moe_lite", "Glm4MoeLiteForCausalLM", LITE, MODEL_LAYERS),
+    Row("glm4_moe_lite-hub", "Glm4MoeLiteForCausalLM", LITE, MODEL_LAYERS, config_edits={"mlp_layer_types": ABSENT}),
+    Row("mimo_v2_flash", "MiMoV2FlashForCausalLM", MIMO, MODEL_LAYERS),
+    Row("mimo_v2_flash-hub", "MiMoV2FlashForCausalLM", MIMO, MODEL_LAYERS, config_edits=NO_KINDS),
+    Row(
+        "deepseek_v32",
+        "DeepseekV32ForCausalLM",
+        LITE | {"index_topk": 4, "index_head_dim": 16, "index_n_heads": 2},
+        MODEL_LAYERS,
+    ),
+    Row(
+        "dots1",
+        "Dots1ForCausalLM",
+        LITE | HEADS | {"sliding_window": WINDOW, "max_window_layers": 4},
+        MODEL_LAYERS,
+        config_edits=NO_TYPES,
+    ),
+    Row("ctrl", "CTRLLMHeadModel", GPT | {"dff": 48}, "transformer.h"),
+    Row("biogpt", "BioGptForCausalLM", DECODER | {"max_position_embeddings": 64}, "biogpt.layers"),
+    Row(
+        "gpt_neox_japanese",
+        "GPTNeoXJapaneseForCausalLM",
+        DECODER,
+        "gpt_neox_japanese.layers",
+        refused=("last",),
+    ),
+)
+
+ROWS = (*PLAIN, *WINDOWS, *EXPERTS, *GEMMA, *HYBRIDS, *MORE)

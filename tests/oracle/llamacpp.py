@@ -53,6 +53,13 @@ def encoder_decoder_logits(path: Path, tokens: Sequence[int], decoder_tokens: Se
     return _ask("encoder_decoder_logits", path, tokens, decoder_tokens)
 
 
+def answer(question: str, path: Path, tokens: Sequence[int]) -> np.ndarray:
+    """The answer to one of the questions above, by its name."""
+    if question == "encoder_decoder_logits":
+        return encoder_decoder_logits(path, tokens, tokens[:12])
+    return logits(path, tokens) if question == "logits" else embeddings(path, tokens)
+
+
 def load_error(path: Path) -> str | None:
     """What llama.cpp says when it cannot load the file or make a context for it; None when it can."""
     try:

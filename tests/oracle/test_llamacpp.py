@@ -149,7 +149,7 @@ class Pruned:
     path: Path
 
 
-@pytest.fixture(scope="module", params=cases(ROWS), ids=str)
+@pytest.fixture(scope="module", params=cases(ROWS + AHEAD), ids=str)
 def pruned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pruned:
     case: Case = request.param
     folder = tmp_path_factory.mktemp("pruned")

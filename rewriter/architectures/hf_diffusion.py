@@ -1,0 +1,45 @@
+"""Checkpoints of other libraries: diffusers' transformers by their `_class_name`, and Mistral's own layout."""
+
+from __future__ import annotations
+
+from rewriter.architectures.entry import Architecture, LayerStack, Limit
+from rewriter.architectures.hf_builders import decoder, several
+
+_LAST = Limit(kind="stay", value=(-1,), why="the last block has no second half for the text, so it must stay the last")
+
+
+_KEPT = (("axes_dims_rope", "keep"),)
+
+
+def _stack(name: str, prefix: str, count_key: str) -> LayerStack:
+    return LayerStack(name=name, prefixes=(prefix,), count_key=count_key, fields=_KEPT)
+
+
+def _flux(name: str) -> tuple[Architecture, ...]:
+    """Blocks with two streams, then blocks with one."""
+    return several(
+        name,
+        _stack("main", "transformer_blocks.", "num_layers"),
+        _stack("single", "single_transformer_blocks.", "num_single_layers"),
+    )
+
+
+ENTRIES: tuple[Architecture, ...] = (
+    *decoder(
+        "mistral_native", prefixes=("layers.",), count_key="params.json:n_layers", aliases=("/num_hidden_layers",)
+    ),
+    *_flux("FluxTransformer2DModel"),
+    *_flux("Flux2Transformer2DModel"),
+    *decoder(
+        "SD3Transformer2DModel",
+        prefixes=("transformer_blocks.",),
+        count_key="num_layers",
+        fields=(("dual_attention_layers", "layer_indexes"),),
+        limits=(_LAST,),
+    ),
+    *decoder(
+        "QwenImageTransformer2DModel", "LTXVideoTransformer3DModel", "CogVideoXTransformer3DModel",
+        "PixArtTransformer2DModel", prefixes=("transformer_blocks.",), count_key="num_layers", fields=_KEPT,
+    ),
+    *decoder("WanTransformer3DModel", prefixes=("blocks.",), count_key="num_layers", fields=_KEPT),
+)  # fmt: skip
