@@ -9,10 +9,12 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from rewriter.architectures.stacks import entries
 from tests.builders import FIXTURES
 
 ROOT = Path(__file__).parent.parent
@@ -43,13 +45,18 @@ def pattern_of(output: str) -> str:
 def test_the_readme_shows_what_the_commands_print(tmp_path):
     (tmp_path / "fixtures").symlink_to(FIXTURES)
     shown = console_blocks()
-    assert len(shown) >= 7
+    assert len(shown) >= 6
     for command, output in shown:
         program, *arguments = shlex.split(command)
         done = ours(arguments, tmp_path)
         assert (program, done.returncode, done.stderr) == ("rewriter", 0, "")
         stripped = "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
         assert re.fullmatch(pattern_of(SECONDS.sub("N s", output)), SECONDS.sub("N s", stripped)), command
+
+
+def test_the_readme_counts_the_tables():
+    counts = Counter(entry.format for entry in entries())
+    assert f"{counts['huggingface']} Hugging Face model types and {counts['gguf']} GGUF architectures" in README
 
 
 def test_the_readme_shows_working_python(tmp_path, monkeypatch):
