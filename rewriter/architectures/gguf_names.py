@@ -274,7 +274,8 @@ ENTRIES: tuple[Architecture, ...] = (
     *_blocks("plamo3", patterns=_windows(8, when=_IF_WIDE)),
     *_blocks("cohere2moe", "laguna", patterns=_windows(4, first=True)),
     *_blocks("modern-bert", patterns=_windows(3, first=True), limits=(_SOME_FULL,)),
-    *_blocks("smollm3", "llama4", "afmoe", limits=_ROPE_BY_4),
+    *_blocks("smollm3", "afmoe", limits=_ROPE_BY_4),
+    *_blocks("llama4", patterns=_windows(4), limits=(*_ROPE_BY_4, _SOME_FULL)),
     *_blocks(
         "smallthinker",
         patterns=_windows(4, first=True, when=_IF_WIDE),
