@@ -237,11 +237,10 @@ INDEXER = {
     "blk.{}.indexer.attn_q_b.weight": (16, 128),
 }
 PREDICTION = {
-    "blk.7.attn_norm.weight": (32,),
-    "blk.7.attn_q.weight": (32, 32),
-    "blk.7.nextn.eh_proj.weight": (64, 32),
-    "blk.7.nextn.enorm.weight": (32,),
-    "blk.7.nextn.hnorm.weight": (32,),
+    "attn_norm.weight": (32,),
+    "nextn.eh_proj.weight": (64, 32),
+    "nextn.enorm.weight": (32,),
+    "nextn.hnorm.weight": (32,),
 }
 DENSE = {
     "blk.{}.ffn_gate.weight": (32, 48),
@@ -372,7 +371,7 @@ SPECS: tuple[Spec, ...] = (
         "mtp",
         layers=7,
         predictions=1,
-        given={"blk.0.attn_norm.weight": (32,)} | PREDICTION,
+        given={"blk.0.attn_norm.weight": (32,)} | {f"blk.7.{part}": shape for part, shape in PREDICTION.items()},
         drops=((1, 4), (0,), (6,), (7,), (2, 7)),
     ),
     # ---- encoders: what they add is normalised at once
@@ -514,6 +513,17 @@ SPECS: tuple[Spec, ...] = (
         implied=recurrent(2),
     ),
     Spec("qwen35", DELTA | {RECURRENT: ALTERNATING}, "array", given=_delta(8, 0, 3, 6)),
+    Spec(
+        "qwen35",
+        DELTA,
+        "mtp",
+        predictions=1,
+        given={"blk.0.attn_norm.weight": (32,)}
+        | {f"blk.8.{part}": shape for part, shape in PREDICTION.items()}
+        | _delta(8, 3, 7),
+        implied=recurrent(4),
+        drops=((1, 4), (0,), (7,), (8,), (2, 8)),
+    ),
     Spec(
         "qwen4exp",
         MOE
