@@ -602,6 +602,7 @@ SPECS: tuple[Spec, ...] = (
             "hyper_connection.count": 4,
             "hyper_connection.epsilon": 1e-5,
             "hyper_connection.sinkhorn_iterations": 3,
+            "attention.head_count_kv": PerLayer((1, 0, 0, 1, 0, 0, 1, 0)),
             INDEXERS: TYPES,
             "attention.indexer.kpool": 2,
             "ssm.conv_kernel": 4,
