@@ -240,7 +240,8 @@ def counts_with(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
 def counts_without(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     """As counts, but only where a key is absent or false: `value` is (key, number, ...)."""
     key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    active = _value(checkpoint, stack, key) in (None, False)
+    value = _value(checkpoint, stack, key)
+    active = value is None or value is False
     return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
