@@ -6,6 +6,7 @@ selection breaks; `nearest` finds the selections closest to it that break none. 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -41,6 +42,7 @@ class Bound:
     among: Layers | None = None
     requires: Mapping[int, int] = field(default_factory=dict)
     one_of: frozenset[int] = frozenset()
+    apart: tuple[int, ...] = ()  # hidden states that must not fall together
     never: bool = False
     soft: bool = False
 
@@ -63,6 +65,7 @@ def _breaks(bound: Bound, kept: Layers, count: int) -> bool:
         or kept[-1] in bound.not_last
         or not bound.counts.isdisjoint((len(kept), count))
         or (bound.one_of and bound.one_of.isdisjoint(there))
+        or len({bisect_left(kept, state) for state in bound.apart}) < len(bound.apart)
         or any(source not in there for layer, source in bound.requires.items() if layer in there)
     )
 
@@ -196,6 +199,19 @@ def stay_per_entry(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, stay=frozenset(range(min(entries, stack.count))))
 
 
+def states_apart(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """The hidden states of a list, k being the output of the first k layers, stay different ones."""
+    states = {state for state in _entries(checkpoint, stack, limit.value) if isinstance(state, int)}
+    return Bound(limit.why, apart=tuple(sorted(state % (stack.count + 1) for state in states)))
+
+
+def some_before(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Of the layers before a hidden state one must stay."""
+    state = _value(checkpoint, stack, limit.value)
+    before = range(state) if isinstance(state, int) and 0 < state <= stack.count else ()
+    return Bound(limit.why, one_of=frozenset(before))
+
+
 def stay_listed(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     """The layers that an index list names may not go."""
     listed = (index for index in _entries(checkpoint, stack, limit.value) if isinstance(index, int))
@@ -222,9 +238,10 @@ def counts_with(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
 
 
 def counts_without(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
-    """As counts, but only where a key is absent: `value` is (key, number, ...)."""
+    """As counts, but only where a key is absent or false: `value` is (key, number, ...)."""
     key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    active = _value(checkpoint, stack, key) is None
+    value = _value(checkpoint, stack, key)
+    active = value is None or value is False
     return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
@@ -336,6 +353,17 @@ def at_least_of(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, among=_listed(checkpoint, stack, key, entry), at_least=int(str(least)))
 
 
+def one_left(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """Of certain layers one must be left: `value` is (keys, entries, number of the first layer). The first key that is
+    there counts: a per-layer list in which they have one of the entries, or a list of their numbers.
+    """
+    keys, wanted, first = limit.value if isinstance(limit.value, tuple) else ((limit.value,), (), 0)
+    found = next((list_ for key in keys if (list_ := _entries(checkpoint, stack, key))), [])
+    if all(type(entry) is int for entry in found):
+        return Bound(limit.why, one_of=frozenset(int(str(entry)) - int(str(first)) for entry in found))
+    return Bound(limit.why, one_of=frozenset(layer for layer, entry in enumerate(found) if entry in wanted))
+
+
 def in_turn(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     """Layers with the given entry in a per-layer list share a number of things in turn: `value` is (key, entry, key
     of the number). Each must keep its turn.
@@ -361,7 +389,8 @@ KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
     kind.__name__: kind
     for kind in (
         aligned, aligned_with, one_having, one_besides, in_place, stay, stay_named, stay_before_tail, counts_without,
-        stay_below, stay_with, stay_per_entry, stay_listed, stay_marked, counts, counts_with, never, never_with,
-        not_first, not_last, shared_tail, tail_sources, at_least_of, in_turn, with_source,
+        stay_below, stay_with, stay_per_entry,
+        states_apart, some_before, stay_listed, stay_marked, counts, counts_with, never, never_with,
+        not_first, not_last, shared_tail, tail_sources, at_least_of, one_left, in_turn, with_source,
     )
 }  # fmt: skip

@@ -31,7 +31,7 @@ def is_stated(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> bool:
 def entries(checkpoint: Checkpoint, stack: Stack, key: str) -> tuple[object, ...]:
     """One entry for each layer: the list under `key`, or what a loader takes for it; empty where there is neither."""
     for pattern in active_patterns(checkpoint, stack):
-        if pattern.explicit == key and pattern.form in ("per_layer", "cycle"):
+        if key == (pattern.explicit or pattern.period_keys[0]) and pattern.form in ("per_layer", "cycle"):
             return pattern_list(checkpoint, stack, pattern)
     value = checkpoint.value(stack.key(key))
     return tuple(value) if isinstance(value, list | tuple | str) else ()
@@ -222,4 +222,10 @@ def unsolvable_period(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) ->
     wanted = [tuple(before[old] for old in layers.main) for before in lists]
     if all(solution(checkpoint, stack, pattern, kinds) for pattern, kinds in zip(alone, wanted, strict=True)):
         return 1
-    return lcm(*(_period(checkpoint, stack, pattern) for pattern in alone))
+    return common_period(checkpoint, stack)
+
+
+def common_period(checkpoint: Checkpoint, stack: Stack) -> int:
+    """What all patterns without a list repeat after together: drops that respect it are always possible."""
+    alone = (pattern for pattern in active_patterns(checkpoint, stack) if not pattern.explicit)
+    return max(1, lcm(*(_period(checkpoint, stack, pattern) for pattern in alone)))

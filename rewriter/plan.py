@@ -18,7 +18,7 @@ from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, Tensor
 from rewriter.edits import FORMULAS, count_problems, field_rules, metadata_edits, module_lists, period_fields
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.limits import Bound, bound_for, broken, nearest
-from rewriter.patterns import active_patterns, not_special, pattern_keys, pattern_list, unsolvable_period
+from rewriter.patterns import active_patterns, common_period, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.selection import Options, format_layers
 from rewriter.tensors import TensorCopy, tensor_copies
@@ -149,7 +149,8 @@ def allowed_layers(
     bound = broken(bounds, layers.main, stack.count)
     if bound is None:
         return layers, soft
-    others = [] if bound.never else nearest(bounds, layers.main, stack.count)
+    sure = Bound("", period=common_period(checkpoint, stack))
+    others = [] if bound.never else nearest((*bounds, sure), layers.main, stack.count)
     if options.align and others:
         return _layer_map(stack, (*others[0], *layers.kept[len(layers.main) :]), options), ()
     if options.force:

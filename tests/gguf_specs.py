@@ -237,11 +237,10 @@ INDEXER = {
     "blk.{}.indexer.attn_q_b.weight": (16, 128),
 }
 PREDICTION = {
-    "blk.7.attn_norm.weight": (32,),
-    "blk.7.attn_q.weight": (32, 32),
-    "blk.7.nextn.eh_proj.weight": (64, 32),
-    "blk.7.nextn.enorm.weight": (32,),
-    "blk.7.nextn.hnorm.weight": (32,),
+    "attn_norm.weight": (32,),
+    "nextn.eh_proj.weight": (64, 32),
+    "nextn.enorm.weight": (32,),
+    "nextn.hnorm.weight": (32,),
 }
 DENSE = {
     "blk.{}.ffn_gate.weight": (32, 48),
@@ -372,7 +371,7 @@ SPECS: tuple[Spec, ...] = (
         "mtp",
         layers=7,
         predictions=1,
-        given={"blk.0.attn_norm.weight": (32,)} | PREDICTION,
+        given={"blk.0.attn_norm.weight": (32,)} | {f"blk.7.{part}": shape for part, shape in PREDICTION.items()},
         drops=((1, 4), (0,), (6,), (7,), (2, 7)),
     ),
     # ---- encoders: what they add is normalised at once
@@ -515,6 +514,17 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec("qwen35", DELTA | {RECURRENT: ALTERNATING}, "array", given=_delta(8, 0, 3, 6)),
     Spec(
+        "qwen35",
+        DELTA,
+        "mtp",
+        predictions=1,
+        given={"blk.0.attn_norm.weight": (32,)}
+        | {f"blk.8.{part}": shape for part, shape in PREDICTION.items()}
+        | _delta(8, 3, 7),
+        implied=recurrent(4),
+        drops=((1, 4), (0,), (7,), (8,), (2, 8)),
+    ),
+    Spec(
         "qwen4exp",
         MOE
         | DELTA
@@ -592,6 +602,7 @@ SPECS: tuple[Spec, ...] = (
             "hyper_connection.count": 4,
             "hyper_connection.epsilon": 1e-5,
             "hyper_connection.sinkhorn_iterations": 3,
+            "attention.head_count_kv": PerLayer((1, 0, 0, 1, 0, 0, 1, 0)),
             INDEXERS: TYPES,
             "attention.indexer.kpool": 2,
             "ssm.conv_kernel": 4,

@@ -72,7 +72,7 @@ def test_fact_02_implicit_patterns_become_explicit(architecture, config, wanted)
     ],
 )
 def test_fact_02_a_regular_drop_leaves_the_period(architecture, config):
-    assert after(architecture, [0, 1, 2, 3], **config) == {}
+    assert after(architecture, [0, 1, 2, 3, 4], **config) == {}
 
 
 def test_fact_02_gpt_neo_has_its_types_with_repetitions():
@@ -455,11 +455,42 @@ def test_both_names_of_a_count_follow(architecture, key, both):
 
 def test_nemotron_h_is_counted_by_its_list():
     checkpoint = hf("nemotron_h", numbered("backbone.layers.", 4), {"layers_block_type": types("lfll")})
-    assert changes(make_plan(checkpoint, [0, 2])) == {"layers_block_type": types("ll")}
-    mtp = {"layers_block_type": types("ll"), "mtp_layers_block_type": types("fl")}
+    assert changes(make_plan(checkpoint, [1, 2])) == {"layers_block_type": types("fl")}
+    mtp = {"layers_block_type": types("lf"), "mtp_layers_block_type": types("fl")}
     assert changes(make_plan(hf("nemotron_h", numbered("backbone.layers.", 2), mtp), [1])) == {
-        "layers_block_type": types("l")
+        "layers_block_type": types("f")
     }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "attention"),
+    [
+        ("qwen3_next", {}, [3]),
+        ("qwen3_5_text", {"full_attention_interval": 3}, [2, 5]),
+        ("jamba", {"attn_layer_period": 3, "attn_layer_offset": 1, "expert_layer_period": 1}, [1, 4]),
+        ("bamba", {"attn_layer_indices": [2, 5]}, [2, 5]),
+        ("granitemoehybrid", {"layer_types": ["mamba", "attention"] * 3}, [1, 3, 5]),
+        ("lfm2", {"full_attn_idxs": [2]}, [2]),
+        ("lfm2_moe", {"layer_types": ["conv", "full_attention", "conv"] * 2}, [1, 4]),
+        ("zamba2", {"layers_block_type": types("lhlhll")}, [1, 3]),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*ME-"}, [2]),
+        ("recurrent_gemma", {}, [2, 5]),
+        ("olmo_hybrid", {}, [3]),
+        ("kimi_linear", {"linear_attn_config": {"full_attn_layers": [4], "kda_layers": [1, 2, 3, 5, 6]}}, [3]),
+    ],
+)  # fmt: skip
+def test_a_hybrid_without_attention_is_refused(architecture, config, attention):
+    """It loads, but transformers' cache asks an attention layer for the length."""
+    checkpoint = decoder(architecture, **config)
+    with pytest.raises(UnsupportedError, match=r"attention.*--keep"):
+        make_plan(checkpoint, without(*attention))
+    if architecture != "jamba":
+        assert make_plan(checkpoint, without(*attention[1:], 0))
+
+
+def test_an_rwkv_of_one_block_is_refused():
+    with pytest.raises(UnsupportedError, match=r"less one.*--keep"):
+        make_plan(hf("rwkv", numbered("rwkv.blocks.", 3), {"num_hidden_layers": 3}), [1])
 
 
 def test_short_lists_that_are_not_about_layers():

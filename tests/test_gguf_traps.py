@@ -124,12 +124,12 @@ def test_a_listed_window_must_stay_too(arch, tmp_path):
 # ---- blocks that others need
 
 
-@pytest.mark.parametrize("arch", ["jamba", "lfm2", "deci"])
+@pytest.mark.parametrize("arch", ["jamba", "lfm2", "deci", "plamo2", "granitehybrid"])
 def test_the_first_block_must_have_heads(arch, tmp_path):
-    keys = {"attention.head_count": [4, 0, 4, 0], "attention.head_count_kv": [2, 0, 2, 0]}
+    keys = {"attention.head_count": [4, 0, 4, 4], "attention.head_count_kv": [2, 0, 0, 2]}
     path = tiny(tmp_path / "model.gguf", arch, 4, keys)
     assert "heads" in refusal(path, 0)
-    assert edits(without(path, 1))[f"{arch}.attention.head_count"] == (4, 4, 0)
+    assert edits(without(path, 1))[f"{arch}.attention.head_count"] == (4, 4, 4)
 
 
 def test_the_last_block_of_deci_must_have_a_feed_forward(tmp_path):

@@ -479,3 +479,30 @@ def test_both_halves_of_a_composite_have_the_rules_of_their_types():
     source = hf("vision-encoder-decoder", tensors, config)
     assert changes(make_plan(source, [0, 2])) == {"decoder.n_layer": 2}
     assert changes(make_plan(source, [0, 2], on("encoder"))) == {"encoder.num_hidden_layers": 2}
+
+
+def test_fact_13_feature_maps_that_fall_together_are_warned_of():
+    config = {"num_hidden_layers": 6, "out_indices": [2, 4, 6], "out_features": ["stage2", "stage4", "stage6"]}
+    source = hf("dinov2", numbered("encoder.layer.", 6), config)
+    plan = make_plan(source, [0, 1, 4, 5])
+    assert changes(plan)["out_indices"] == [2, 4]
+    assert len(plan.warnings) == 1
+    with pytest.raises(UnsupportedError, match="out_indices"):
+        make_plan(source, [0, 1, 4, 5], Options(strict=True))
+    assert make_plan(source, [0, 2, 5], Options(strict=True)).warnings == ()
+
+
+def test_fact_14_some_layer_stays_before_the_feature_layer():
+    with pytest.raises(UnsupportedError, match="vision_feature_layer"):
+        make_plan(llava(vision_feature_layer=2), [2, 3, 4, 5], on("vision"))
+    assert changes(make_plan(llava(vision_feature_layer=2), [1, 5], on("vision")))["vision_feature_layer"] == 1
+
+
+@pytest.mark.parametrize("config", [{}, {"two_stage": False}])
+def test_fact_10_tied_heads_need_two_layers(config):
+    source = detr("class_embed.0.weight")
+    source.metadata.update(config)
+    with pytest.raises(UnsupportedError, match="ties the heads"):
+        make_plan(source, [3])
+    source.metadata["two_stage"] = True
+    assert changes(make_plan(source, [3])) == {"decoder_layers": 1}

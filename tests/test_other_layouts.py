@@ -5,8 +5,20 @@ import json
 import pytest
 
 from rewriter import Options, make_plan, open_checkpoint
-from rewriter.errors import CheckpointError
-from tests.builders import everything, huggingface, prune, tensors_of, write_config, write_safetensors
+from rewriter.errors import CheckpointError, UnsupportedError
+from tests.builders import (
+    everything,
+    gguf_field,
+    gguf_metadata,
+    gguf_record,
+    gguf_string,
+    huggingface,
+    prune,
+    raw_gguf,
+    tensors_of,
+    write_config,
+    write_safetensors,
+)
 from tests.checkpoints import changes, names, numbered
 
 PARTS = ("attention.wq.weight", "feed_forward.w1.weight")
@@ -90,3 +102,48 @@ def test_the_second_streams_of_sd3_are_listed(tmp_path):
     write_safetensors(source / "diffusion_pytorch_model.safetensors", numbered("transformer_blocks.", 5))
     plan = make_plan(open_checkpoint(source), [1, 2, 3, 4])
     assert changes(plan) == {"num_layers": 4, "dual_attention_layers": [0, 2]}
+
+
+DOUBLE, SINGLE = numbered("double_blocks.", 4, "img_attn.qkv.weight"), numbered("single_blocks.", 6, "linear1.weight")
+
+
+@pytest.mark.parametrize("wrapper", ["", "model.diffusion_model."])
+def test_lone_files_of_image_tools_count_in_the_tensors_alone(tmp_path, wrapper):
+    source = write_safetensors(
+        tmp_path / "flux.safetensors", [wrapper + name for name in (*DOUBLE, *SINGLE, "img_in.w")]
+    )
+    double = make_plan(open_checkpoint(source), [0, 3])
+    assert (double.stack.name, changes(double)) == ("double_blocks", {})
+    assert double.warnings == ()
+    single = make_plan(open_checkpoint(source), [1, 5], Options(stack="single_blocks"))
+    assert names(single)[f"{wrapper}single_blocks.5.linear1.weight"] == f"{wrapper}single_blocks.1.linear1.weight"
+    target = prune(source, tmp_path / "pruned.safetensors", [0, 3])
+    assert f"{wrapper}double_blocks.1.img_attn.qkv.weight" in tensors_of(target)
+    assert make_plan(open_checkpoint(target), [0, 1]).dropped == ()
+
+
+def test_gguf_files_of_image_tools_have_no_count(tmp_path):
+    fields = [gguf_field("general.architecture", 8, gguf_string("flux"))]
+    tensors = [*DOUBLE, *SINGLE]
+    records = [gguf_record(name, (8,), 0, 32 * place) for place, name in enumerate(tensors)]
+    data = b"".join(bytes([place]) * 32 for place in range(len(tensors)))
+    source = raw_gguf(tmp_path / "flux.gguf", fields, records, data)
+    plan = make_plan(open_checkpoint(source), [1, 5], Options(stack="single_blocks"))
+    assert changes(plan) == {}
+    target = prune(source, tmp_path / "pruned.gguf", [0, 3])
+    assert tensors_of(target)["double_blocks.1.img_attn.qkv.weight"][2] == bytes([3]) * 32
+    assert gguf_metadata(target)["general.architecture"][1] == "flux"
+
+
+def test_the_number_of_sd3_blocks_is_their_width(tmp_path):
+    tensors = numbered("joint_blocks.", 4, "x_block.attn.qkv.weight")
+    source = write_safetensors(tmp_path / "sd3.safetensors", tensors)
+    with pytest.raises(UnsupportedError, match="width"):
+        make_plan(open_checkpoint(source), [0, 3])
+
+
+def test_names_show_nothing_where_there_is_a_config(tmp_path):
+    write_config(tmp_path / "config.json", model_type="other")
+    source = write_safetensors(tmp_path / "flux.safetensors", [*DOUBLE, *SINGLE])
+    with pytest.raises(UnsupportedError, match="no rules"):
+        make_plan(open_checkpoint(source), [0, 3])

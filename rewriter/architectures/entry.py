@@ -135,4 +135,5 @@ class Architecture:
     name: str
     format: str
     stacks: tuple[LayerStack, ...]
+    shown_by: tuple[str, ...] = ()  # lists whose names alone show it, in a lone file without a config
     warnings: tuple[tuple[str, str], ...] = ()  # a key that is set, or "" -> what dropping layers then changes

@@ -87,8 +87,14 @@ _BOTH_KINDS = tuple(
 _KV = "attention.head_count_kv"
 _SOME_ATTENTION = Limit(kind="one_besides", value=(_KV, 0), why=_ONE_KIND)
 _SOME_RECURRENT = Limit(kind="one_having", value=(_KV, 0), why=_ONE_KIND)
-_HYBRID = (_SOME_ATTENTION, _SOME_RECURRENT)
-_NEMOTRON = (_SOME_ATTENTION, Limit(kind="one_having", value=(_KV, 0, "feed_forward_length", 0), why=_ONE_KIND))
+_HEADLESS = "llama.cpp takes sizes from the first block, which must have attention heads"
+_FIRST_HAS_HEADS = Limit(kind="not_first", value=("attention.head_count", 0), why=_HEADLESS)
+_HYBRID = (_FIRST_HAS_HEADS, _SOME_ATTENTION, _SOME_RECURRENT)
+_NEMOTRON = (
+    _FIRST_HAS_HEADS,
+    _SOME_ATTENTION,
+    Limit(kind="one_having", value=(_KV, 0, "feed_forward_length", 0), why=_ONE_KIND),
+)
 
 # ---- which blocks choose the tokens that the sparse attention of the next ones looks at
 
@@ -120,7 +126,6 @@ _BAICHUAN = "llama.cpp uses rope for exactly 32 layers, ALiBi for exactly 40 and
 _EXAONE4 = "llama.cpp gives windows, and blocks without rope, to exactly 64 layers"
 _DEEPSTACK = "the blocks that take in vision features must stay: the vision tower gives out as many"
 _MAPPED = Limit(kind="stay_marked", value="deepstack_mapping", why=_DEEPSTACK)
-_HEADLESS = "llama.cpp takes sizes from the first block, which must have attention heads"
 _VALUE_RESIDUAL = "block 0 makes the values that all others mix in"
 _HALVED = "activations are halved every few blocks, and the weights are stored to match"
 _BANKS = Limit(kind="aligned", value="attn_res.block_size", why="blocks work in groups of attn_res.block_size")
@@ -129,7 +134,6 @@ _ENCODER = "llama.cpp loads no encoder shorter than its decoder (prune --stack d
 _LITE = "llama.cpp reads no attention.q_lora_rank for exactly 26 or 27 layers"
 _GATING = "llama.cpp guesses the missing expert_gating_func by the number of layers, 47 or 48"
 
-_FIRST_HAS_HEADS = Limit(kind="not_first", value=("attention.head_count", 0), why=_HEADLESS)
 _RESCALED = Limit(kind="in_place", value="rescale_every_n_layers", why=_HALVED)
 _PER_LAYER_EMBEDDINGS = (
     Stacked(name="per_layer_token_embd.weight", axis=1),
@@ -238,8 +242,9 @@ ENTRIES: tuple[Architecture, ...] = (
     # the metadata says which blocks have windows
     *_blocks("maple", "mimo2", "step35", "spark2_5", "dflash", limits=(_SOME_WINDOW,)),
     *_blocks("nomic-bert-moe", fields=(("moe_every_n_layers", "period"),)),
-    *_blocks("jamba", "lfm2", "lfm2moe", limits=(_FIRST_HAS_HEADS, *_HYBRID)),
-    *_blocks("plamo2", "granitehybrid", "kimi-linear", "bailingmoe3", limits=_HYBRID),
+    *_blocks(
+        "jamba", "lfm2", "lfm2moe", "plamo2", "granitehybrid", "kimi-linear", "bailingmoe3", limits=_HYBRID,
+    ),
     *_blocks("nemotron_h", "nemotron_h_moe", limits=_NEMOTRON),
     *_blocks(
         "deci",
@@ -274,7 +279,8 @@ ENTRIES: tuple[Architecture, ...] = (
     *_blocks("plamo3", patterns=_windows(8, when=_IF_WIDE)),
     *_blocks("cohere2moe", "laguna", patterns=_windows(4, first=True)),
     *_blocks("modern-bert", patterns=_windows(3, first=True), limits=(_SOME_FULL,)),
-    *_blocks("smollm3", "llama4", "afmoe", limits=_ROPE_BY_4),
+    *_blocks("smollm3", "afmoe", limits=_ROPE_BY_4),
+    *_blocks("llama4", patterns=_windows(4), limits=(*_ROPE_BY_4, _SOME_FULL)),
     *_blocks(
         "smallthinker",
         patterns=_windows(4, first=True, when=_IF_WIDE),

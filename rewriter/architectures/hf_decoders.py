@@ -115,6 +115,12 @@ _ZAMBA2_ADAPTERS = tuple(
 )
 
 
+def _attention(*keys: str, first: int = 0) -> tuple[Limit, ...]:
+    """A hybrid without any attention layer loads, but fails as soon as it is called."""
+    why = "without an attention layer transformers cannot call the model: its cache asks one for the length"
+    return (Limit(kind="one_left", value=(keys, ("full_attention", "attention", "*", "hybrid", True), first), why=why),)
+
+
 def _one_of(key: str, entry: str) -> Limit:
     return Limit(kind="at_least_of", value=(key, entry, 1), why=f"transformers wants a layer of type {entry} at least")
 
@@ -134,6 +140,8 @@ _KIMI_LISTS = (
     ("linear_attn_config.kda_layers", "one_based_indexes"),
 )
 
+_TYPED = _attention("layer_types")
+_NOT_ALONE = Limit(kind="counts", value=(1,), why="transformers divides by the number of layers less one")
 _LAST_HAS_BIAS = Limit(
     kind="stay", value=-1, why="only the last layer has a dense_bias, and transformers wants one there"
 )
@@ -156,8 +164,8 @@ ENTRIES: tuple[Architecture, ...] = (
     *decoder("dbrx", prefixes=_BLOCKS, count_key="n_layers", aliases=_ALIAS),
     *decoder("qwen2_moe", patterns=(_QWEN2_MOE_WINDOWS, _SPARSE_STEP)),
     *decoder("qwen3_moe", patterns=(_SPARSE_STEP,)),
-    *decoder("qwen3_next", patterns=(_blocks(4, "full_attention_interval"), _SPARSE_STEP)),
-    *decoder("qwen3_5_text", patterns=(_blocks(4, "full_attention_interval"),)),
+    *decoder("qwen3_next", patterns=(_blocks(4, "full_attention_interval"), _SPARSE_STEP), limits=_TYPED),
+    *decoder("qwen3_5_text", patterns=(_blocks(4, "full_attention_interval"),), limits=_TYPED),
     *decoder("deepseek_v2"),
     *decoder("deepseek_v3", defaults=(("first_k_dense_replace", 3),), prediction_key=_PREDICTED),
     *decoder("glm4_moe", defaults=(("first_k_dense_replace", 1),), prediction_key=_PREDICTED),
@@ -185,9 +193,12 @@ ENTRIES: tuple[Architecture, ...] = (
         "gemma4_text", patterns=(_windows(6),), limits=(_FULL_AT_THE_END, _SHARED_TAIL), stacked=_PER_LAYER_INPUTS
     ),
     # Hybrids and recurrent models.
-    *decoder("jamba", patterns=_JAMBA),
-    *decoder("bamba", "falcon_h1", "granitemoehybrid", "lfm2"),
-    *decoder("lfm2_moe", defaults=(("num_dense_layers", 2),)),
+    *decoder("jamba", patterns=_JAMBA, limits=_attention("attn_layer_period")),
+    *decoder("falcon_h1"),
+    *decoder("bamba", limits=_attention("attn_layer_indices")),
+    *decoder("granitemoehybrid", limits=_TYPED),
+    *decoder("lfm2", limits=_attention("layer_types", "full_attn_idxs")),
+    *decoder("lfm2_moe", limits=_TYPED, defaults=(("num_dense_layers", 2),)),
     *decoder(
         "zamba",
         patterns=(_ZAMBA,),
@@ -197,19 +208,25 @@ ENTRIES: tuple[Architecture, ...] = (
     *decoder(
         "zamba2",
         patterns=(_ZAMBA2,),
-        limits=(_ZAMBA2_TURNS,),
+        limits=(_ZAMBA2_TURNS, *_attention("layers_block_type")),
         shared=(
             Shared(names=("shared_transformer.",), key="layers_block_type", kind="hybrid", turns_key="num_mem_blocks"),
         ),
         by_position=_ZAMBA2_ADAPTERS,
     ),
-    *decoder("nemotron_h", prefixes=_BACKBONE, counted_by="layers_block_type"),
-    *decoder("recurrent_gemma", patterns=(_RECURRENT_GEMMA,)),
+    *decoder(
+        "nemotron_h",
+        prefixes=_BACKBONE,
+        counted_by="layers_block_type",
+        limits=_attention("layers_block_type", "hybrid_override_pattern"),
+    ),
+    *decoder("recurrent_gemma", patterns=(_RECURRENT_GEMMA,), limits=_attention("block_types")),
     *decoder("mamba", "mamba2", prefixes=_BACKBONE, aliases=("n_layer",)),
     *decoder(
         "rwkv",
         prefixes=("rwkv.blocks.", "blocks."),
         shared=(Shared(names=("pre_ln.",)),),
+        limits=(_NOT_ALONE,),
         fields=(("rescale_every", "keep"),),  # a scale that the next norms undo
     ),
     *decoder(
@@ -221,6 +238,7 @@ ENTRIES: tuple[Architecture, ...] = (
         "kimi_linear",
         patterns=(_KIMI_LINEAR,),
         fields=_KIMI_LISTS,
+        limits=_attention("linear_attn_config.full_attn_layers", "layer_types", first=1),
         defaults=(("first_k_dense_replace", 1),),
     ),
     # Not in facts/hugging_face_architectures.json as verified, but judged by transformers all the same.
@@ -235,7 +253,7 @@ ENTRIES: tuple[Architecture, ...] = (
         defaults=(("first_k_dense_replace", 1),),
         prediction_key=_PREDICTED,
     ),
-    *decoder("qwen3_5_moe_text", patterns=(_blocks(4, "full_attention_interval"),)),
+    *decoder("qwen3_5_moe_text", patterns=(_blocks(4, "full_attention_interval"),), limits=_TYPED),
     *decoder("glm4_moe_lite", patterns=(_FIRST_DENSE,), prediction_key=_PREDICTED),
     *decoder("mimo_v2_flash", patterns=(replace(_windows(6), lead=1), _FIRST_DENSE)),
     *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),), prediction_key=_PREDICTED),

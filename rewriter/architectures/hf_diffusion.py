@@ -1,4 +1,7 @@
-"""Checkpoints of other libraries: diffusers' transformers by their `_class_name`, and Mistral's own layout."""
+"""Checkpoints of other libraries: diffusers' transformers by their `_class_name`, files of image tools, Mistral's own.
+
+Image tools count the blocks in the tensors: their lone files have no config, their GGUF files no block count.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,25 @@ def _flux(name: str) -> tuple[Architecture, ...]:
     )
 
 
+_SQUARE = Limit(kind="never", why="image tools take the number of SD3's blocks from their width")
+
+
+def _counted_by_tensors(
+    name: str, *lists: str, limits: tuple[Limit, ...] = (), shown: bool = False
+) -> tuple[Architecture, ...]:
+    """As a lone safetensors file and as GGUF. The first list is `main`, each goes by its own name too."""
+    stacks = tuple(LayerStack(name=each.strip("."), prefixes=(each,), count_key="", limits=limits) for each in lists)
+    return (
+        Architecture(name=name, format="huggingface", stacks=stacks, shown_by=lists if shown else ()),
+        Architecture(name=name, format="gguf", stacks=stacks),
+    )
+
+
 ENTRIES: tuple[Architecture, ...] = (
+    *_counted_by_tensors("flux", "double_blocks.", "single_blocks.", shown=True),
+    *_counted_by_tensors("sd3", "joint_blocks.", limits=(_SQUARE,), shown=True),
+    *_counted_by_tensors("wan", "blocks."),
+    *_counted_by_tensors("qwen_image", "transformer_blocks."),
     *decoder(
         "mistral_native", prefixes=("layers.",), count_key="params.json:n_layers", aliases=("/num_hidden_layers",)
     ),

@@ -164,6 +164,12 @@ _AUDIO = (
 # -- vision
 
 _STAGES = (("stage_names", "stage_names"), ("out_features", "stage_names"), ("out_indices", "stage_indexes"))
+_MAPS = Limit(
+    kind="states_apart",
+    value="out_indices",
+    soft=True,
+    why="feature maps of out_indices fall together: as a backbone it gives out fewer",
+)
 _SHIFTED = Limit(kind="aligned", value=2, why="every other layer of a stage shifts its windows: only pairs may go")
 
 
@@ -193,9 +199,12 @@ def _swin(name: str, outer: str = "swin") -> tuple[Architecture, ...]:
 _VISION = (
     *decoder("deit", prefixes=_vit("deit")),
     *decoder("vit_msn", prefixes=_vit("vit")),
-    *decoder("dinov2", prefixes=_vit("dinov2"), fields=_STAGES),
+    *decoder("dinov2", prefixes=_vit("dinov2"), fields=_STAGES, limits=(_MAPS,)),
     *decoder(
-        "beit", prefixes=_vit("beit"), fields=(*_STAGES, *_keep("pool_scales", "segmentation_indices", "conv_channels"))
+        "beit",
+        prefixes=_vit("beit"),
+        fields=(*_STAGES, *_keep("pool_scales", "segmentation_indices", "conv_channels")),
+        limits=(_MAPS,),
     ),
     *_swin("swin"),
     *_swin("donut-swin", outer="donut"),
@@ -210,7 +219,16 @@ _DETR_LISTS = _keep(
 )  # fmt: skip
 
 
-def _detr(name: str, outer: tuple[str, ...] = ("model.", ""), **encoder: Any) -> tuple[Architecture, ...]:
+_TIED = Limit(
+    kind="counts_without",
+    value=("two_stage", 1),
+    why="transformers ties the heads of the other decoder layers to the first one's and loads no single one",
+)
+
+
+def _detr(
+    name: str, outer: tuple[str, ...] = ("model.", ""), limits: tuple[Limit, ...] = (), **encoder: Any
+) -> tuple[Architecture, ...]:
     """Heads may stand once for all layers, once per layer, or once more: the last makes the proposals."""
     return several(
         name,
@@ -220,6 +238,7 @@ def _detr(name: str, outer: tuple[str, ...] = ("model.", ""), **encoder: Any) ->
             count_key="decoder_layers",
             fields=_DETR_LISTS,
             beside=("class_embed.", "bbox_embed.", "/class_embed.", "/bbox_embed."),
+            limits=limits,
         ),
         *(
             LayerStack(
@@ -236,7 +255,7 @@ def _detr(name: str, outer: tuple[str, ...] = ("model.", ""), **encoder: Any) ->
 
 _DETECTION = (
     *_detr("detr", encoder={"aliases": _ALIAS}),
-    *_detr("deformable_detr", encoder={}),
+    *_detr("deformable_detr", limits=(_TIED,), encoder={}),
     *_detr("rt_detr"),
 )
 
@@ -248,6 +267,11 @@ _TEXT_IN = (
     "language_model.layers.",
 )  # fmt: skip
 _TAPPED = (("/vision_feature_layer", "hidden_state"),)
+_FEATURES = Limit(
+    kind="some_before",
+    value="/vision_feature_layer",
+    why="of the layers before vision_feature_layer one must stay: transformers takes no features before the first",
+)
 
 
 def _within(prefix: str) -> tuple[str, ...]:
@@ -263,6 +287,7 @@ def _tower(*inner: str, fields: tuple[tuple[str, str], ...] = _TAPPED, **others:
         count_key="vision_config.num_hidden_layers",
         like="vision_config",
         fields=fields,
+        limits=(_FEATURES,),
         **others,
     )
 

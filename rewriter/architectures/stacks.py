@@ -75,7 +75,18 @@ def table_of(checkpoint: Checkpoint) -> str:
 
 def find(checkpoint: Checkpoint) -> Architecture | None:
     """The table entry for the checkpoint's architecture, if there is one."""
-    return _ENTRIES.get((table_of(checkpoint), checkpoint.architecture))
+    named = _ENTRIES.get((table_of(checkpoint), checkpoint.architecture))
+    return named if named or checkpoint.metadata else _by_names(checkpoint)
+
+
+def _by_names(checkpoint: Checkpoint) -> Architecture | None:
+    """The entry for a lone file without a config, where its names show one."""
+    lists = numbered_lists(tensor.name for tensor in checkpoint.tensors)
+    there = ["." + prefix for prefix in lists]
+    for entry in _ENTRIES.values():
+        if entry.shown_by and all(any(each.endswith("." + name) for each in there) for name in entry.shown_by):
+            return entry
+    return None
 
 
 def entries() -> tuple[Architecture, ...]:

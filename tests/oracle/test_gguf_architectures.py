@@ -7,6 +7,7 @@ same), the reference is a file written afresh without the dropped blocks.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,37 @@ def test_computes_what_the_kept_blocks_compute(spec: Spec, dropped: tuple[int, .
     assert not gone or np.abs(found - output(spec, path)).max() > 0.01
 
 
+@pytest.mark.parametrize("kept", [[0], [2, 5]], ids=str)
+@pytest.mark.parametrize("spec", [spec for spec in RUN if spec.drops and not spec.predictions], ids=str)
+def test_one_or_two_blocks_are_right_or_refused(spec: Spec, kept: list[int], tmp_path: Path):
+    assert_right_or_refused(spec, kept, tmp_path)
+
+
+# ---- other stacks than blk.N
+
+STACKS = [("t5encoder", "encoder", "enc.blk"), ("wavtokenizer-dec", "convnext", "convnext")]
+
+
+@pytest.mark.parametrize("dropped", [(1, 4), (0,), (5,)], ids=str)
+@pytest.mark.parametrize(("name", "stack", "prefix"), STACKS)
+def test_other_stacks(name: str, stack: str, prefix: str, dropped: tuple[int, ...], tmp_path: Path):
+    metadata, shapes, _ = fixture(name)
+    silent = re.compile(rf"{prefix}\.({'|'.join(map(str, dropped))})\.(attn_o|ffn_down|pw2|gamma)\.")
+    source = write(tmp_path / "source.gguf", metadata, shapes)
+    zeroed = write(
+        tmp_path / "zeroed.gguf",
+        metadata,
+        shapes,
+        lambda name: random(name, shapes[name]) * np.float32(not silent.match(name)),
+    )
+    blocks = max(int(match[1]) for each in shapes if (match := re.match(rf"{prefix}\.([0-9]+)\.", each))) + 1
+    kept = [block for block in range(blocks) if block not in dropped]
+    pruned = prune(source, tmp_path / "pruned.gguf", kept, Options(stack=stack))
+    found, full = (llamacpp.embeddings(path, TOKENS_READ) for path in (pruned, source))
+    assert np.abs(found - llamacpp.embeddings(zeroed, TOKENS_READ)).max() < 1e-6
+    assert np.abs(found - full).max() > 0.01
+
+
 # ---- blocks of one kind only
 
 
@@ -96,8 +128,11 @@ MIXED = [spec for spec in RUN if kinds(spec) and spec.drops and not spec.predict
 @pytest.mark.parametrize("spec", MIXED, ids=str)
 def test_one_kind_alone_is_right_or_refused(spec: Spec, kind: bool, tmp_path: Path):
     """llama.cpp aborts on a window that no block has, and on caches that no block fills."""
+    assert_right_or_refused(spec, [layer for layer, each in enumerate(kinds(spec)) if each == kind], tmp_path)
+
+
+def assert_right_or_refused(spec: Spec, kept: list[int], tmp_path: Path) -> None:
     path = source(spec, tmp_path / "source.gguf")
-    kept = [layer for layer, each in enumerate(kinds(spec)) if each == kind]
     dropped = tuple(layer for layer in range(spec.layers) if layer not in kept)
     try:
         pruned = prune(path, tmp_path / "pruned.gguf", kept)

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ SCALED = GPT2 | {"scale_attn_by_inverse_layer_idx": True}
 ALTERNATE = ERNIE | {"moe_layer_interval": 2}
 ONE_FULL = OLMO_HYBRID | {"layer_types": listed("mmmmammmm", MIXED)}
 
+QWEN_NEXT = next(row for row in ROWS if row.id == "qwen3_next")
+RWKV = next(row for row in ROWS if row.id == "rwkv")
+
 # Row, what is dropped, and words of the rule that forbids it.
 REFUSED = [
     pytest.param(Row("", "JambaForCausalLM", JAMBA, MODEL_LAYERS), "1,4", "only periods", id="fact_11_jamba"),
@@ -81,6 +85,8 @@ REFUSED = [
         Row("", "Ernie4_5_MoeForCausalLM", ALTERNATE, MODEL_LAYERS), "1,4", "moe_layer_interval",
         id="ernie_interval",
     ),
+    pytest.param(QWEN_NEXT, "3,7,11", "without an attention layer", id="hybrid_without_attention"),
+    pytest.param(replace(RWKV, config=RWKV.config | {"num_hidden_layers": 3}), "0,1", "less one", id="rwkv_one_block"),
     pytest.param(
         Row("", "GPTNeoXJapaneseForCausalLM", DECODER, "gpt_neox_japanese.layers"), "6", "dense_bias",
         id="gpt_neox_japanese",
