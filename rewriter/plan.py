@@ -21,7 +21,7 @@ from rewriter.limits import Bound, bound_for, broken, nearest
 from rewriter.patterns import active_patterns, common_period, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.selection import Options, format_layers
-from rewriter.tensors import TensorCopy, tensor_copies
+from rewriter.tensors import TensorCopy, linear_widths, tensor_copies
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -143,6 +143,7 @@ def allowed_layers(
     layers = _layer_map(stack, keep, options)
     if guessed(checkpoint, options) and layers.dropped:
         _refuse_doubts(checkpoint, stack, options)
+        _refuse_broken_chain(checkpoint, stack, layers)
     bounds = stack_bounds(checkpoint, stacks, stack, layers)
     soft = tuple(bound.why for bound in bounds if bound.soft and broken((bound,), layers.main, stack.count))
     bounds = tuple(bound for bound in bounds if not bound.soft)
@@ -209,6 +210,21 @@ def _refuse_doubts(checkpoint: Checkpoint, stack: Stack, options: Options) -> No
         raise UnsupportedError(
             f"{name} is set and no {list_name} says which layers have that window; if all have it, --keep-field {name}"
         )
+
+
+def _refuse_broken_chain(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> None:
+    """Bare linear layers (a multilayer perceptron) feed each other: what follows a drop must take what comes in."""
+    widths = linear_widths(checkpoint, stack)
+    if not widths:
+        return
+    inside = [first for first, _ in widths] + [widths[-1][1]]  # what goes into each layer, and what comes out at last
+    for new, old in enumerate((*layers.kept, stack.count)):
+        before = layers.kept[new - 1] + 1 if new else 0
+        if inside[old] != inside[before]:
+            raise UnsupportedError(
+                f"{shown(stack.prefix)}N are linear layers one after the other: without {before} to {old - 1} "
+                f"a width of {inside[before]} would meet one of {inside[old]}"
+            )
 
 
 def _warnings(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 from rewriter.architectures.entry import Shared, Stacked
@@ -55,6 +56,26 @@ def tensor_copies(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Ite
         if name is not None:
             each = stacked.get(tensor.name)
             yield TensorCopy(tensor if each is None else _cut(checkpoint, tensor, each, layers), name)
+
+
+def linear_widths(checkpoint: Checkpoint, stack: Stack) -> list[tuple[int, int]]:
+    """What goes into and comes out of each layer, if all are nothing but a weight matrix [out, in] and a bias, and
+    each takes what the one before it gives; else nothing.
+    """
+    widths: dict[int, tuple[int, int]] = {}
+    for tensor in checkpoint.tensors:
+        layer = stack.layer_of(tensor.name)
+        if layer is None:
+            continue
+        rest = tensor.name[len(f"{stack.prefix}{layer}.") :]
+        shape = tensor.shape if table_of(checkpoint) != GGUF else tensor.shape[::-1]
+        if rest == "weight" and len(shape) == 2:
+            widths[layer] = (shape[1], shape[0])
+        elif rest != "bias":
+            return []
+    chain = [widths[layer] for layer in sorted(widths)]
+    fits = all(before[1] == after[0] for before, after in pairwise(chain))
+    return chain if fits and len(chain) == stack.count else []
 
 
 def _new_name(names: _Names, name: str) -> str | None:
