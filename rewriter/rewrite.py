@@ -87,11 +87,17 @@ def check_destination(output: Output, destination: Path, overwrite: bool) -> Non
     _refuse_existing(output, destination, overwrite)
     free = os.statvfs(destination.parent)
     room = free.f_bavail * free.f_frsize
-    if room < output.nbytes:
-        raise OutputError(
-            f"{named(destination)} needs {output.nbytes} bytes, the disk has {room} free: "
-            f"{output.nbytes - room} too few"
-        )
+    if room < output.nbytes and room < (need := _need(output)):
+        raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
+
+
+def _need(output: Output) -> int:
+    """How many bytes the output takes on a disk: what is a hole in a source stays one."""
+    holes = 0
+    for path, _ in output.sources:
+        status = os.stat(path)
+        holes += max(0, status.st_size - status.st_blocks * 512)
+    return max(0, output.nbytes - holes)
 
 
 def _refuse_existing(output: Output, destination: Path, overwrite: bool) -> None:

@@ -102,3 +102,16 @@ def test_holes_stay_holes(tmp_path):
     status = (target / "model.safetensors").stat()
     assert status.st_size - status.st_blocks * 512 > 7 * (ROWS << 12)
     assert verify(target, source) == ()
+
+
+def test_a_sparse_source_needs_only_its_data(tmp_path, monkeypatch):
+    source = directory(tmp_path)
+    file = source / "model.safetensors"
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.truncate(size - 8 * (ROWS << 12))
+        opened.truncate(size)
+    room = type("Room", (), {"f_bavail": size - 7 * (ROWS << 12), "f_frsize": 1})
+    monkeypatch.setattr(os, "statvfs", lambda path: room)
+    write(make_plan(open_checkpoint(source), range(20)), tmp_path / "out")
+    assert verify(tmp_path / "out", source) == ()
