@@ -231,5 +231,5 @@ def apply(rule: str, key: str, value: object, layers: LayerMap) -> object:
         return RULES[rule](value, layers)
     except (CheckpointError, UnsupportedError) as error:
         raise type(error)(f"{shown(key)}: {error}") from None
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, TypeError):
         raise CheckpointError(f"{shown(key)}: {shown(value)} has not the form of {rule}") from None

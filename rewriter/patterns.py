@@ -174,8 +174,10 @@ def _written(
 
 def _remapped(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, pattern: Pattern) -> list[int]:
     listed = checkpoint.value(stack.key(pattern.explicit))
-    numbers = layers.numbers
-    return [numbers[layer] for layer in listed if layer in numbers] if isinstance(listed, list | tuple) else []
+    numbers, items = layers.numbers, listed if isinstance(listed, list | tuple) else ()
+    if not all(type(layer) is int for layer in items):
+        raise CheckpointError(f"{shown(pattern.explicit)}: expected layer numbers, found {shown(listed)}")
+    return [numbers[layer] for layer in items if layer in numbers]
 
 
 def _remapped_is_enough(

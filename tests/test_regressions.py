@@ -183,3 +183,15 @@ def test_a_main_stack_that_the_tensors_do_not_show_is_not_replaced_silently():
     config = {"text_config": {"num_hidden_layers": 4}, "vision_config": {"num_hidden_layers": 2}}
     with pytest.raises((CheckpointError, UnsupportedError)):
         make_plan(hf("gemma3", names, config), [0])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "field"),
+    [("qwen3_next", {"mlp_only_layers": [[1, 2]] * 6}), ("beit", {"out_indices": [[1, 2]] * 6})],
+)
+def test_lists_of_lists_where_numbers_belong(architecture, field):
+    """TypeError, a traceback: found by a fuzzer."""
+    prefix = {"beit": "beit.encoder.layer."}.get(architecture, "model.layers.")
+    checkpoint = hf(architecture, numbered(prefix, 6), {"num_hidden_layers": 6, **field})
+    with pytest.raises((CheckpointError, UnsupportedError)):
+        make_plan(checkpoint, [0, 1, 2, 3, 5])
