@@ -10,6 +10,7 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import sqrt
 from struct import pack, unpack
 
@@ -112,6 +113,8 @@ def _with_count(checkpoint: Checkpoint, stack: Stack, count: int) -> Change:
     name, _, index = stack.count_key.partition("[")
     if not index:
         return name, count, "count"
+    if checkpoint.value(stack.count_key) is None:
+        raise UnsupportedError(f"the metadata has no {shown(name)}, which the loader counts layers by: write it first")
     place, old = int(index.removesuffix("]")), checkpoint.metadata[name]
     values = list(old) if isinstance(old, list | tuple) else []
     return name, [*values[:place], count, *values[place + 1 :]], "count"
@@ -215,13 +218,29 @@ def _is_apart(name: str) -> bool:
     return name.partition(".")[0] in NOT_ABOUT_LAYERS
 
 
+def with_list_defaults(checkpoint: Checkpoint, stack: Stack) -> Checkpoint:
+    """`checkpoint` with the lists that its loader has in mind where the metadata leaves them out.
+
+    Numbers beyond the stack name no layer, unless a list is numbered by their positions.
+    """
+    numbered = {key for _, key, _ in stack.entry.by_position}
+    added = {}
+    for name, default in stack.entry.defaults:
+        if isinstance(default, tuple) and checkpoint.value(stack.key(name)) is None:
+            whole = name in numbered or name.startswith("/")
+            added[stack.key(name)] = [layer for layer in default if whole or layer < stack.count]
+    return replace(checkpoint, metadata={**checkpoint.metadata, **added}) if added else checkpoint
+
+
 def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[Change]:
     """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
     for name, default in stack.entry.defaults:
         key = stack.key(name)
+        if not isinstance(default, int) or default >= stack.count:
+            continue
         rule = dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)][name]
         overridden = is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
-        if default < stack.count and checkpoint.value(key) is None and not overridden:
+        if checkpoint.value(key) is None and not overridden:
             after = fields.apply(rule, key, default, layers)
             if after != default:
                 yield key, after, rule

@@ -186,7 +186,7 @@ def layer_names(value: object, layers: LayerMap) -> object:
 
     A regular expression (`re:...`) names no layer that could be counted; it is left alone.
     """
-    pattern = _layer_pattern(layers.prefixes)
+    pattern = layer_pattern(layers.prefixes)
     if isinstance(value, dict):
         renamed = ((_renamed(name, pattern, layers), item) for name, item in value.items())
         return {name: item for name, item in renamed if name is not _GONE}
@@ -194,7 +194,7 @@ def layer_names(value: object, layers: LayerMap) -> object:
     return type(value)(name for name in names if name is not _GONE)  # type: ignore[call-arg]
 
 
-def _layer_pattern(prefixes: tuple[str, ...]) -> re.Pattern[str]:
+def layer_pattern(prefixes: tuple[str, ...]) -> re.Pattern[str]:
     """Match a layer under any of `prefixes`, or under their ends: lists often leave `model.` out."""
     ends = {prefix[start:] for prefix in prefixes for start in _starts(prefix)}
     return re.compile(f"({'|'.join(map(re.escape, sorted(ends)))})([0-9]+)(?=[.]|$)", re.ASCII)

@@ -14,10 +14,19 @@ from rewriter import fields, limits
 from rewriter.architectures.entry import FORMS, Architecture
 from rewriter.architectures.field_table import GENERIC_DOUBTS
 from rewriter.architectures.stacks import Stack, find, generic, resolve, select, table_of
-from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
-from rewriter.edits import FORMULAS, count_problems, field_rules, metadata_edits, module_lists, period_fields
+from rewriter.bounds import Bound, broken, nearest
+from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
+from rewriter.edits import (
+    FORMULAS,
+    count_problems,
+    field_rules,
+    metadata_edits,
+    module_lists,
+    period_fields,
+    with_list_defaults,
+)
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
-from rewriter.limits import Bound, bound_for, broken, nearest
+from rewriter.limits import bound_for
 from rewriter.patterns import active_patterns, common_period, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.selection import Options, format_layers
@@ -64,6 +73,9 @@ def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture,
 
     Raises UnsupportedError where there is none, CheckpointError where tensors and entry contradict each other.
     """
+    kind = checkpoint.metadata.get("general.type")
+    if kind in ("adapter", "imatrix"):
+        raise UnsupportedError(f"this is an {kind}, not a model: it has no layers of its own")
     if options.architecture is not None:
         _check_entry(checkpoint, options.architecture)
     architecture = options.architecture or find(checkpoint)
@@ -113,17 +125,34 @@ def make_plan(checkpoint: Checkpoint, keep: Iterable[int], options: Options | No
     UnsupportedError when the kept layers could not all behave as before.
     """
     options = options or Options()
+    if options.architecture is None:
+        return _planned(checkpoint, keep, options)
+    try:
+        return _planned(checkpoint, keep, options)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the entry {shown(options.architecture.name)} has a wrong value: {shown(error)}"
+        ) from None
+
+
+def _planned(checkpoint: Checkpoint, keep: Iterable[int], options: Options) -> Plan:
     architecture, stacks = open_stacks(checkpoint, options)
     stack = select(stacks, options.stack)
     options = _canonical(checkpoint, stack, options)
-    layers, overruled = allowed_layers(checkpoint, stacks, stack, keep, options)
-    edits = tuple(metadata_edits(checkpoint, stacks, stack, layers, options))
+    known = with_list_defaults(checkpoint, stack)
+    layers, overruled = allowed_layers(known, stacks, stack, keep, options)
+    edits = tuple(_as_stated(checkpoint, edit) for edit in metadata_edits(known, stacks, stack, layers, options))
     warnings = (*overruled, *_warnings(checkpoint, architecture, stack, layers, options))
     if warnings and options.strict:
         raise UnsupportedError(f"{warnings[0]}; --strict refuses that")
-    tensors = tuple(tensor_copies(checkpoint, stack, layers))
+    tensors = tuple(tensor_copies(known, stack, layers))
     plan = Plan(checkpoint, architecture, stacks, stack, layers, tensors, edits, warnings, None, options)
     return replace(plan, provenance=_provenance(plan)) if options.provenance else plan
+
+
+def _as_stated(checkpoint: Checkpoint, edit: FieldEdit) -> FieldEdit:
+    """A list that only the loader had in mind was not there before."""
+    return edit if _whole_key(edit) in checkpoint.metadata else replace(edit, before=None)
 
 
 def _canonical(checkpoint: Checkpoint, stack: Stack, options: Options) -> Options:
@@ -141,9 +170,12 @@ def allowed_layers(
 ) -> tuple[LayerMap, tuple[str, ...]]:
     """The layers to keep, and what was overruled. Raises UnsupportedError, naming selections that would work."""
     layers = _layer_map(stack, keep, options)
+    if layers.dropped and table_of(checkpoint) != GGUF:
+        _refuse_unfollowed_names(checkpoint, layers, options)
     if guessed(checkpoint, options) and layers.dropped:
         _refuse_doubts(checkpoint, stack, options)
         _refuse_broken_chain(checkpoint, stack, layers)
+        _refuse_shifted_kinds(checkpoint, stacks, stack, layers, options)
     bounds = stack_bounds(checkpoint, stacks, stack, layers)
     soft = tuple(bound.why for bound in bounds if bound.soft and broken((bound,), layers.main, stack.count))
     bounds = tuple(bound for bound in bounds if not bound.soft)
@@ -200,6 +232,24 @@ def stack_bounds(
     return tuple(bounds)
 
 
+def _refuse_unfollowed_names(checkpoint: Checkpoint, layers: LayerMap, options: Options) -> None:
+    """A layer named anywhere in how the weights are quantised must follow, or another one is taken for it."""
+    pattern = fields.layer_pattern(layers.prefixes)
+    followed = module_lists(checkpoint)
+    for key, value in checkpoint.metadata.items():
+        head = key.partition(".")[0]
+        if head not in ("quantization_config", "compression_config") or key in followed or head in options.keep_fields:
+            continue
+        parent, _, last = key.replace("\\.", "\0").rpartition(".")
+        names = [] if parent.replace("\0", "\\.") in followed else [last.replace("\0", ".")]
+        values = value if isinstance(value, list) else [value]
+        texts = [text.strip() for text in (*names, *values) if isinstance(text, str)]
+        if any(pattern.match(text) for text in texts):
+            raise UnsupportedError(
+                f"{shown(key)} names a layer, and no rule says how it follows; --keep-field {head} leaves it as it is"
+            )
+
+
 def _refuse_doubts(checkpoint: Checkpoint, stack: Stack, options: Options) -> None:
     """Without rules nobody knows which layers a window is for, unless the metadata says it."""
     name, list_name = GENERIC_DOUBTS[table_of(checkpoint)]
@@ -210,6 +260,28 @@ def _refuse_doubts(checkpoint: Checkpoint, stack: Stack, options: Options) -> No
         raise UnsupportedError(
             f"{name} is set and no {list_name} says which layers have that window; if all have it, --keep-field {name}"
         )
+
+
+def _refuse_shifted_kinds(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: Options
+) -> None:
+    """Layers that hold different tensors differ by a rule: without a field that says which, it is the number."""
+    if "stage_names" in checkpoint.metadata:
+        raise UnsupportedError("this is a backbone (stage_names): without rules its stages cannot follow")
+    rests: list[set[str]] = [set() for _ in range(layers.count)]
+    for tensor in checkpoint.tensors:
+        layer = stack.layer_of(tensor.name)
+        if layer is not None and layer < layers.count:
+            rests[layer].add(tensor.name[len(f"{stack.prefix}{layer}") :])
+    kinds = [frozenset(rest) for rest in rests]
+    explained = set(field_rules(checkpoint, stacks, stack, options).values()) - {"keep", "count", "prediction_count"}
+    if explained or all(kinds[old] == kinds[new] for new, old in enumerate(layers.main)):
+        return
+    changed = next(new for new, old in enumerate(layers.main) if kinds[old] != kinds[new])
+    raise UnsupportedError(
+        f"layer {layers.main[changed]} would become layer {changed}, which holds other tensors, and no field of the "
+        "metadata says which layers hold what"
+    )
 
 
 def _refuse_broken_chain(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> None:

@@ -34,7 +34,7 @@ ROOMS = [
     ["fields", "strategies"],
     ["architectures"],
     ["selection"],
-    ["provenance", "patterns"],
+    ["provenance", "patterns", "bounds"],
     ["limits", "tensors"],
     ["edits"],
     ["output", "plan"],

@@ -195,3 +195,65 @@ def test_lists_of_lists_where_numbers_belong(architecture, field):
     checkpoint = hf(architecture, numbered(prefix, 6), {"num_hidden_layers": 6, **field})
     with pytest.raises((CheckpointError, UnsupportedError)):
         make_plan(checkpoint, [0, 1, 2, 3, 5])
+
+
+def test_a_nested_architecture_without_rules_is_refused_for_its_stack_alone():
+    """internvl around a text model that nobody knows: its windows would shift without a word."""
+    config = {
+        "text_config": {"model_type": "gemma99", "num_hidden_layers": 4, "sliding_window": 128},
+        "vision_config": {"model_type": "internvl_vision", "num_hidden_layers": 4},
+    }
+    names = [*numbered("language_model.model.layers.", 4), *numbered("vision_tower.encoder.layer.", 4)]
+    with pytest.raises(UnsupportedError, match="no rules for the architecture gemma99 of text_config"):
+        make_plan(hf("internvl", names, config), [0, 2])
+    assert make_plan(hf("internvl", names, config), [0, 2], Options(stack="vision")).layers.kept == (0, 2)
+
+
+def test_a_list_that_only_the_loader_has_in_mind_is_written():
+    """Qwen2.5-VL without fullatt_block_indexes: the loader takes [7, 15, 23, 31]."""
+    config = {"vision_config": {"depth": 12}, "text_config": {"model_type": "qwen2_5_vl_text", "num_hidden_layers": 2}}
+    names = [*numbered("visual.blocks.", 12), *numbered("model.layers.", 2)]
+    checkpoint = hf("qwen2_5_vl", names, config)
+    plan = make_plan(checkpoint, [n for n in range(12) if n not in (1, 3)], Options(stack="vision"))
+    assert changes(plan) == {"vision_config.depth": 10, "vision_config.fullatt_block_indexes": [5]}
+    assert make_plan(checkpoint, range(12), Options(stack="vision")).edits == ()
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {"tensor_storage": {"model.layers.3.mlp": {"bits": 4}}},
+        {"quant_type": {"default": {"fqn_to_config": {"model.layers.5.mlp": 1}}}},
+        {"odd": ["lm_head", "model.layers.2.mlp"]},
+    ],
+)
+def test_layers_named_where_no_rule_looks(quantization):
+    checkpoint = llama(6, quantization_config=quantization)
+    with pytest.raises(UnsupportedError, match="names a layer, and no rule says how it follows"):
+        make_plan(checkpoint, [0, 2, 3, 4, 5])
+    assert make_plan(checkpoint, [0, 2], Options(keep_fields=("quantization_config",))).layers.kept == (0, 2)
+
+
+@pytest.mark.parametrize(("keep", "fits"), [([0, 2, 3], True), ([1, 2, 3], False), ([0, 1, 2], True)])
+def test_generic_layers_that_hold_other_tensors(keep, fits):
+    """wavlm and others: only the first layer has rel_attn_embed, which all use."""
+    names = [*numbered("encoder.layers.", 4), "encoder.layers.0.rel_attn_embed"]
+    checkpoint = hf("new", names, {"num_hidden_layers": 4})
+    if fits:
+        assert make_plan(checkpoint, keep, GENERIC).layers.kept == tuple(keep)
+    else:
+        with pytest.raises(UnsupportedError, match="layer 1 would become layer 0, which holds other tensors"):
+            make_plan(checkpoint, keep, GENERIC)
+
+
+def test_an_adapter_is_no_model():
+    checkpoint = ggml("llama", numbered("blk.", 2), {"block_count": 2})
+    checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, "general.type": "adapter"})
+    with pytest.raises(UnsupportedError, match="not a model"):
+        make_plan(checkpoint, [0])
+
+
+def test_swin_without_depths():
+    names = [f"swin.encoder.layers.{stage}.blocks.{n}.w" for stage, count in enumerate((2, 2, 4)) for n in range(count)]
+    with pytest.raises((CheckpointError, UnsupportedError)):
+        make_plan(hf("swin", names, {"embed_dim": 8}), [0, 1], Options(stack="stage2"))

@@ -105,7 +105,7 @@ class LayerStack:
     aliases: tuple[str, ...] = ()  # other keys for the same count; a loader prefers them
     counted_by: str = ""  # the per-layer list that counts where `count_key` is absent: then it stays absent
     fields: tuple[tuple[str, str], ...] = ()  # key -> rule, besides the default table
-    defaults: tuple[tuple[str, int], ...] = ()  # key -> what the loader takes where it is absent
+    defaults: tuple[tuple[str, object], ...] = ()  # key -> what the loader takes where it is absent
     pins: tuple[
         tuple[str, str], ...
     ] = ()  # key -> formula, written where it is absent: the loader derives it from the count

@@ -25,7 +25,7 @@ _HUGGINGFACE = {
         "sliding_window_pattern", "_sliding_window_pattern", "full_attention_interval",
         "global_attn_every_n_layers", "no_rope_layer_interval", "interleave_moe_layer_step",
         "decoder_sparse_step", "attn_layer_period", "expert_layer_period", "moe_layer_interval",
-        "moe_layer_freq", "rescale_every",
+        "moe_layer_freq", "rescale_every", "moe_every_n_layers",
     ),
     "keep": (
         "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",

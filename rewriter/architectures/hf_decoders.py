@@ -274,7 +274,7 @@ ENTRIES: tuple[Architecture, ...] = (
     ),
     *decoder("gpt_neox", prefixes=("gpt_neox.layers.", "layers.")),
     *decoder("opt", prefixes=("model.decoder.layers.", "decoder.layers.")),
-    *decoder("falcon", prefixes=_TRANSFORMER),
+    *decoder("falcon", prefixes=_TRANSFORMER, aliases=("n_layer",)),
     *decoder("mpt", prefixes=_BLOCKS, count_key="n_layers", aliases=_ALIAS),
     *decoder("xglm", count_key="num_layers", aliases=_ALIAS),
 )

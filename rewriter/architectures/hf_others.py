@@ -61,6 +61,7 @@ _TEXT = (
     *decoder("modernbert", patterns=(_MODERNBERT,), absent_in_first=("attn_norm.weight", "attn_norm.bias")),
     *decoder(
         "nomic_bert",
+        aliases=("n_layer",),
         prefixes=("nomic_bert.encoder.layers.", "nomic_bert.layers.", "encoder.layers.", "layers."),
         patterns=(),
     ),
@@ -196,6 +197,11 @@ def _swin(name: str, outer: str = "swin") -> tuple[Architecture, ...]:
     return several(name, *(_swin_stage(number, outer) for number in _SWIN_STAGES))
 
 
+_SEGMENTS = Limit(
+    kind="never_named",
+    value=("/architectures", "BeitForSemanticSegmentation"),
+    why="BeitForSemanticSegmentation counts out_indices from 1, Beit's backbone from the embedding: no list says both",
+)
 _VISION = (
     *decoder("deit", prefixes=_vit("deit")),
     *decoder("vit_msn", prefixes=_vit("vit")),
@@ -204,7 +210,7 @@ _VISION = (
         "beit",
         prefixes=_vit("beit"),
         fields=(*_STAGES, *_keep("pool_scales", "segmentation_indices", "conv_channels")),
-        limits=(_MAPS,),
+        limits=(_MAPS, _SEGMENTS),
     ),
     *_swin("swin"),
     *_swin("donut-swin", outer="donut"),
@@ -325,7 +331,11 @@ _QWEN_WINDOW = (("max_window_layers", 80),)
 
 
 def _qwen_vl(
-    name: str, text: tuple[str, ...] = _QWEN_TEXT, text_limits: tuple[Limit, ...] = (), **vision: Any
+    name: str,
+    text: tuple[str, ...] = _QWEN_TEXT,
+    text_limits: tuple[Limit, ...] = (),
+    text_defaults: tuple[tuple[str, object], ...] = (),
+    **vision: Any,
 ) -> tuple[Architecture, ...]:
     return several(
         name,
@@ -335,7 +345,7 @@ def _qwen_vl(
                 prefixes=text,
                 count_key=f"{scope}num_hidden_layers",
                 aliases=("/num_hidden_layers",) if scope else (),
-                defaults=_QWEN_WINDOW,
+                defaults=(*_QWEN_WINDOW, *text_defaults),
                 limits=text_limits,
             )
             for scope in ("text_config.", "")
@@ -347,6 +357,7 @@ def _qwen_vl(
 
 
 _DEEPSTACK = "deepstack_visual_indexes"
+_DEEPSTACK_DEFAULT = (8, 16, 24)
 _INJECTED = Limit(
     kind="stay_per_entry",
     value=f"/vision_config.{_DEEPSTACK}",
@@ -367,6 +378,7 @@ _MLLAMA_TAPPED = Limit(
     why="intermediate_layers_indices takes the outputs of layers, which must stay",
 )
 _MLLAMA_TEXT = ("language_model.model.layers.", "model.language_model.layers.", "language_model.layers.")
+_MLLAMA_CROSS = (("cross_attention_layers", (3, 8, 13, 18, 23, 28, 33, 38)),)
 _MLLAMA_VISION = _keep("supported_aspect_ratios")
 
 _VISION_LANGUAGE = (
@@ -387,24 +399,27 @@ _VISION_LANGUAGE = (
         ),
     ),
     *_qwen_vl("qwen2_vl"),
-    *_qwen_vl("qwen2_5_vl"),
+    *_qwen_vl("qwen2_5_vl", defaults=(("fullatt_block_indexes", (7, 15, 23, 31)),)),
     *_qwen_vl(
         "qwen3_vl",
         text=("model.language_model.layers.", "language_model.layers."),
         text_limits=(_INJECTED,),
+        text_defaults=((f"/vision_config.{_DEEPSTACK}", _DEEPSTACK_DEFAULT),),
+        defaults=((_DEEPSTACK, _DEEPSTACK_DEFAULT),),
         fields=((_DEEPSTACK, "layer_indexes"),),
         by_position=(("deepstack_merger_list.", _DEEPSTACK, ""),),
         limits=(_DEEPSTACK_BLOCK,),
     ),
-    *decoder("mllama_text_model"),
+    *decoder("mllama_text_model", defaults=_MLLAMA_CROSS),
     *several(
         "mllama",
-        _text(_MLLAMA_TEXT),
+        _text(_MLLAMA_TEXT, defaults=_MLLAMA_CROSS),
         LayerStack(
             name="vision",
             prefixes=_within("vision_model.transformer.layers."),
             count_key="vision_config.num_hidden_layers",
             fields=(("intermediate_layers_indices", "layer_indexes"), *_MLLAMA_VISION),
+            defaults=(("intermediate_layers_indices", (3, 7, 15, 23, 30)),),
             limits=(_MLLAMA_TAPPED,),
         ),
         LayerStack(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from rewriter.architectures import gguf_names, hf_names
-from rewriter.architectures.entry import Architecture, LayerStack
+from rewriter.architectures.entry import Architecture, LayerStack, Limit
 from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 
@@ -52,7 +52,8 @@ class Stack:
         """The number of the layer that the tensor called `name` belongs to, or None."""
         if not name.startswith(self.prefix):
             return None
-        return int(name[len(self.prefix) :].partition(".")[0])
+        label = name[len(self.prefix) :].partition(".")[0]
+        return int(label) if _NUMBER.fullmatch(label) else None
 
     def key(self, key: str) -> str:
         """The whole metadata key for one that is relative to the scope; `/key` and `file.json:key` are whole."""
@@ -138,7 +139,10 @@ def _rules_of(checkpoint: Checkpoint, entry: LayerStack) -> LayerStack:
     """`entry` with the rules of the model type that its nested config names, if there is one in the table."""
     nested = _ENTRIES.get((HUGGINGFACE, str(checkpoint.value(f"{entry.like}.model_type")))) if entry.like else None
     if nested is None:
-        return entry
+        named = checkpoint.value(f"{entry.like}.model_type") if entry.like else None
+        known = not isinstance(named, str) or named.startswith(checkpoint.architecture)
+        unknown = Limit(kind="never", why=f"there are no rules for the architecture {shown(named)} of {entry.like}")
+        return entry if known else replace(entry, limits=(*entry.limits, unknown))
     main = nested.stacks[0]
     return replace(
         main,

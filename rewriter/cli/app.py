@@ -31,8 +31,9 @@ def main() -> None:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _stop)
-        if sys.stdout is None:  # closed by whoever started this: what is printed goes nowhere
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        for name in ("stdout", "stderr"):  # closed by whoever started this: what is printed goes nowhere
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         for stream in (sys.stdout, sys.stderr):  # a terminal may know only ASCII, a name may be no UTF-8
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

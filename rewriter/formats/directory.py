@@ -19,9 +19,10 @@ _LAYER = re.compile(r"(?:^|\.)[0-9]+\.")
 # Weights of the unpruned model in other forms: a loader might prefer them.
 _STALE = re.compile(
     r"pytorch_model.*\.(?:bin|json)|.*\.(?:h5|msgpack|ot|onnx|onnx_data|tflite|gguf|ckpt|nemo|mlmodel)"
-    r"|.*\.(?:pt|pth)|flax_model.*|tf_model.*|optimizer\.bin|adapter_model\.bin|openvino_.*"
+    r"|.*\.(?:pt|pth)|flax_model.*|tf_model.*|optimizer\.bin|adapter_model\.bin|adapter_config\.json|openvino_.*|.*\.(?:npz|ggml)"
+    r"|.*\.safetensors\.index\..*json"
 )
-_STALE_FOLDERS = frozenset({"onnx", "openvino", "coreml", "original", "flax", "tf", "gguf", ".git", ".cache"})
+_STALE_FOLDERS = frozenset({"onnx", "openvino", "mlx", "coreml", "original", "flax", "tf", "gguf", ".git", ".cache"})
 
 
 def weight_files(path: Path) -> tuple[Document | None, list[str]]:
