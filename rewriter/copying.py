@@ -10,6 +10,7 @@ Laws:
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ _STEP = 64 << 20  # bytes in one call: often enough for a progress bar, rare eno
 _AT_ONCE = 1 << 20  # bytes in one read of what the kernel cannot copy
 _LARGE = 8 << 20  # bytes from which a file is worth a thread
 _THREADS = 4
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 # what the kernel answers where this pair of files, or this filesystem, cannot do it that way
 _TRY_ANOTHER = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
 
@@ -104,6 +106,20 @@ def write_file(file: OutputFile, path: str, progress: Progress, sync: bool = Tru
             os.fsync(target)
     finally:
         os.close(target)
+
+
+def can_share(source: str, folder: Path) -> bool:
+    """Whether a file in `folder` can share blocks with `source`: tried with one that has no name and goes at once."""
+    try:
+        with opened(source) as (descriptor, _):
+            target = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(target, _FICLONE, descriptor)
+            finally:
+                os.close(target)
+    except OSError:
+        return False
+    return True
 
 
 def _write(target: int, data: bytes) -> None:

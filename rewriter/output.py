@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from rewriter.checkpoint import Stamp
 
+BLOCK = 4096  # bytes that filesystems and the page cache move as one
+
 
 @dataclass(frozen=True, slots=True)
 class CopyRange:
@@ -67,6 +69,17 @@ class OutputFile:
         """The exact size of the file."""
         return sum(piece.nbytes for piece in self.pieces)
 
+    @property
+    def shareable(self) -> int:
+        """Bytes in whole blocks that keep their place within a block: a filesystem can share them."""
+        shared, at = 0, 0
+        for piece in self.pieces:
+            if isinstance(piece, CopyRange) and (piece.offset - at) % BLOCK == 0:
+                start, end = -(-piece.offset // BLOCK), (piece.offset + piece.nbytes) // BLOCK
+                shared += max(0, end - start) * BLOCK
+            at += piece.nbytes
+        return shared
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Output:
@@ -91,7 +104,6 @@ class Output:
         return sum(file.nbytes for file in self.files)
 
 
-BLOCK = 4096  # bytes that filesystems and the page cache move as one
 _WORTH_PADDING = 1 << 20  # bytes of data below which a header is not made longer
 
 

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from rewriter.copying import Progress, write_files
+from rewriter.copying import Progress, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
 from rewriter.output import Output
@@ -87,12 +87,14 @@ def check_destination(output: Output, destination: Path, overwrite: bool) -> Non
     _refuse_existing(output, destination, overwrite)
     free = os.statvfs(destination.parent)
     room = free.f_bavail * free.f_frsize
-    if room < output.nbytes and room < (need := _need(output)):
+    if room < output.nbytes and room < (need := _need(output, destination.parent)):
         raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
 
 
-def _need(output: Output) -> int:
-    """How many bytes the output takes on a disk: what is a hole in a source stays one."""
+def _need(output: Output, folder: Path) -> int:
+    """How many bytes the output takes on a disk: what is a hole in a source stays one, shared blocks take nothing."""
+    if output.sources and can_share(output.sources[0][0], folder):
+        return output.nbytes - sum(file.shareable for file in output.files)
     holes = 0
     for path, _ in output.sources:
         status = os.stat(path)

@@ -115,3 +115,14 @@ def test_a_sparse_source_needs_only_its_data(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "statvfs", lambda path: room)
     write(make_plan(open_checkpoint(source), range(20)), tmp_path / "out")
     assert verify(tmp_path / "out", source) == ()
+
+
+def test_an_output_that_is_shared_needs_no_room(shared_disk, monkeypatch):
+    """Somebody with a 70 GB file and 60 GB free, on a filesystem that shares."""
+    folder = shared_disk / "tight"
+    folder.mkdir()
+    source = single(folder)
+    room = type("Room", (), {"f_bavail": 1 << 20, "f_frsize": 1})
+    monkeypatch.setattr(os, "statvfs", lambda path: room)
+    write(make_plan(open_checkpoint(source), range(2, 20)), folder / "out.gguf")
+    assert verify(folder / "out.gguf", source) == ()
