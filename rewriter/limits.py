@@ -206,22 +206,10 @@ def _listed(checkpoint: Checkpoint, stack: Stack, key: object, wanted: object) -
     return tuple(layer for layer, entry in enumerate(_entries(checkpoint, stack, key)) if entry == wanted)
 
 
-def shared_tail(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
-    """The last layers reuse keys and values of the last layer of their type before them: `value` is
-    (key of how many, key of the types). Those sources may not go.
-    """
-    how_many, types_key = limit.value if isinstance(limit.value, tuple) else (limit.value, "")
-    types = _entries(checkpoint, stack, types_key)
-    start = stack.count - _number(checkpoint, stack, how_many)
-    if start >= stack.count or not types:
-        return Bound(limit.why)
-    used = set(map(repr, types[start:]))
-    last = {repr(kind): layer for layer, kind in enumerate(types[:start])}
-    return Bound(limit.why, stay=frozenset(layer for kind, layer in last.items() if kind in used))
-
-
 def tail_sources(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
-    """As shared_tail, but a source may go together with all the layers that reuse it."""
+    """The last layers reuse keys and values of the last layer of their type before them, which may only go with all
+    of them: `value` is (key of how many, key of the types).
+    """
     how_many, types_key = limit.value if isinstance(limit.value, tuple) else (limit.value, "")
     types = _entries(checkpoint, stack, types_key)
     start = max(0, len(types) - _number(checkpoint, stack, how_many))
@@ -274,6 +262,6 @@ KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
         aligned, aligned_with, one_having, one_besides, in_place, stay, stay_named, stay_before_tail, counts_without,
         stay_below, stay_with, stay_per_entry,
         states_apart, some_before, stay_listed, stay_marked, counts, counts_with, never, never_named, never_with,
-        not_first, not_last, shared_tail, tail_sources, at_least_of, one_left, in_turn, with_source,
+        not_first, not_last, tail_sources, at_least_of, one_left, in_turn, with_source,
     )
 }  # fmt: skip
