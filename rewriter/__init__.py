@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
     from rewriter.errors import CheckpointError, OutputError, RequestError, RewriterError, UnsupportedError
     from rewriter.formats import layout, open_checkpoint
-    from rewriter.output import Output, OutputFile
+    from rewriter.output import Output, OutputFile, Writing
     from rewriter.plan import Plan, make_plan
     from rewriter.selection import Options, parse_layers
     from rewriter.verifying import verify
@@ -32,12 +32,13 @@ _HOMES = {
     "RewriterError": "errors", "UnsupportedError": "errors", "layout": "formats", "open_checkpoint": "formats",
     "Output": "output", "OutputFile": "output", "Plan": "plan", "make_plan": "plan", "Options": "selection",
     "parse_layers": "selection", "verify": "verifying", "write": "writing",
+    "Writing": "output",
 }  # fmt: skip
 
 __all__ = [
     "Checkpoint", "CheckpointError", "FieldEdit", "LayerMap", "Options", "Output", "OutputError", "OutputFile",
-    "Plan", "Problem", "RequestError", "RewriterError", "TensorInfo", "UnsupportedError", "__version__", "layout",
-    "make_plan", "open_checkpoint", "parse_layers", "verify", "write",
+    "Plan", "Problem", "RequestError", "RewriterError", "TensorInfo", "UnsupportedError", "Writing", "__version__",
+    "layout", "make_plan", "open_checkpoint", "parse_layers", "verify", "write",
 ]  # fmt: skip
 
 

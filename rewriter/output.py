@@ -104,6 +104,17 @@ class Output:
         return sum(file.nbytes for file in self.files)
 
 
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How an output is written; what it holds is the plan's business.
+
+    overwrite: replace an earlier output. verify_bytes: compare every byte that stayed before the output appears.
+    """
+
+    overwrite: bool = False
+    verify_bytes: bool = False
+
+
 _WORTH_PADDING = 1 << 20  # bytes of data below which a header is not made longer
 
 

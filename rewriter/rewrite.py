@@ -21,7 +21,7 @@ from pathlib import Path
 from rewriter.copying import Progress, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
-from rewriter.output import Output
+from rewriter.output import Output, Writing
 from rewriter.renaming import exchange, rename_new
 from rewriter.staging import staged, staging_path, sync, uninterrupted
 
@@ -32,8 +32,8 @@ _LIST = ".files"  # in the staging directory: name -> inode of what is being ren
 def execute(
     output: Output,
     destination: Path,
+    how: Writing,
     *,
-    overwrite: bool = False,
     progress: Progress = lambda nbytes: None,
     check: Callable[[Path], None] = lambda written: None,
     committed: Callable[[], None] = lambda: None,
@@ -46,17 +46,17 @@ def execute(
     """
     destination = _absolute(destination)
     if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
-        check_destination(output, destination, overwrite)
+        check_destination(output, destination, how.overwrite)
     _refuse_source(output, destination)
     try:
         with staged(destination) as staging:
             _undo_killed(staging, output, destination)
-            check_destination(output, destination, overwrite)
+            check_destination(output, destination, how.overwrite)
             _fill(output, staging, progress)
             check(staging if output.directory else staging / output.files[0].name)
             _check_sources(output)
             with uninterrupted():
-                _commit(output, staging, destination, overwrite)
+                _commit(output, staging, destination, how.overwrite)
                 committed()
     except OSError as error:
         raise OutputError(f"cannot write {named(destination)}: {_reason(error)}") from None

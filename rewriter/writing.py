@@ -10,7 +10,7 @@ from rewriter.checkpoint import HUGGINGFACE
 from rewriter.copying import Progress
 from rewriter.errors import OutputError, shown
 from rewriter.formats import layout, open_checkpoint
-from rewriter.output import Output
+from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.rewrite import execute
 from rewriter.verifying import check_plan
@@ -26,25 +26,25 @@ def _check_name(plan: Plan, destination: str) -> None:
 def write(
     plan: Plan,
     destination: str | os.PathLike[str],
+    how: Writing | None = None,
     *,
-    overwrite: bool = False,
-    verify_bytes: bool = False,
     progress: Progress = lambda nbytes: None,
     committed: Callable[[], None] = lambda: None,
 ) -> Output:
     """Write what `plan` says to `destination` and return what was written.
 
-    The output has the source's kind and layout. Its structure is checked before it appears, with `verify_bytes`
-    its tensors' bytes too. `progress(nbytes)` is called as bytes are written, `committed()` once the output has
+    The output has the source's kind and layout. Its structure is checked before it appears, and its tensors'
+    bytes if `how` says so. `progress(nbytes)` is called as bytes are written, `committed()` once the output has
     appeared. Raises OutputError for the destination, CheckpointError when the source changes meanwhile or the
     result is not what it should be.
     """
+    how = how or Writing()
     _check_name(plan, os.fspath(destination))
     target = Path(destination)
     output = layout(plan, Path(os.path.abspath(target)).name)
 
     def check(staged: Path) -> None:
-        check_plan(open_checkpoint(staged), plan, verify_bytes)
+        check_plan(open_checkpoint(staged), plan, how.verify_bytes)
 
-    execute(output, target, overwrite=overwrite, progress=progress, check=check, committed=committed)
+    execute(output, target, how, progress=progress, check=check, committed=committed)
     return output

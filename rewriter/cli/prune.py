@@ -21,7 +21,7 @@ from rewriter.copying import Progress as Report
 from rewriter.errors import RequestError, shown
 from rewriter.formats import layout, open_checkpoint
 from rewriter.inspection import describe_plan
-from rewriter.output import Output
+from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.saved import load_plan, plan_again
 from rewriter.selection import Options, Selection
@@ -51,9 +51,8 @@ def prune(
         plan = _saved(saved_plan, checkpoint, request)
     total = layout(plan, Path(destination).name).nbytes
     with _progress(total) as progress:
-        output = write(
-            plan, destination, overwrite=overwrite, verify_bytes=verify, progress=progress, committed=_committed
-        )
+        how = Writing(overwrite=overwrite, verify_bytes=verify)
+        output = write(plan, destination, how, progress=progress, committed=_committed)
     lines = _summary(plan, output, destination, time.monotonic() - began)
     written = _written(output, destination)
     lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
