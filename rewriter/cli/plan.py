@@ -34,7 +34,7 @@ def plan(
     Example: `rewriter plan model.gguf --drop 20-23`
     """
     name = output_name(source)
-    made = request.plan(open_checkpoint(source), name)
+    made = request.plan(open_checkpoint(source), name, show.note)
     described = describe_plan(made, layout(made, name))
     if output is not None:
         _save(described, output, overwrite)
