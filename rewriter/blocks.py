@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from rewriter.errors import UnsupportedError
-from rewriter.facts import CLOSING, FIRST_NOT_NORMED, PARALLEL, PLAIN_NORMS, Facts
+from rewriter.facts import CLOSING, DEPTH_SCALED, FIRST_NOT_NORMED, PARALLEL, PLAIN_NORMS, Facts
 from rewriter.feed_forwards import feed_forward
 from rewriter.metrics.model import Block, Branch, Norm
 from rewriter.parts import Layer, eps_of, norm_in
@@ -33,7 +33,8 @@ def _multiplier(facts: Facts) -> float:
     depth = facts.checkpoint.value(facts.stack.key("scale_depth"))
     if isinstance(depth, int | float) and facts.kind.startswith("minicpm"):
         return float(depth / facts.stack.count**0.5)
-    return facts.number("residual", 1.0)
+    scaled = None if facts.hugging_face else DEPTH_SCALED.get(facts.kind)
+    return facts.number("residual", 1.0 if scaled is None else scaled / facts.stack.count**0.5)
 
 
 def _is_serial_falcon(facts: Facts, layer: Layer) -> bool:

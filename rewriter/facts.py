@@ -10,15 +10,18 @@ from rewriter.checkpoint import GGUF, Checkpoint
 
 # Tables by architecture, as either side calls it. What is not in a table is the usual.
 ACTIVATION = {
-    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text", "gemma-embedding", "modern-bert", "t5"), "gelu_new"),
-    **dict.fromkeys(("bloom", "gpt2", "gptj", "phi2", "starcoder", "starcoder2", "jais", "grok"), "gelu_new"),
-    **dict.fromkeys(("nemotron", "arcee", "bitnet"), "relu2"),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text", "gemma-embedding", "modern-bert"), "gelu_new"),
+    **dict.fromkeys(("bloom", "gpt2", "gptj", "phi2", "starcoder", "starcoder2", "grok"), "gelu_new"),
+    **dict.fromkeys(("nemotron", "arcee", "jais2", "plm"), "relu2"),
+    **dict.fromkeys(("t5", "t5encoder"), "gelu_new"),
+    **dict.fromkeys(("granitemoe", "ernie4_5-moe"), "silu"),
     "opt": "relu",
     "openai-gpt": "gelu_new",
     "xglm": "gelu",
     "gpt-oss": "quick_gelu",
     "gpt_oss": "quick_gelu",
 }
+ACTIVATION_WITHOUT_GATE = dict.fromkeys(("t5", "t5encoder"), "relu")  # where it is another one
 NOT_AS_STATED = {"gpt_oss", "gpt-oss", "openai-gpt"}  # what the config calls the activation is another one
 CLIPPED_GATES = {"gpt_oss", "gpt-oss"}  # clipped at 7, and one is added to what the gate lets through
 TRANSPOSED = {"gpt2", "openai-gpt"}  # Conv1D, on the Hugging Face side
@@ -33,13 +36,16 @@ TRANSPOSED_EXPERTS = {  # stored as (inputs, outputs), on the Hugging Face side
 UNKNOWN = {
     "diffllama": "it subtracts two attentions",
     "gpt_neox_japanese": "the bias of its last attention stands in all layers",
+    "smallthinker": "its router reads the stream before attention",
     "ctrl": "its layers normalise in an order of their own",
 }
 PLUS_ONE = {"gemma", "gemma2", "gemma3", "gemma3_text", "vaultgemma", "nemotron", "paligemma"}  # gain: 1 + weight
 PLAIN_NORMS = {"olmo": False, "nanochat": True}  # norms without weights, RMS or not: no tensor shows them
 STARTS_NORMED = {"nanochat"}  # the same norm on the embeddings
-LAYER_NORM = {"dbrx", "modernbert", "modern-bert"}  # where neither a bias nor a key shows it
+# where neither a bias nor a key shows it
+LAYER_NORM = {"dbrx", "modernbert", "modern-bert", "command-r", "cohere2", "mpt"}
 RMS = {"t5", "mt5", "umt5", "t5encoder"}  # called layer norm, but without a mean
+RMS_IN_GGUF = {"phimoe"}  # in llama.cpp alone
 EPS = {"distilbert": 1e-12, "biogpt": 1e-5}  # not the default, or not what the config says
 FIRST_NOT_NORMED = {"modernbert", "modern-bert"}  # the first layer has no norm before attention
 CLOSING = {"bart", "marian", "openai-gpt", "plbart", "nomic_bert"}  # the stream itself is normed, though names differ
@@ -47,10 +53,31 @@ CLOSED_WITH_HEAD = {"openai-gpt", "opt"}  # where the last layer's norm is the l
 ROOT_OF_WIDTH = {"gemma", "gemma2", "gemma3", "gemma3_text", "gemma-embedding", "vaultgemma", "paligemma"}
 PARALLEL = {"gptneox", "gpt_neox", "falcon", "phi2", "phi", "gptj", "command-r", "cohere", "cohere2", "plamo"}
 GROUPS_IF_SAID = {"deepseek_v2": "group_limited_greedy"}  # groups of experts count with this topk_method alone
-NOT_NORMALISED = {"qwen2moe", "qwen2_moe", "olmoe", "deepseek", "deepseek2", "deepseek_v2", "llama4", "llama4_text"}
+NOT_NORMALISED = {  # unless a file says so
+    "qwen2moe", "qwen2_moe", "olmoe", "deepseek", "deepseek2", "deepseek_v2", "llama4", "llama4_text", "llada-moe",
+    "glm4moe", "bailingmoe", "bailingmoe2", "deepseek2-ocr", "dots1", "nomic-bert-moe", "exaone-moe", "mistral4",
+    "deepseek32", "glm-dsa", "cohere2moe",
+}  # fmt: skip
+SOFTMAX_IN_GGUF = {  # whatever a file says
+    "llama", "qwen2moe", "qwen3moe", "qwen3vlmoe", "dbrx", "hunyuan-moe", "llada-moe", "rnd1", "deepseek", "bailingmoe",
+    "olmoe", "nomic-bert-moe", "mellum", "gpt-oss", "maple", "granitemoe", "grok", "phimoe",
+    "ernie4_5-moe",
+}  # fmt: skip
+HALVED_WITH_SHARED = {"cohere2moe"}  # the mean of what experts and the shared one give
 SIGMOID_INPUTS = {"llama4", "llama4_text"}  # sigmoid of the best logits, put on what the expert gets
 SPARSEMIXER = {"phimoe"}
 SOFTMAX_AND_BIAS = {"ernie4_5_moe", "ernie4_5-moe"}  # a bias for the choice, though scores are not sigmoids
+# llama.cpp's, where a file does not say it
+DEFAULTS = {
+    ("grok", "embedding"): 78.38367176906169,
+    ("grok", "logits"): 0.5773502691896257,
+    ("gemma2", "softcap"): 30.0,
+    ("minicpm", "embedding"): 12.0,
+    ("minicpm3", "embedding"): 12.0,
+}
+DEPTH_SCALED = {"minicpm": 1.4, "minicpm3": 1.4}  # what branches give is multiplied by this / sqrt(layers), by default
+LOGITS_OF_WIDTH = {"minicpm": lambda width: width / 256, "minicpm3": lambda width: 256 / width}  # scale, by default
+HEADLESS = {"llama-embed", "gemma-embedding"}  # of the GGUF architectures that do not say so
 DIVIDES_LOGITS = ("granite", "minicpm")
 # where positions start in their table, on the Hugging Face side: converters drop the rows before
 POSITIONS_FROM = dict.fromkeys(("opt", "biogpt", "bart", "mbart", "plbart", "mpnet"), 2)
@@ -119,6 +146,13 @@ class Facts:
         return None
 
     def number(self, what: str, default: float, layer: int | None = None) -> float:
-        """A number, or the default where there is none or something else."""
+        """A number; where there is none or something else, the architecture's default, or `default`."""
         found = self.get(what, layer)
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else default
+        return (
+            float(found)
+            if isinstance(found, int | float) and not isinstance(found, bool)
+            else self._default(what, default)
+        )
+
+    def _default(self, what: str, default: float) -> float:
+        return default if self.hugging_face else DEFAULTS.get((self.kind, what), default)

@@ -10,13 +10,16 @@ import numpy as np
 from rewriter.errors import UnsupportedError, shown
 from rewriter.facts import (
     ACTIVATION,
+    ACTIVATION_WITHOUT_GATE,
     CLIPPED_GATES,
     GROUPS_IF_SAID,
+    HALVED_WITH_SHARED,
     INTERLEAVED_EXPERTS,
     NOT_AS_STATED,
     NOT_NORMALISED,
     SIGMOID_INPUTS,
     SOFTMAX_AND_BIAS,
+    SOFTMAX_IN_GGUF,
     SPARSEMIXER,
     TRANSPOSED_EXPERTS,
     Facts,
@@ -40,20 +43,33 @@ def feed_forward(facts: Facts, layer: Layer) -> FeedForward | Experts:
     return _made(facts, layer, gate, up, down, norm_in(facts, layer, "ffn_sub_norm"))
 
 
-def _activation(facts: Facts, layer: Layer) -> Activation | None:
-    """The stated activation, else the one the loader has; None where the usual one is meant."""
-    if layer.has("xielu.alpha_p"):
-        p, n, beta, eps = (float(layer.weights[f"xielu.{name}"].whole().ravel()[0]) for name in _XIELU)
-        return partial(xielu, alpha_p=p, alpha_n=n, beta=beta, eps=eps)
+def _activation(facts: Facts, layer: Layer, gated: bool) -> Activation:
+    """The stated activation, else the one the loader has, else the usual one."""
+    numbers = _xielu(facts, layer)
+    if numbers:
+        return partial(xielu, **numbers)
     stated = None if facts.kind in NOT_AS_STATED else facts.get("act")
     proj = facts.checkpoint.value(facts.stack.key("feed_forward_proj"))  # T5: gated-gelu
-    name = _T5.get(str(proj), proj) or stated or ACTIVATION.get(facts.kind)
-    if name is not None and name not in ACTIVATIONS:
+    loader = None if gated else ACTIVATION_WITHOUT_GATE.get(facts.kind)
+    usual = ACTIVATION.get(facts.kind, "silu" if gated else "gelu")
+    name = _T5.get(str(proj), proj) or stated or loader or usual
+    if name not in ACTIVATIONS:
         raise UnsupportedError(f"its activation {shown(name)} is not known here")
-    return None if name is None else ACTIVATIONS[str(name)]
+    return ACTIVATIONS[str(name)]
 
 
-_XIELU = ("alpha_p", "alpha_n", "beta", "eps")
+def _xielu(facts: Facts, layer: Layer) -> dict[str, Any]:
+    """The numbers of Apertus's activation: tensors of the layer, or in a GGUF lists."""
+    found: dict[str, Any] = {}
+    for name in ("alpha_p", "alpha_n", "beta", "eps"):
+        listed = facts.checkpoint.value(f"xielu.{name}")
+        if layer.has(f"xielu.{name}"):
+            found[name] = float(layer.weights[f"xielu.{name}"].whole().ravel()[0])
+        elif isinstance(listed, list | tuple):
+            found[name] = float(listed[layer.number])
+    return found
+
+
 _T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}  # as transformers reads them
 
 
@@ -63,7 +79,7 @@ def _made(
     if gate is None and outputs(up) == 2 * inputs(down):  # fused: the gate's half comes first
         half = np.arange(outputs(up)).reshape(2, -1)
         gate, up = only(up, half[0]), only(up, half[1])
-    act = _activation(facts, layer) or ACTIVATIONS["gelu" if gate is None else "silu"]
+    act = _activation(facts, layer, gate is not None)
     if facts.kind in CLIPPED_GATES:
         return FeedForward(up, down, gate, act, sub_norm, limit=7.0, shift=1.0)
     return FeedForward(up, down, gate, act, sub_norm)
@@ -76,6 +92,7 @@ def _experts(facts: Facts, layer: Layer) -> Experts:
         router=_router(facts, layer),
         experts=_expert_list(facts, layer),
         shared=_shared(facts, layer),
+        scale=0.5 if facts.kind in HALVED_WITH_SHARED and layer.has("ffn_down_shexp") else 1.0,
         shared_gate=linear(facts, layer, "ffn_gate_inp_shexp") if layer.has("ffn_gate_inp_shexp") else None,
     )
 
@@ -94,7 +111,8 @@ def _router(facts: Facts, layer: Layer) -> Router | None:
         scale=facts.number("scale", 1.0),
         groups=_groups(facts),
         groups_used=int(facts.number("groups_used", 1)) or 1,
-        jitter=facts.number("jitter", 0.01) if facts.kind in SPARSEMIXER else None,
+        group_best=1 if facts.kind in GROUPS_IF_SAID else 2,
+        jitter=facts.number("jitter", 0.01) if facts.hugging_face and facts.kind in SPARSEMIXER else None,
         inputs=facts.kind in SIGMOID_INPUTS,
     )
 
@@ -107,6 +125,8 @@ def _groups(facts: Facts) -> int:
 
 def _scoring(facts: Facts, biased: bool) -> Activation:
     gating = facts.get("gating")
+    if not facts.hugging_face and facts.kind in SOFTMAX_IN_GGUF:
+        return softmax
     by_bias = gating is None and biased and facts.kind not in SOFTMAX_AND_BIAS
     return sigmoid if gating in (2, "sigmoid") or by_bias or facts.kind in SIGMOID_INPUTS else softmax
 

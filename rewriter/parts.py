@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
-from rewriter.facts import EPS, LAYER_NORM, PLUS_ONE, RMS, TRANSPOSED, Facts
+from rewriter.facts import EPS, LAYER_NORM, PLUS_ONE, RMS, RMS_IN_GGUF, TRANSPOSED, Facts
 from rewriter.formats.decode import Weight
 from rewriter.metrics.model import Linear, Norm
 
@@ -39,7 +39,8 @@ def norm_of(facts: Facts, gain: Weight, bias: Weight | None) -> Norm:
     if facts.hugging_face and facts.kind in PLUS_ONE:
         values = values + np.float32(1)
     stated = facts.get("rms_eps") is None and facts.get("eps") is not None
-    rms = facts.kind in RMS or not (bias is not None or stated or facts.kind in LAYER_NORM)
+    known = facts.kind in RMS or (not facts.hugging_face and facts.kind in RMS_IN_GGUF)
+    rms = known or not (bias is not None or stated or facts.kind in LAYER_NORM)
     return Norm(values, None if bias is None else bias.whole().ravel(), rms, eps_of(facts, rms))
 
 

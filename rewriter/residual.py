@@ -23,6 +23,8 @@ from rewriter.errors import UnsupportedError, shown
 from rewriter.facts import (
     CLOSED_WITH_HEAD,
     DIVIDES_LOGITS,
+    HEADLESS,
+    LOGITS_OF_WIDTH,
     POSITIONS_AFTER_PADDING,
     POSITIONS_FROM,
     ROOT_OF_WIDTH,
@@ -77,7 +79,10 @@ def _outside(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weight]
         if found is not None:
             raise UnsupportedError(f"{why} ({shown(found)})")
     if table_of(checkpoint) == GGUF:
-        return {word: weights[name] for word, name in outer_roles(checkpoint, names).items()}
+        words = outer_roles(checkpoint, names)
+        if "output" in words:
+            words.setdefault("token_embd", words["output"])  # CodeShell's
+        return {word: weights[name] for word, name in words.items()}
     names = [name for name in names if not is_elsewhere(name, stack.prefix)]
     roles = outer_roles(checkpoint, [name for name in names if not is_around(name, stack.prefix)], stack.prefix)
     words = {word: name for word, name in roles.items() if not _AT_THE_END.search(word)}
@@ -113,23 +118,31 @@ def _sort_in(layer: Layer, role: Role, weight: Weight) -> None:
 
 
 def _stream(facts: Facts, blocks: tuple[Block, ...], outside: Mapping[str, Weight]) -> Stream:
-    start = partial(_start, facts, outside)
+    rows = partial(_rows, facts, outside)
     body = blocks[0].attention.body
     width = inputs(body.value) if isinstance(body, Attention) else 0
-    if start(1).shape[1] != width:
-        raise UnsupportedError(f"the embeddings are {start(1).shape[1]} wide, the layers {width}")
+    entering = rows(np.zeros(1, np.intp)).shape[1]
+    if entering != width:
+        raise UnsupportedError(f"the embeddings are {entering} wide, the layers {width}")
     closed = blocks[-1].feed_forward.closing is not None  # BERT ends with the norm of its last layer
-    scale = facts.number("logits", 1.0) or 1.0
     return Stream(
-        start=start,
+        rows=rows,
+        vocabulary=outside["token_embd"].rows,
         blocks=blocks,
         norm=None if closed else _final_norm(facts, outside),
         head=None if closed and facts.kind not in CLOSED_WITH_HEAD else _head(facts, outside),
         narrowed=Linear(outside["output_project"]) if "output_project" in outside else None,
         softcap=facts.number("softcap", 0.0),
-        logit_scale=1 / scale if facts.kind.startswith(DIVIDES_LOGITS) else scale,
-        embedding_power=lambda: float(np.square(start(4096).astype(np.float64)).mean()),
+        logit_scale=_logit_scale(facts, width),
     )
+
+
+def _logit_scale(facts: Facts, width: int) -> float:
+    by_width = None if facts.hugging_face else LOGITS_OF_WIDTH.get(facts.kind)
+    if by_width is not None and facts.get("logits") is None:
+        return float(by_width(width))
+    scale = facts.number("logits", 1.0) or 1.0
+    return 1 / scale if facts.kind.startswith(DIVIDES_LOGITS) else scale
 
 
 def _final_norm(facts: Facts, outside: Mapping[str, Weight]) -> Norm | None:
@@ -151,18 +164,16 @@ def _has_head(facts: Facts) -> bool:
     if facts.stack.name == "encoder":
         return False
     if not facts.hugging_face:
-        return facts.checkpoint.value(facts.stack.key("attention.causal")) is not False
+        return facts.kind not in HEADLESS and facts.checkpoint.value(facts.stack.key("attention.causal")) is not False
     classes = facts.checkpoint.value("architectures")
     names = [str(each) for each in classes] if isinstance(classes, list | tuple) else []
     return not names or any(word in name for name in names for word in ("CausalLM", "LMHead", "Conditional"))
 
 
-def _start(facts: Facts, outside: Mapping[str, Weight], count: int) -> Floats:
-    """`count` rows of the embedding, evenly spaced over the vocabulary, as they enter the first layer."""
+def _rows(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp]) -> Floats:
+    """Tokens, one after the other, as they enter the first layer."""
     table = outside["token_embd"]
-    count = min(count, table.rows)
-    numbers = (np.arange(count) * table.rows) // count + table.rows // (2 * count)
-    x = np.concatenate([table.read(number, number + 1) for number in numbers.tolist()])
+    x = np.concatenate([table.read(number, number + 1) for number in tokens.tolist()])
     x = x * np.float32(_embedding_scale(facts, table.columns))
     x = _project(outside, x) if facts.kind == "opt" else x
     x = x + _positions(facts, outside, *x.shape)

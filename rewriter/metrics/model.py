@@ -174,9 +174,9 @@ class Router:
     """Which `used` experts a row goes to, and how much each of them counts.
 
     `score` makes scores of the logits. `select_bias` counts for the choice alone. Of `groups` of experts only the best
-    `groups_used` are chosen from (DeepSeek-V2 and V3). `normalise`: the chosen weights sum to one, times `scale`.
-    `jitter` is sparsemixer's (Phi-3.5-MoE), which takes one expert after the other. `inputs`: the weight is put on what
-    an expert gets, not on what it gives (Llama 4).
+    `groups_used` are chosen from (DeepSeek): a group is as good as its `group_best` best experts together.
+    `normalise`: the chosen weights sum to one, times `scale`. `jitter` is sparsemixer's (Phi-3.5-MoE), which takes one
+    expert after the other. `inputs`: the weight is put on what an expert gets, not on what it gives (Llama 4).
     """
 
     linear: Linear
@@ -187,6 +187,7 @@ class Router:
     scale: float = 1.0
     groups: int = 1
     groups_used: int = 1
+    group_best: int = 2
     jitter: float | None = None
     inputs: bool = False
 
@@ -205,12 +206,10 @@ class Router:
         return chosen * np.float32(self.scale)
 
     def _in_best_groups(self, choice: Floats) -> Floats:
-        """A group is as good as its two best experts; where nothing is added to the scores, as its best."""
         if self.groups_used >= self.groups:
             return choice
         grouped = choice.reshape(len(choice), self.groups, -1)
-        best = 1 if self.select_bias is None else 2
-        merit = np.sort(grouped, axis=2)[:, :, -best:].sum(axis=2)
+        merit = np.sort(grouped, axis=2)[:, :, -self.group_best :].sum(axis=2)
         worst = np.argsort(-merit, axis=1, kind="stable")[:, self.groups_used :]
         grouped = grouped.copy()
         np.put_along_axis(grouped, worst[:, :, None], -np.inf, axis=1)
@@ -234,13 +233,14 @@ def _mixed(logits: Floats, used: int, jitter: float) -> Floats:
 class Experts:
     """A mixture: each row goes to the experts that the router chooses; `shared` sees every row.
 
-    Without a router the mean of all experts counts.
+    Without a router the mean of all experts counts. `scale` is put on all that is given.
     """
 
     router: Router | None
     experts: Sequence[FeedForward]
     shared: FeedForward | None = None
     shared_gate: Linear | None = None
+    scale: float = 1.0
 
     def weights(self, x: Floats, team: Team) -> Floats:
         """How much each expert counts for each row, (rows, experts)."""
@@ -258,7 +258,8 @@ class Experts:
             weight = weights[rows, number, None]
             if len(rows):
                 total[rows] += expert(x[rows] * weight, team) if inputs else weight * expert(x[rows], team)
-        return total if self.shared is None else total + self._shared(self.shared, x, team)
+        total = total if self.shared is None else total + self._shared(self.shared, x, team)
+        return total if self.scale == 1 else total * np.float32(self.scale)
 
     def _shared(self, shared: FeedForward, x: Floats, team: Team) -> Floats:
         given = shared(x, team)
@@ -307,18 +308,27 @@ class Block:
 class Stream:
     """The residual stream of a stack: what enters, what each layer does, and how it is read at the end.
 
-    `start(count)` gives `count` rows of what enters the first layer. `head` turns normalised rows into logits, after
-    `narrowed` has made them as wide as the embedding (OPT-350m).
+    `rows(tokens)` gives what enters the first layer for those tokens, one after the other. `head` turns normalised rows
+    into logits, after `narrowed` has made them as wide as the embedding (OPT-350m).
     """
 
-    start: Callable[[int], Floats]
+    rows: Callable[[NDArray[np.intp]], Floats]
+    vocabulary: int
     blocks: tuple[Block, ...]
     norm: Norm | None
     head: Linear | None
     narrowed: Linear | None = None
     softcap: float = 0.0
     logit_scale: float = 1.0
-    embedding_power: Callable[[], float] = lambda: 1.0  # mean square of the whole embedding, as it enters
+
+    def start(self, count: int) -> Floats:
+        """`count` rows of the embedding, evenly spaced over the vocabulary, as they enter the first layer."""
+        count = min(count, self.vocabulary)
+        return self.rows(np.arange(count) * self.vocabulary // count + self.vocabulary // (2 * count))
+
+    def embedding_power(self) -> float:
+        """Mean square of the embedding as it enters the first layer."""
+        return float(np.square(self.start(4096).astype(np.float64)).mean())
 
     def logits(self, x: Floats, team: Team) -> Floats:
         """What the model would say, (rows, vocabulary); without a head the normalised rows."""
