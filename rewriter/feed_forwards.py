@@ -159,7 +159,7 @@ def _each_expert(facts: Facts, layer: Layer, word: str) -> list[Any]:
             for number, weight in sorted(layer.experts[word].items())
         ]
     stack, bias = _stacked(layer, word), layer.biases.get(word)
-    transposed = facts.hugging_face and word in TRANSPOSED_EXPERTS.get(facts.kind, ())
+    transposed = facts.hugging_face and not stack.outputs_first and word in TRANSPOSED_EXPERTS.get(facts.kind, ())
     offsets = [None] * stack.shape[0] if bias is None else list(bias.whole().reshape(stack.shape[0], -1))
     return [(stack.part(number), offsets[number], transposed) for number in range(stack.shape[0])]
 

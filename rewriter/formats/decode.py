@@ -31,11 +31,15 @@ _CHUNK = 1 << 18  # weights decoded at once: they stay in a core's cache
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One matrix, or vector, or stack of matrices, of the model. `read(start, stop)` decodes rows of its last axis."""
+    """One matrix, or vector, or stack of matrices, of the model. `read(start, stop)` decodes rows of its last axis.
+
+    `outputs_first`: stored as (outputs, inputs) by its quantisation, whichever way the model has it.
+    """
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[int, int], Floats]
+    outputs_first: bool = False
 
     @property
     def columns(self) -> int:
@@ -176,63 +180,108 @@ def _weight(checkpoint: Checkpoint, tensor: TensorInfo, descriptor: int) -> Weig
 
 def _joined(checkpoint: Checkpoint, tensors: dict[str, Weight]) -> dict[str, Weight]:
     """Values and scales together, under the name of the values."""
-    kind = checkpoint.metadata.get("quantization_config.quant_method")
-    joined = dict(tensors)
+    joined = {name: weight for name, weight in tensors.items() if not name.endswith(_OF_ACTIVATIONS)}
+    dtypes = {tensor.name: tensor.dtype for tensor in checkpoint.tensors}
     for name, weight in tensors.items():
         for values, scales, join in _PAIRS:
             if name.endswith(scales) and (whole := name.removesuffix(scales)) + values in tensors:
-                del joined[name]
-                joined.pop(whole + values)
+                _check(checkpoint, dtypes, whole + values, name)
+                del joined[name], joined[whole + values]
                 target = whole + (values if values != "_blocks" else "")
                 joined[target] = join(checkpoint, tensors[whole + values], weight, target)
                 break
-    packed = next((name for name in joined if name.endswith(_PACKED)), None)
+    alone = [name for name in joined if joined[name] is tensors.get(name)]
+    packed = next((name for name in alone if name.endswith(_PACKED) or _is_packed(checkpoint, dtypes, name)), None)
     if packed is not None:
-        raise UnsupportedError(
-            f"{shown(packed)} is packed by {shown(kind or 'a quantisation')}, which cannot be decoded yet: score the "
-            "unquantised model and carry its plan over (rewriter plan ... -o plan.json)"
-        )
+        raise _refusal(checkpoint, packed)
     return joined
 
 
-# GPTQ and AWQ, bitsandbytes, compressed-tensors' packed integers
-_PACKED = (".qweight", ".qzeros", ".weight.absmax", ".weight.quant_map", ".weight_packed")
+def _check(checkpoint: Checkpoint, dtypes: dict[str, str], values: str, scales: str) -> None:
+    """Whether values and scales are of types that are known to go together."""
+    mxfp4 = values.endswith("_blocks")
+    if dtypes[values] not in (("U8",) if mxfp4 else _VALUES) or dtypes[scales] not in (("U8",) if mxfp4 else _SCALES):
+        raise _refusal(checkpoint, values)
+
+
+def _refusal(checkpoint: Checkpoint, name: str) -> UnsupportedError:
+    kind = checkpoint.metadata.get(_METHOD) or "a quantisation"
+    return UnsupportedError(
+        f"{shown(name, 120)} is packed by {shown(kind)}, which cannot be decoded yet: score the unquantised model and "
+        "carry its plan over (rewriter plan ... -o plan.json)"
+    )
+
+
+def _is_packed(checkpoint: Checkpoint, dtypes: dict[str, str], name: str) -> bool:
+    """Integers without scales in a model that says that it is quantised."""
+    return _METHOD in checkpoint.metadata and name.endswith("weight") and dtypes[name] in _INTEGERS
+
+
+_METHOD = "quantization_config.quant_method"
+_VALUES = ("F8_E4M3", "F8_E5M2", "I8")
+_SCALES = ("F32", "F16", "BF16", "F64", "F8_E8M0")
+_INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
+_OF_ACTIVATIONS = (".input_scale", ".output_scale", ".k_scale", ".v_scale", ".weight_format", ".input_zero_point")
+# GPTQ and AWQ, bitsandbytes' four bits, compressed-tensors' packed integers
+_PACKED = (".qweight", ".qzeros", ".weight.absmax", ".weight.quant_map", ".weight_packed", ".weight_zero_point")
 
 
 def _scaled(checkpoint: Checkpoint, values: Weight, scales: Weight, name: str) -> Weight:
-    """FP8 and INT8: one scale for all, for each row, or for each block of `weight_block_size` (128 x 128)."""
+    """FP8 and INT8: one scale for all, for each matrix, row, part of a row, or block of `weight_block_size`."""
+    factor = _factors(checkpoint, values, scales)
+    (_, lines, groups), rows, columns = factor.shape, _lines(values), values.columns
     size = checkpoint.metadata.get("quantization_config.weight_block_size")
     height, width = size if isinstance(size, list) and len(size) == 2 else (128, 128)
-    factor = scales.whole().astype(np.float32)
-    rows, columns = values.shape[-2] if len(values.shape) > 1 else 1, values.columns
+    height = height if (lines, groups) == (-(-rows // height), -(-columns // width)) else -(-rows // lines)
+    width = width if groups == -(-columns // width) else -(-columns // groups)
 
     def read(start: int, stop: int) -> Floats:
-        part = values.read(start, stop)
-        if factor.size == 1:
-            return part * factor.reshape(())
-        if factor.size == values.rows:
-            return part * factor.reshape(-1)[start:stop, None]
         line = np.arange(start, stop)
-        down, across = -(-rows // height), -(-columns // width)
-        grid = factor.reshape(-1, across)
-        scale = grid[line // rows * down + line % rows // height]
-        return part * np.repeat(scale, width, axis=1)[:, :columns]
+        scale = factor[line // rows % len(factor), line % rows // height]
+        return values.read(start, stop) * np.repeat(scale, width, axis=1)[:, :columns]
 
     return Weight(name, values.shape, read)
 
 
+def _lines(values: Weight) -> int:
+    """Rows of one matrix."""
+    return values.shape[-2] if len(values.shape) > 1 else 1
+
+
+def _factors(checkpoint: Checkpoint, values: Weight, scales: Weight) -> Floats:
+    """The scales as (matrices, rows of scales, scales in a row)."""
+    rows, matrices = _lines(values), max(1, values.rows // max(1, _lines(values)))
+    factor = scales.whole().astype(np.float32)
+    if factor.size == 1:
+        return factor.reshape(1, 1, 1)
+    found = factor.reshape(-1, *factor.shape[-2:]) if factor.ndim > 1 else factor.reshape(1, 1, -1)
+    lines, groups = found.shape[1:]
+    if factor.ndim > 1 and len(found) == matrices and lines <= rows and groups <= values.columns:
+        return found
+    if factor.size in (matrices, values.rows):
+        return factor.reshape(matrices, -1, 1)
+    raise _refusal(checkpoint, values.name)
+
+
+def _scaled_rows(checkpoint: Checkpoint, values: Weight, scales: Weight, name: str) -> Weight:
+    """bitsandbytes' INT8: the largest magnitude of each row stands for 127."""
+    whole = Weight(scales.name, scales.shape, lambda start, stop: scales.read(start, stop) / np.float32(127))
+    return _scaled(checkpoint, values, whole, name)
+
+
 def _mxfp4(checkpoint: Checkpoint, values: Weight, scales: Weight, name: str) -> Weight:  # noqa: ARG001  # as _scaled
-    """Blocks (..., rows, groups, 16) of two 4-bit values a byte, low half first, and a scale (..., rows, groups)."""
-    *outer, groups, half = values.shape
-    columns = groups * half * 2
+    """Two 4-bit values a byte, low half first: (..., rows, groups, 16) bytes, (..., rows, groups) scales."""
+    *outer, groups = scales.shape
+    runs = values.rows // prod(outer)  # of bytes in a row: one, or one for each group
+    columns = 2 * runs * values.columns
 
     def read(start: int, stop: int) -> Floats:
-        packed = values.read(start * groups, stop * groups).astype(np.uint8)
+        packed = values.read(start * runs, stop * runs).astype(np.uint8).reshape(stop - start, groups, -1)
         pairs = np.stack((_FP4[packed & 15], _FP4[packed >> 4]), axis=-1).reshape(stop - start, groups, -1)
         exponent = scales.read(start, stop).astype(np.uint8)
         return (pairs * _EXPONENTS[exponent][:, :, None]).reshape(stop - start, columns)
 
-    return Weight(name, (*outer, columns), read)
+    return Weight(name, (*outer, columns), read, outputs_first=True)
 
 
 Join = Callable[[Checkpoint, Weight, Weight, str], Weight]
@@ -240,6 +289,7 @@ Join = Callable[[Checkpoint, Weight, Weight, str], Weight]
 _PAIRS: tuple[tuple[str, str, Join], ...] = (
     (".weight", ".weight_scale_inv", _scaled),
     (".weight", ".weight_scale", _scaled),
+    (".weight", ".SCB", _scaled_rows),
     ("_blocks", "_scales", _mxfp4),
     ("gate_up_proj", "gate_up_proj_scale_inv", _scaled),
     ("down_proj", "down_proj_scale_inv", _scaled),
