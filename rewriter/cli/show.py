@@ -28,11 +28,6 @@ def console(error: bool = False) -> Console:
     return Console(stderr=error, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """Say something on the side, where it does not disturb what a program reads."""
-    console(error=True).print(text)
-
-
 def size(nbytes: int) -> str:
     """Bytes for people: powers of 1000, as disks are sold."""
     amount = float(nbytes)
