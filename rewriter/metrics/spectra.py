@@ -12,8 +12,6 @@ from rewriter.metrics.model import Model
 from rewriter.metrics.values import Scores
 
 Spectrum = NDArray[np.float64]  # eigenvalues of W^T W (squares of the singular values), ascending
-_BINS = 100  # of the histogram whose peak AlphaPruning takes for the start of the tail
-
 _ZERO = 1e-12  # of the largest eigenvalue: below this there is rounding alone
 
 
@@ -56,12 +54,12 @@ def _entropy(spectrum: Spectrum) -> float:
 
 
 def _alpha(spectrum: Spectrum) -> float:
-    """The Hill estimate over the eigenvalues above the peak of their histogram over the logarithm.
+    """The Hill estimate over the upper half of the eigenvalues: alpha = 1 + n / (sum of ln e_i - n ln e_min).
 
-    alpha = 1 + n / (sum of ln e_i - n ln e_min).
+    AlphaPruning's `alpha_mid`. With its `alpha_peak`, which starts at the peak of a histogram, a Q8_0 file does not
+    rank as its source: the peak jumps.
     """
     logs = np.log(spectrum[spectrum > _ZERO * spectrum[-1]])
-    counts, edges = np.histogram(logs, bins=_BINS)
-    tail = logs[logs >= edges[int(np.argmax(counts))]]
+    tail = logs[len(logs) // 2 :]
     spread = float(tail.sum() - len(tail) * tail[0])
     return 1 + len(tail) / spread if spread > 0 else float(len(tail))

@@ -1,0 +1,223 @@
+"""`rewriter score` and what it says; scores across the forms of one model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rewriter import open_checkpoint
+from rewriter.metrics import METRICS
+from rewriter.recipes import RECIPES
+from rewriter.scoring import DEFAULTS, score_layers
+from tests.builders import MODELS, huggingface, write_gguf
+from tests.test_cli import ok, run
+
+__all__ = ["run"]  # a fixture
+
+HF, F16 = MODELS / "tiny-llama-12L", MODELS / "tiny-llama-12L-F16.gguf"
+Q8, Q4 = MODELS / "tiny-llama-12L-Q8_0.gguf", MODELS / "tiny-llama-12L-Q4_K_M.gguf"
+
+
+# ---- the forms of one model
+
+
+@pytest.fixture(scope="module")
+def scored() -> dict[Path, dict[str, tuple[float, ...]]]:
+    return {
+        path: {name: score_layers(open_checkpoint(path), name).values for name in METRICS} for path in (HF, F16, Q8, Q4)
+    }
+
+
+def ranks(values: tuple[float, ...]) -> np.ndarray:
+    return np.argsort(np.argsort(values))
+
+
+def spearman(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_gguf_scores_like_the_model_it_was_made_from(name, scored):
+    """The conversion permutes rows of queries and keys and rounds norms to nothing: only sums change their order."""
+    one, other = scored[HF][name], scored[F16][name]
+    assert other == pytest.approx(one, rel=2e-2 if name == "neighbour-cosine" else 2e-3)
+    assert spearman(one, other) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("path", [Q8, Q4], ids=lambda path: path.stem[-6:])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_quantised_model_ranks_like_its_source(name, path, scored):
+    assert spearman(scored[F16][name], scored[path][name]) >= 0.95
+
+
+# ---- the command
+
+
+def numbers(text: str) -> list[str]:
+    return [line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+
+
+def test_the_table_has_every_layer_and_what_to_do_next(run):
+    out = ok(run("score", F16, "--metric", "magnitude-l1"))
+    assert "scored by magnitude-l1" in out
+    assert numbers(out) == [str(layer) for layer in range(12)]
+    assert out.count("protected") == 4
+    assert sum(line.rstrip().endswith("drop") for line in out.splitlines()) == 3
+    assert "is a prior" in out
+    assert "rewriter prune" in out
+    for part in ("embedding", "attention", "feed-forward", "norms"):
+        assert part in out
+
+
+def test_json_has_every_layer(run):
+    value = json.loads(ok(run("score", F16, "--json", "--count", "2")))
+    assert list(value) == [
+        "schema",
+        "metric",
+        "why",
+        "stack",
+        "protected",
+        "scores",
+        "suggested",
+        "shared",
+        "components",
+    ]
+    assert (value["stack"], value["protected"], value["why"]) == ("main", [0, 1, 10, 11], "")
+    assert value["metric"] == DEFAULTS[0]
+    assert [row["layer"] for row in value["scores"]] == list(range(12))
+    ordered = sorted(value["scores"], key=lambda row: row["score"])
+    assert [row["rank"] for row in ordered] == list(range(1, 13))
+    free = [row["layer"] for row in ordered if row["layer"] not in value["protected"]]
+    assert value["suggested"] == sorted(free[:2])
+    whole = sum(tensor.parameters for tensor in open_checkpoint(F16).tensors)
+    assert sum(part["parameters"] for part in value["components"]) == whole
+    assert {tuple(part) for part in value["components"]} == {
+        ("name", "tensors", "parameters", "bytes", "magnitude", "survives")
+    }
+
+
+def test_what_is_suggested_is_what_prune_drops(run, tmp_path):
+    suggested = json.loads(ok(run("score", Q4, "--json", "--ratio", "0.3")))["suggested"]
+    code, out, err = run("prune", Q4, tmp_path / "out.gguf", "--ratio", "0.3")
+    assert code == 0
+    assert f"scored by {DEFAULTS[0]}" in out + err
+    kept = [layer for layer in range(12) if layer not in suggested]
+    again = json.loads(ok(run("plan", Q4, "--keep", ",".join(map(str, kept)), "--json")))
+    assert open_checkpoint(tmp_path / "out.gguf").metadata["llama.block_count"] == again["layers"]["after"]
+    planned = json.loads(ok(run("plan", Q4, "--ratio", "0.3", "--json")))
+    assert planned["layers"]["dropped"] == suggested
+
+
+def test_options_of_a_suggestion(run):
+    def suggested(*more: str) -> dict:
+        return json.loads(ok(run("score", F16, "--json", "--metric", "magnitude-l2", *more)))
+
+    block = suggested("--count", "4", "--contiguous")["suggested"]
+    assert block == list(range(block[0], block[0] + 4))
+    everywhere = suggested("--count", "4", "--protect-first", "0", "--protect-last", "0")
+    assert everywhere["protected"] == []
+    sizes = {len(suggested("--target-size", str(size))["suggested"]) for size in (5_500_000, 4_500_000, 3_000_000)}
+    assert len(sizes) == 3
+    assert suggested("--ratio", "0.5")["suggested"]
+    lamp = [
+        json.loads(ok(run("score", F16, "--json", "--metric", "lamp", "--sparsity", each)))["scores"]
+        for each in ["0.5", "0.9"]
+    ]
+    assert lamp[0] != lamp[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--metric", "nothing"], "no metric is called 'nothing'; there are"),
+        (["--drop", "3"], "score suggests layers"),
+        (["--keep", "3"], "score suggests layers"),
+        (["--metric", "lamp", "--strategy", "lamp"], "cannot be combined"),
+        (["--metric", "alpha", "--sparsity", "0.5"], "--sparsity goes with --metric lamp"),
+        (["--metric", "lamp", "--sparsity", "1"], "between 0 and 1"),
+        (["--strategy", "top", "--count", "2"], "top has no scores"),
+        (["--metric", "recipe:shortgpt-llama-2-7b", "--count", "2"], "this model has"),
+        (["--plot", "scores.txt"], "a picture is a .png"),
+        (["--ratio", "1"], "between 0 and 1"),
+        (["--count", "9"], "8 of the 12 may go"),
+        (["--target-size", "10"], "no selection fits"),
+        (["--stack", "vision"], "there is no stack"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_scored_is_one_line(run, arguments, words):
+    code, out, err = run("score", F16, *arguments)
+    assert code in (1, 2)
+    assert not out
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_a_picture_needs_matplotlib(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = run("score", F16, "--metric", "magnitude-l1", "--plot", tmp_path / "scores.png")
+    assert code
+    assert "pip install 'rewriter[plot]'" in err
+    assert not (tmp_path / "scores.png").exists()
+
+
+def test_a_picture(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    for kind in ("png", "svg"):
+        for name in ("one", "two"):
+            ok(run("score", F16, "--metric", "magnitude-l1", "--plot", tmp_path / f"{name}.{kind}"))
+    assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
+    assert b"<svg" in (tmp_path / "one.svg").read_bytes()
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_where_the_default_does_not_apply_the_next_one_is_taken_and_says_why(run, tmp_path):
+    """Layers with a tensor that nobody knows."""
+    folder = huggingface(tmp_path / "model", 8, names=[f"model.layers.{layer}.secret.weight" for layer in range(8)])
+    value = json.loads(ok(run("score", folder, "--json")))
+    assert value["metric"] == DEFAULTS[-1]
+    assert value["why"].startswith(f"{DEFAULTS[0]} does not apply: ")
+    code, _, err = run("score", folder, "--metric", DEFAULTS[0])
+    assert code
+    assert "this metric follows the residual stream, and here it cannot" in err
+
+
+def test_an_unknown_architecture_is_refused_as_elsewhere(run, tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", arch="something")
+    code, _, err = run("score", path)
+    assert code
+    assert "something" in err
+    assert json.loads(ok(run("score", path, "--generic", "--json", "--metric", "magnitude-l2")))["scores"]
+
+
+def test_an_amount_alone_prunes_by_scores_and_nothing_alone_asks(run, tmp_path):
+    code, _, err = run("prune", F16, tmp_path / "out.gguf")
+    assert code
+    assert "--ratio 0.25" in err
+    code, _, err = run("prune", F16, tmp_path / "out.gguf", "--drop", "3", "--ratio", "0.5")
+    assert code
+    assert "cannot be combined" in err
+    code, _, err = run("prune", F16, tmp_path / "out.gguf", "--strategy", "top", "--count", "2", "--contiguous")
+    assert code
+    assert "--contiguous is about layers chosen by their scores" in err
+
+
+def test_lists(run):
+    metrics = ok(run("list", "metrics"))
+    assert [line.split()[0] for line in metrics.splitlines()] == list(METRICS)
+    assert all(len(line.split()) > 4 for line in metrics.splitlines())
+    recipes = ok(run("list", "recipes"))
+    for recipe in RECIPES.values():
+        assert f"recipe:{recipe.name}: {recipe.model}" in recipes
+        assert recipe.paper in recipes
+
+
+def test_a_plan_made_by_scores_of_one_file_fits_its_quantised_sibling(run, tmp_path):
+    ok(run("plan", F16, "--ratio", "0.25", "-o", tmp_path / "plan.json"))
+    code, out, err = run("prune", Q4, tmp_path / "out.gguf", "--plan", tmp_path / "plan.json")
+    assert code == 0, (out, err)
+    assert open_checkpoint(tmp_path / "out.gguf").metadata["llama.block_count"] == 9
