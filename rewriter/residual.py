@@ -113,22 +113,23 @@ def _sort_in(layer: Layer, role: Role, weight: Weight) -> None:
 
 
 def _stream(facts: Facts, blocks: tuple[Block, ...], outside: Mapping[str, Weight]) -> Stream:
-    start = partial(_start, facts, outside)
+    enter = partial(_enter, facts, outside)
     body = blocks[0].attention.body
     width = inputs(body.value) if isinstance(body, Attention) else 0
-    if start(1).shape[1] != width:
-        raise UnsupportedError(f"the embeddings are {start(1).shape[1]} wide, the layers {width}")
+    found = enter(np.zeros((1, 1), np.intp), 0).shape[1]
+    if found != width:
+        raise UnsupportedError(f"the embeddings are {found} wide, the layers {width}")
     closed = blocks[-1].feed_forward.closing is not None  # BERT ends with the norm of its last layer
     scale = facts.number("logits", 1.0) or 1.0
     return Stream(
-        start=start,
+        enter=enter,
+        vocabulary=outside["token_embd"].rows,
         blocks=blocks,
         norm=None if closed else _final_norm(facts, outside),
         head=None if closed and facts.kind not in CLOSED_WITH_HEAD else _head(facts, outside),
         narrowed=Linear(outside["output_project"]) if "output_project" in outside else None,
         softcap=facts.number("softcap", 0.0),
         logit_scale=1 / scale if facts.kind.startswith(DIVIDES_LOGITS) else scale,
-        embedding_power=lambda: float(np.square(start(4096).astype(np.float64)).mean()),
     )
 
 
@@ -157,15 +158,13 @@ def _has_head(facts: Facts) -> bool:
     return not names or any(word in name for name in names for word in ("CausalLM", "LMHead", "Conditional"))
 
 
-def _start(facts: Facts, outside: Mapping[str, Weight], count: int) -> Floats:
-    """`count` rows of the embedding, evenly spaced over the vocabulary, as they enter the first layer."""
+def _enter(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp], first: int) -> Floats:
+    """The rows of `tokens`, (sequences, length), at the positions from `first`, as they enter the first layer."""
     table = outside["token_embd"]
-    count = min(count, table.rows)
-    numbers = (np.arange(count) * table.rows) // count + table.rows // (2 * count)
-    x = np.concatenate([table.read(number, number + 1) for number in numbers.tolist()])
+    x = np.concatenate([table.read(number, number + 1) for number in tokens.ravel().tolist()])
     x = x * np.float32(_embedding_scale(facts, table.columns))
     x = _project(outside, x) if facts.kind == "opt" else x
-    x = x + _positions(facts, outside, *x.shape)
+    x = x + np.tile(_positions(facts, outside, first, tokens.shape[1], x.shape[1]), (tokens.shape[0], 1))
     if (types := outside.get("token_types")) is not None and types.columns == x.shape[1]:
         x = x + types.read(0, 1)
     norm = _first_norm(facts, outside)
@@ -187,16 +186,17 @@ def _first_norm(facts: Facts, outside: Mapping[str, Weight]) -> Norm | None:
     return plain_norm(facts) if facts.kind in STARTS_NORMED else None
 
 
-def _positions(facts: Facts, outside: Mapping[str, Weight], count: int, width: int) -> Floats:
-    """What position 0 adds to row 0, position 1 to row 1, ...; zeros where positions do not enter the stream."""
+def _positions(facts: Facts, outside: Mapping[str, Weight], start: int, count: int, width: int) -> Floats:
+    """What `count` positions from `start` add; zeros where positions do not enter the stream."""
+    positions = np.arange(start, start + count)
     if facts.hugging_face and facts.kind in SINUSOIDS:
         first, less = SINUSOIDS[facts.kind]
-        return _sinusoids(np.arange(count) + (_after_padding(facts) if first is None else first), width, less)
+        return _sinusoids(positions + (_after_padding(facts) if first is None else first), width, less)
     table = outside.get("position_embd")
     if table is None or table.columns != width:
-        return np.zeros((1, width), np.float32)
+        return np.zeros((count, width), np.float32)
     first = _first_position(facts)
-    return table.read(first, table.rows)[np.arange(count) % (table.rows - first)]
+    return table.read(first, table.rows)[positions % (table.rows - first)]
 
 
 def _first_position(facts: Facts) -> int:

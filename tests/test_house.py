@@ -41,6 +41,8 @@ ROOMS = [
     ["formats", "roles", "recipes", "facts"],
     ["metrics"],
     ["parts"],
+    ["fused"],
+    ["looking"],
     ["value_paths", "feed_forwards"],
     ["blocks"],
     ["residual"],
