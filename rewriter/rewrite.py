@@ -5,28 +5,24 @@ Laws:
   killed run leaves at most it, and the next run takes it over. A lock on it keeps two runs apart.
 - Files are synced before they are renamed into place, directories after. Nothing is replaced that was not asked
   for, and no source is ever opened for writing.
-- Before the first of several files is renamed, a list of them is left in the staging directory: the next run then
-  knows the ones that a killed run had already put into place.
+- Signals are let in while the bytes are written and checked, and at no other moment.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from rewriter.committing import NEW, commit_directory, commit_files, undo_killed
 from rewriter.copying import Progress, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
 from rewriter.output import Output, Writing
-from rewriter.renaming import exchange, rename_new
-from rewriter.staging import staged, staging_path, sync, uninterrupted
+from rewriter.staging import emptied, staged, staging_path, sync, uninterrupted
 
 OURS = "rewriter.json"  # a directory that holds it was written by this program
-_LIST = ".files"  # in the staging directory: name -> inode of what is being renamed into place
 
 
 def execute(
@@ -44,22 +40,32 @@ def execute(
     `progress(nbytes)` is called as bytes are written, `committed()` when the output has appeared. Raises OutputError
     for the destination, CheckpointError when a source changes meanwhile.
     """
-    destination = _absolute(destination)
-    if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
-        check_destination(output, destination, how.overwrite)
-    _refuse_source(output, destination)
     try:
-        with staged(destination) as staging:
-            _undo_killed(staging, output, destination)
+        destination = _absolute(destination)
+        if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
             check_destination(output, destination, how.overwrite)
-            _fill(output, staging, progress)
-            check(staging if output.directory else staging / output.files[0].name)
+        _refuse_source(output, destination)
+        with uninterrupted() as let_in, staged(destination) as staging:
+            undo_killed(staging)
+            emptied(staging)
+            check_destination(output, destination, how.overwrite)
+            with let_in():
+                _fill(output, staging / NEW, progress)
+                check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
             _check_sources(output)
-            with uninterrupted():
-                _commit(output, staging, destination, how.overwrite)
-                committed()
+            _commit(output, staging, destination, how.overwrite)
+            committed()
+            _settle(destination)
     except OSError as error:
         raise OutputError(f"cannot write {named(destination)}: {_reason(error)}") from None
+
+
+def _settle(destination: Path) -> None:
+    """Wait until the disk knows the new names."""
+    try:
+        sync(destination.parent)
+    except OSError as error:
+        raise OutputError(f"{named(destination)} is complete, but the disk may lose it: {_reason(error)}") from None
 
 
 def _reason(error: OSError) -> str:
@@ -141,7 +147,7 @@ def _refuse_source(output: Output, destination: Path) -> None:
 def _same(one: Path, other: Path) -> bool:
     try:
         return os.path.samefile(one, other)
-    except OSError:
+    except FileNotFoundError:
         return False
 
 
@@ -156,15 +162,15 @@ def _check_replaceable(path: Path, directory: bool) -> None:
         raise OutputError(f"{named(path)} is not a regular file; give the name of a file")
 
 
-def _fill(output: Output, staging: Path, progress: Progress) -> None:
-    folders = {staging}
+def _fill(output: Output, folder: Path, progress: Progress) -> None:
+    folders = {folder, folder.parent}
     for file in output.files:
-        target = staging / file.name
+        target = folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        folders.update(folder for folder in target.parents if staging in folder.parents)
-    write_files(output.files, staging, progress)
-    for folder in folders:
-        sync(folder)
+        folders.update(above for above in target.parents if folder in above.parents)
+    write_files(output.files, folder, progress)
+    for each in folders:
+        sync(each)
 
 
 def _check_sources(output: Output) -> None:
@@ -174,64 +180,9 @@ def _check_sources(output: Output) -> None:
 
 
 def _commit(output: Output, staging: Path, destination: Path, overwrite: bool) -> None:
-    if not output.directory:
-        _commit_files(output, staging, destination, overwrite)
-    elif os.path.lexists(destination):
-        _refuse_existing(output, destination, overwrite)
-        exchange(staging, destination)  # what was there is now the staging directory
-        shutil.rmtree(staging)
+    _refuse_existing(output, destination, overwrite)
+    if output.directory:
+        commit_directory(staging, destination)
     else:
-        rename_new(staging, destination)
-    sync(destination.parent)
-
-
-def _commit_files(output: Output, staging: Path, destination: Path, overwrite: bool) -> None:
-    """Rename the files into place, the one that a loader opens first at last: until then nobody sees a set."""
-    old = _existing(output, destination) if overwrite else []
-    targets = _targets(output, destination)
-    if len(targets) > 1:
-        _list_files(staging, targets)
-        if targets[0] in old:
-            os.unlink(targets[0])
-    done: list[Path] = []
-    try:
-        for target in reversed(targets):
-            move = os.replace if overwrite else rename_new
-            move(staging / target.name, target)
-            done.append(target)
-    except OSError:
-        for target in done:
-            os.unlink(target)
-        raise
-    for path in old:
-        if path not in targets:
-            os.unlink(path)
-
-
-def _list_files(staging: Path, targets: list[Path]) -> None:
-    inodes = {target.name: os.stat(staging / target.name).st_ino for target in targets}
-    (staging / _LIST).write_text(json.dumps(inodes))
-    sync(staging)
-
-
-def _undo_killed(staging: Path, output: Output, destination: Path) -> None:
-    """Empty the staging directory, and take back the files of a set that a killed run could not finish."""
-    for name, inode in _listed(staging).items():
-        target = destination.parent / os.path.basename(name)
-        started = output.files[0].name != name and os.path.lexists(target) and os.lstat(target).st_ino == inode
-        if started and not os.path.lexists(destination.parent / output.files[0].name):
-            os.unlink(target)
-    for entry in os.scandir(staging):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
-
-
-def _listed(staging: Path) -> dict[str, int]:
-    """What a killed run listed; nothing where it was killed while it wrote the list."""
-    try:
-        value = json.loads((staging / _LIST).read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        earlier = _existing(output, destination) if overwrite else []
+        commit_files(staging, _targets(output, destination), earlier)

@@ -1,4 +1,4 @@
-"""The directory beside a destination that an output is made in: locked, empty, and gone afterwards."""
+"""The directory beside a destination that an output is made in: locked, and gone afterwards."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from rewriter.errors import OutputError, shown
@@ -22,7 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def staged(destination: Path) -> Iterator[Path]:
     """Give the locked staging directory of `destination`, which may hold what a killed run left.
 
-    It is removed afterwards, unless it has become the output, or another run's, by then.
+    It is removed afterwards, unless it is another run's by then.
     """
     path = staging_path(destination)
     lock = _locked(path)
@@ -51,7 +52,9 @@ def _locked(path: Path) -> int:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             continue  # another run has just finished and removed it
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
             raise OutputError(f"{named(path)} is in the way: it is not a directory") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,6 +66,15 @@ def _locked(path: Path) -> int:
         except FileNotFoundError:
             pass
         os.close(lock)
+
+
+def emptied(folder: Path) -> None:
+    """Remove all that is in `folder`. Raises OSError."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
 
 
 def sync(folder: Path) -> None:
@@ -77,11 +89,58 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold signals back: between the first rename and the last there is no good moment to stop."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+def write_new(path: Path, data: bytes) -> None:
+    """Make the small file `path` and wait until the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        yield
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(descriptor)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Hold signals back, but for the time spent in what is given: there are few good moments to stop.
+
+    Masks would not do: another thread, such as that of a progress bar, may take a signal, and its handler always runs
+    in the main thread.
+    """
+    handlers = _handlers()
+    waiting: list[int] = []
+
+    def hold() -> None:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: waiting.append(number))
+
+    def release() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        while waiting:
+            signal.raise_signal(waiting.pop())
+
+    @contextmanager
+    def let_in() -> Iterator[None]:
+        try:
+            release()
+            yield
+        finally:
+            hold()
+
+    try:
+        hold()
+        yield let_in
+    finally:
+        release()
+
+
+_Handler = Callable[..., object] | int
+
+
+def _handlers() -> dict[int, _Handler]:
+    """Who handles the signals now, as far as that can be changed: only in the main thread, and ignored ones stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = ((number, signal.getsignal(number)) for number in _SIGNALS)
+    return {number: handler for number, handler in found if handler is not None and handler != signal.SIG_IGN}

@@ -42,6 +42,7 @@ ROOMS = [
     ["copying", "renaming", "saved", "inspection"],
     ["tracing"],
     ["staging"],
+    ["committing"],
     ["rewrite"],
     ["verifying"],
     ["writing"],
