@@ -17,6 +17,7 @@ from rewriter.errors import OutputError, shown
 from rewriter.formats.files import named
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another name goes the second time
 
 
 @contextmanager
@@ -30,10 +31,12 @@ def staged(destination: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
+        for _ in range(_ATTEMPTS):
+            with suppress(OSError):
+                if os.stat(path).st_ino == os.fstat(lock).st_ino:
+                    shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
-            if os.stat(path).st_ino == os.fstat(lock).st_ino:
-                shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
+            os.close(lock)
 
 
 def staging_path(destination: Path) -> Path:
@@ -46,26 +49,43 @@ def staging_path(destination: Path) -> Path:
 def _locked(path: Path) -> int:
     """Make `path`, or take it over, and lock it. Raises OutputError while another run holds it."""
     while True:
-        with suppress(FileExistsError):
-            path.mkdir()
+        made = False
         try:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # another run has just finished and removed it
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            raise OutputError(f"{named(path)} is in the way: it is not a directory") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_ino == os.stat(path).st_ino:
-                return lock
-        except BlockingIOError:
-            os.close(lock)
-            raise OutputError(f"another run is writing {shown(path.name)} at this moment") from None
-        except FileNotFoundError:
-            pass
-        os.close(lock)
+            with suppress(FileExistsError):
+                path.mkdir()
+                made = True
+            lock = _lock(path)
+        except OSError:
+            if made:
+                with suppress(OSError):
+                    path.rmdir()
+            raise
+        if lock is not None:
+            return lock
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock, None if another run has just finished and removed the directory."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise OutputError(f"{named(path)} is in the way: it is not a directory") from None
+    ours = False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = os.fstat(descriptor).st_ino == os.stat(path).st_ino
+    except BlockingIOError:
+        raise OutputError(f"another run is writing {shown(path.name)} at this moment") from None
+    except FileNotFoundError:
+        pass
+    finally:
+        if not ours:
+            os.close(descriptor)
+    return descriptor if ours else None
 
 
 def emptied(folder: Path) -> None:
