@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rewriter.errors import CheckpointError
+from rewriter.formats import json_text
 from rewriter.renaming import exchange, rename_new
-from rewriter.staging import sync, write_new
+from rewriter.staging import append, sync
 
 NEW, _OLD, _MOVES = "new", "old", "moves"  # in the staging directory: the output, what it replaces, the list
 
@@ -47,7 +50,7 @@ def commit_files(staging: Path, targets: list[Path], earlier: list[Path]) -> Non
         return
     inodes = {path.name: os.lstat(path).st_ino for path in sorted(earlier, key=lambda path: path != targets[0])}
     new = {target.name: os.lstat(staging / NEW / target.name).st_ino for target in reversed(targets)}
-    write_new(staging / _MOVES, json.dumps([inodes, new]).encode())
+    append(staging / _MOVES, json.dumps([inodes, new]).encode())
     os.mkdir(staging / _OLD)
     sync(staging)
     moves = _moves(staging, inodes, new)
@@ -61,13 +64,21 @@ def commit_files(staging: Path, targets: list[Path], earlier: list[Path]) -> Non
 
 def undo_killed(staging: Path) -> None:
     """Take back the moves of a killed run that did not come to its last one. Raises OSError."""
-    try:
-        earlier, new = json.loads((staging / _MOVES).read_bytes())
-        moves = _moves(staging, earlier, new)
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):  # it was killed while it wrote the list
-        return
+    moves = _listed(staging)
     if moves and not _is_done(moves[-1]):
         _take_back(moves)
+    (staging / _MOVES).unlink(missing_ok=True)
+    if os.path.lexists(staging / _OLD):
+        shutil.rmtree(staging / _OLD)
+
+
+def _listed(staging: Path) -> list[_Move]:
+    """Nothing where no set was moved, or the run was killed while it wrote the list."""
+    try:
+        earlier, new = json_text.parse((staging / _MOVES).read_bytes().decode(), _MOVES)
+        return _moves(staging, earlier, new)
+    except (FileNotFoundError, CheckpointError, ValueError, TypeError, AttributeError):
+        return []
 
 
 def _moves(staging: Path, earlier: dict[str, int], new: dict[str, int]) -> list[_Move]:

@@ -109,10 +109,12 @@ class Writing:
     """How an output is written; what it holds is the plan's business.
 
     overwrite: replace an earlier output. verify_bytes: compare every byte that stayed before the output appears.
+    resume: leave finished files for the next run when this one is stopped, and use what an earlier one left.
     """
 
     overwrite: bool = False
     verify_bytes: bool = False
+    resume: bool = False
 
 
 _WORTH_PADDING = 1 << 20  # bytes of data below which a header is not made longer

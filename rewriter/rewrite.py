@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from rewriter import resuming
 from rewriter.committing import NEW, commit_directory, commit_files, undo_killed
-from rewriter.copying import Progress, can_share, write_files
+from rewriter.copying import Finished, Progress, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
-from rewriter.output import Output, Writing
-from rewriter.staging import emptied, staged, staging_path, sync, uninterrupted
+from rewriter.output import Output, OutputFile, Writing
+from rewriter.staging import staged, staging_path, sync, uninterrupted
 
 OURS = "rewriter.json"  # a directory that holds it was written by this program
 
@@ -33,31 +36,43 @@ def execute(
     progress: Progress = lambda nbytes: None,
     check: Callable[[Path], None] = lambda written: None,
     committed: Callable[[], None] = lambda: None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write `output` so that it appears at `destination`, a file (or set of files) or a directory.
 
     `check(written)` may raise before anything appears; `written` is the directory, or the file to open first.
-    `progress(nbytes)` is called as bytes are written, `committed()` when the output has appeared. Raises OutputError
-    for the destination, CheckpointError when a source changes meanwhile.
+    `progress(nbytes)` is called as bytes are written, `committed()` when the output has appeared, `told(line)`
+    with what a user should know. Raises OutputError for the destination, CheckpointError when a source changes.
     """
     try:
         destination = _absolute(destination)
         if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
             check_destination(output, destination, how.overwrite)
         _refuse_source(output, destination)
-        with uninterrupted() as let_in, staged(destination) as staging:
+        keep = partial(resuming.keep, output=output, told=told) if how.resume else lambda staging: False
+        with uninterrupted() as let_in, staged(destination, keep) as staging:
             undo_killed(staging)
-            emptied(staging)
-            check_destination(output, destination, how.overwrite)
-            with let_in():
-                _fill(output, staging / NEW, progress)
+            done = resuming.take_over(staging, output, how.resume, told)
+            check_destination(output, destination, how.overwrite, sum(file.nbytes for file in done))
+            with let_in(), _spoilt_by_bad_data(staging):
+                _fill(output, staging, done, progress, resuming.recorder(staging, how.resume))
                 check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
-            _check_sources(output)
+                _check_sources(output)
             _commit(output, staging, destination, how.overwrite)
             committed()
             _settle(destination)
     except OSError as error:
         raise OutputError(f"cannot write {named(destination)}: {_reason(error)}") from None
+
+
+@contextmanager
+def _spoilt_by_bad_data(staging: Path) -> Iterator[None]:
+    """A source that has changed, or an output that is wrong, is nothing to go on from."""
+    try:
+        yield
+    except CheckpointError:
+        resuming.forget(staging)
+        raise
 
 
 def _settle(destination: Path) -> None:
@@ -86,14 +101,17 @@ def _absolute(destination: Path) -> Path:
     return parent / path.name
 
 
-def check_destination(output: Output, destination: Path, overwrite: bool) -> None:
-    """Raise OutputError if `output` must not go to `destination`, or does not fit there."""
+def check_destination(output: Output, destination: Path, overwrite: bool, there: int = 0) -> None:
+    """Raise OutputError if `output` must not go to `destination`, or does not fit there.
+
+    `there` of its bytes are written already.
+    """
     destination = _absolute(destination)
     _refuse_source(output, destination)
     _refuse_existing(output, destination, overwrite)
     free = os.statvfs(destination.parent)
     room = free.f_bavail * free.f_frsize
-    if room < output.nbytes and room < (need := _need(output, destination.parent)):
+    if room < output.nbytes - there and room < (need := _need(output, destination.parent) - there):
         raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
 
 
@@ -162,15 +180,18 @@ def _check_replaceable(path: Path, directory: bool) -> None:
         raise OutputError(f"{named(path)} is not a regular file; give the name of a file")
 
 
-def _fill(output: Output, folder: Path, progress: Progress) -> None:
-    folders = {folder, folder.parent}
+def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], progress: Progress, finished: Finished) -> None:
+    """Write all files that are not `done`."""
+    folders = {staging, staging / NEW}
     for file in output.files:
-        target = folder / file.name
+        target = staging / NEW / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        folders.update(above for above in target.parents if folder in above.parents)
-    write_files(output.files, folder, progress)
-    for each in folders:
-        sync(each)
+        folders.update(above for above in target.parents if staging in above.parents)
+    for file in done:
+        progress(file.nbytes)
+    write_files([file for file in output.files if file not in done], staging / NEW, progress, finished)
+    for folder in folders:
+        sync(folder)
 
 
 def _check_sources(output: Output) -> None:

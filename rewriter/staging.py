@@ -21,17 +21,17 @@ _ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another nam
 
 
 @contextmanager
-def staged(destination: Path) -> Iterator[Path]:
+def staged(destination: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
     """Give the locked staging directory of `destination`, which may hold what a killed run left.
 
-    It is removed afterwards, unless it is another run's by then.
+    It is removed afterwards, unless `keep(path)` says that it stays or it is another run's by then.
     """
     path = staging_path(destination)
     lock = _locked(path)
     try:
         yield path
     finally:
-        for _ in range(_ATTEMPTS):
+        for _ in range(0 if keep(path) else _ATTEMPTS):
             with suppress(OSError):
                 if os.stat(path).st_ino == os.fstat(lock).st_ino:
                     shutil.rmtree(path, ignore_errors=True)
@@ -109,9 +109,9 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Make the small file `path` and wait until the disk has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def append(path: Path, data: bytes) -> None:
+    """Write `data` at the end of a small file, which is made if need be, and wait until the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         while data:
             data = data[os.write(descriptor, data) :]

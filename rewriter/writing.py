@@ -30,13 +30,14 @@ def write(
     *,
     progress: Progress = lambda nbytes: None,
     committed: Callable[[], None] = lambda: None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> Output:
     """Write what `plan` says to `destination` and return what was written.
 
     The output has the source's kind and layout. Its structure is checked before it appears, and its tensors'
     bytes if `how` says so. `progress(nbytes)` is called as bytes are written, `committed()` once the output has
-    appeared. Raises OutputError for the destination, CheckpointError when the source changes meanwhile or the
-    result is not what it should be.
+    appeared, `told(line)` with what a user should know about an interrupted run. Raises OutputError for the
+    destination, CheckpointError when the source changes meanwhile or the result is not what it should be.
     """
     how = how or Writing()
     _check_name(plan, os.fspath(destination))
@@ -46,5 +47,5 @@ def write(
     def check(staged: Path) -> None:
         check_plan(open_checkpoint(staged), plan, how.verify_bytes)
 
-    execute(output, target, how, progress=progress, check=check, committed=committed)
+    execute(output, target, how, progress=progress, check=check, committed=committed, told=told)
     return output

@@ -43,6 +43,7 @@ ROOMS = [
     ["tracing"],
     ["staging"],
     ["committing"],
+    ["resuming"],
     ["rewrite"],
     ["verifying"],
     ["writing"],

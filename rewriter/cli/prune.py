@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +38,14 @@ def prune(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare all bytes before the output appears.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep finished files when stopped, and go on from those of a stopped run; an unfinished one is copied "
+            "again.",
+        ),
+    ] = False,
 ) -> None:
     """Drop layers: write a checkpoint without them, everything else as it was.
 
@@ -51,8 +59,8 @@ def prune(
         plan = _saved(saved_plan, checkpoint, request)
     total = layout(plan, Path(destination).name).nbytes
     with _progress(total) as progress:
-        how = Writing(overwrite=overwrite, verify_bytes=verify)
-        output = write(plan, destination, how, progress=progress, committed=_committed)
+        how = Writing(overwrite=overwrite, verify_bytes=verify, resume=resume)
+        output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell)
     lines = _summary(plan, output, destination, time.monotonic() - began)
     written = _written(output, destination)
     lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
@@ -73,6 +81,11 @@ def _say(text: str, written: str) -> None:
 def _next(plan: Plan, written: str, source: str) -> str:
     told = "" if plan.provenance else plan.options.words  # without a record, verify must be told
     return "next: " + show.command("verify", show.as_path(written), "--source", show.as_path(source)) + told
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # nobody listens: the run goes on
+        show.console(error=True).print(line)
 
 
 def _committed() -> None:
