@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rewriter.errors import CheckpointError
 from rewriter.formats.files import named, opened, read_at
-from rewriter.output import BLOCK, CopyRange, Literal, OutputFile, StridedRange
+from rewriter.output import BLOCK, CopyRange, Digest, Literal, OutputFile, StridedRange
 
 Progress = Callable[[int], None]
 Finished = Callable[[OutputFile], None]
@@ -102,6 +102,8 @@ def write_file(file: OutputFile, path: str, progress: Progress, sync: bool = Tru
         with ExitStack() as sources:
             descriptors: dict[str, int] = {}
             for piece in file.pieces:
+                if isinstance(piece, Digest):
+                    raise TypeError(piece)  # hashing.filled has put a literal in its place
                 if isinstance(piece, Literal):
                     _write(target, piece.data)
                     progress(piece.nbytes)

@@ -22,6 +22,7 @@ from rewriter.committing import NEW, commit_directory, commit_files, undo_killed
 from rewriter.copying import Finished, Progress, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
+from rewriter.hashing import filled
 from rewriter.output import Output, OutputFile, Writing
 from rewriter.staging import staged, staging_path, sync, uninterrupted
 
@@ -189,7 +190,8 @@ def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], progress:
         folders.update(above for above in target.parents if staging in above.parents)
     for file in done:
         progress(file.nbytes)
-    write_files([file for file in output.files if file not in done], staging / NEW, progress, finished)
+    left = filled([file for file in output.files if file not in done], progress)
+    write_files(left, staging / NEW, progress, finished)
     for folder in folders:
         sync(folder)
 

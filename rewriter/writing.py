@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rewriter.checkpoint import HUGGINGFACE
+from rewriter.checksums import with_checksums
 from rewriter.copying import Progress
 from rewriter.errors import OutputError, shown
 from rewriter.formats import layout, open_checkpoint
@@ -21,6 +22,12 @@ def _check_name(plan: Plan, destination: str) -> None:
         raise OutputError("the destination has no name")
     if destination.endswith("/") and plan.checkpoint.format != HUGGINGFACE:
         raise OutputError(f"{shown(destination)} names a folder, the output is a file: give its name as well")
+
+
+def planned(plan: Plan, destination: str | os.PathLike[str], how: Writing) -> Output:
+    """What would be written to `destination`. Raises RequestError where `how` does not fit the plan."""
+    output = layout(plan, Path(os.path.abspath(destination)).name)
+    return with_checksums(output, plan) if how.checksums else output
 
 
 def write(
@@ -42,7 +49,7 @@ def write(
     how = how or Writing()
     _check_name(plan, os.fspath(destination))
     target = Path(destination)
-    output = layout(plan, Path(os.path.abspath(target)).name)
+    output = planned(plan, target, how)
 
     def check(staged: Path) -> None:
         check_plan(open_checkpoint(staged), plan, how.verify_bytes)

@@ -19,13 +19,13 @@ from rewriter.cli.options import Request, Source, selecting
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
 from rewriter.errors import RequestError, shown
-from rewriter.formats import layout, open_checkpoint
+from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe_plan
 from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.saved import load_plan, plan_again
 from rewriter.selection import Options, Selection
-from rewriter.writing import write
+from rewriter.writing import planned, write
 
 
 @selecting
@@ -46,6 +46,9 @@ def prune(
             "again.",
         ),
     ] = False,
+    checksums: Annotated[
+        bool, typer.Option("--checksums", help="Record a hash of every tensor and file, for `verify --checksums`.")
+    ] = False,
 ) -> None:
     """Drop layers: write a checkpoint without them, everything else as it was.
 
@@ -57,9 +60,9 @@ def prune(
         plan = request.plan(checkpoint, Path(destination).name)
     else:
         plan = _saved(saved_plan, checkpoint, request)
-    total = layout(plan, Path(destination).name).nbytes
-    with _progress(total) as progress:
-        how = Writing(overwrite=overwrite, verify_bytes=verify, resume=resume)
+    how = Writing(overwrite=overwrite, verify_bytes=verify, resume=resume, checksums=checksums)
+    output = planned(plan, destination, how)
+    with _progress(output.nbytes + output.hashed) as progress:
         output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell)
     lines = _summary(plan, output, destination, time.monotonic() - began)
     written = _written(output, destination)
