@@ -221,7 +221,8 @@ def test_a_record_that_was_cut_off(job, damage):
     interrupted(job)
     record = staging(job) / "finished"
     record.write_bytes(damage(record.read_bytes()))
-    run(job)
+    assert interrupted(job).startswith(f"{len(job.good)} of {len(job.good)} files are kept")
+    assert run(job)[0].startswith(f"{len(job.good)} of {len(job.good)} files are there")
     job.check_success()
 
 
