@@ -18,6 +18,7 @@ COMMANDS = {
     "prune": ("prune", "prune"),
     "verify": ("verify", "verify"),
     "checksums": ("checksums", "checksums"),
+    "score": ("score", "score"),
     "list": ("listing", "listing"),
 }
 

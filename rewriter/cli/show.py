@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -14,8 +15,11 @@ from rewriter.selection import format_layers
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _BAR = 24  # characters of the longest bar
+_SHORTEST = 0.05  # of the longest bar, where bars show a range
+_DECADES = 50  # ratio of the largest to the smallest from which bars grow with the logarithm
 
 
 def console(error: bool = False) -> Console:
@@ -45,7 +49,26 @@ def number(count: int) -> str:
     return f"{amount:.3g} T"
 
 
-def bar(value: int, largest: int) -> str:
+def table(title: str, caption: str = "") -> Table:
+    """A table as all of ours look."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        caption=caption or None, caption_justify="left",
+    )  # fmt: skip
+
+
+def lengths(values: list[float]) -> list[float]:
+    """How long the bars of `values` are: from the lowest to the highest. Where they span decades, these are steps."""
+    if min(values) > 0 and max(values) / min(values) > _DECADES:
+        values = [math.log(each) for each in values]
+    low, high = min(values), max(values)
+    return [_SHORTEST + (1 - _SHORTEST) * ((each - low) / (high - low) if high > low else 1) for each in values]
+
+
+def bar(value: float, largest: float) -> str:
     """A bar in eighths of a character."""
     eighths = round(value / largest * _BAR * 8) if largest else 0
     return "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")

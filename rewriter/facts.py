@@ -1,0 +1,124 @@
+"""What the metadata of a checkpoint, or only its loader, says about what a layer computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rewriter.architectures.stacks import Stack, table_of
+from rewriter.checkpoint import GGUF, Checkpoint
+
+# Tables by architecture, as either side calls it. What is not in a table is the usual.
+ACTIVATION = {
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text", "gemma-embedding", "modern-bert", "t5"), "gelu_new"),
+    **dict.fromkeys(("bloom", "gpt2", "gptj", "phi2", "starcoder", "starcoder2", "jais", "grok"), "gelu_new"),
+    **dict.fromkeys(("nemotron", "arcee", "bitnet"), "relu2"),
+    "opt": "relu",
+    "openai-gpt": "gelu_new",
+    "xglm": "gelu",
+    "gpt-oss": "quick_gelu",
+    "gpt_oss": "quick_gelu",
+}
+NOT_AS_STATED = {"gpt_oss", "gpt-oss", "openai-gpt"}  # what the config calls the activation is another one
+CLIPPED_GATES = {"gpt_oss", "gpt-oss"}  # clipped at 7, and one is added to what the gate lets through
+TRANSPOSED = {"gpt2", "openai-gpt"}  # Conv1D, on the Hugging Face side
+GROUPED = {"gpt_neox", "bloom", "persimmon", "internlm2"}  # fused as q, k, v of a head, then of the next
+GROUPED_IF_MANY = {"falcon", "gpt_bigcode"}  # the same, but not where all heads share one key and value
+PARTITIONED = {"codegen": (4, (0, 2, 1))}  # fused as so many parts, each of queries, values, keys
+INTERLEAVED_EXPERTS = {"gpt_oss"}  # gate and up row by row
+_ALL = ("ffn_gate_exps", "ffn_up_exps", "ffn_gate_up_exps", "ffn_down_exps")
+TRANSPOSED_EXPERTS = {  # stored as (inputs, outputs), on the Hugging Face side
+    "gpt_oss": _ALL, "llama4": _ALL, "llama4_text": _ALL, "dbrx": ("ffn_down_exps",),
+}  # fmt: skip
+UNKNOWN = {
+    "diffllama": "it subtracts two attentions",
+    "gpt_neox_japanese": "the bias of its last attention stands in all layers",
+    "ctrl": "its layers normalise in an order of their own",
+}
+PLUS_ONE = {"gemma", "gemma2", "gemma3", "gemma3_text", "vaultgemma", "nemotron", "paligemma"}  # gain: 1 + weight
+PLAIN_NORMS = {"olmo": False, "nanochat": True}  # norms without weights, RMS or not: no tensor shows them
+STARTS_NORMED = {"nanochat"}  # the same norm on the embeddings
+LAYER_NORM = {"dbrx", "modernbert", "modern-bert"}  # where neither a bias nor a key shows it
+RMS = {"t5", "mt5", "umt5", "t5encoder"}  # called layer norm, but without a mean
+EPS = {"distilbert": 1e-12, "biogpt": 1e-5}  # not the default, or not what the config says
+FIRST_NOT_NORMED = {"modernbert", "modern-bert"}  # the first layer has no norm before attention
+CLOSING = {"bart", "marian", "openai-gpt", "plbart", "nomic_bert"}  # the stream itself is normed, though names differ
+CLOSED_WITH_HEAD = {"openai-gpt", "opt"}  # where the last layer's norm is the last one, and logits follow at once
+ROOT_OF_WIDTH = {"gemma", "gemma2", "gemma3", "gemma3_text", "gemma-embedding", "vaultgemma", "paligemma"}
+PARALLEL = {"gptneox", "gpt_neox", "falcon", "phi2", "phi", "gptj", "command-r", "cohere", "cohere2", "plamo"}
+GROUPS_IF_SAID = {"deepseek_v2": "group_limited_greedy"}  # groups of experts count with this topk_method alone
+NOT_NORMALISED = {"qwen2moe", "qwen2_moe", "olmoe", "deepseek", "deepseek2", "deepseek_v2", "llama4", "llama4_text"}
+SIGMOID_INPUTS = {"llama4", "llama4_text"}  # sigmoid of the best logits, put on what the expert gets
+SPARSEMIXER = {"phimoe"}
+SOFTMAX_AND_BIAS = {"ernie4_5_moe", "ernie4_5-moe"}  # a bias for the choice, though scores are not sigmoids
+DIVIDES_LOGITS = ("granite", "minicpm")
+# where positions start in their table, on the Hugging Face side: converters drop the rows before
+POSITIONS_FROM = dict.fromkeys(("opt", "biogpt", "bart", "mbart", "plbart", "mpnet"), 2)
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer"}
+# positions that are computed: where they start (None: after the padding), and by how much less than half of the width
+# the steps between frequencies are divided
+SINUSOIDS = {"xglm": (2, 1), "m2m_100": (None, 1), "marian": (0, 0)}
+
+_KEYS = {
+    "heads": ("attention.head_count", "num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "rms_eps": ("attention.layer_norm_rms_epsilon", "rms_norm_eps", "rms_norm_epsilon", "norm_eps"),
+    "eps": (
+        "attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon",
+        "layer_norm_rms_epsilon",
+    ),
+    "act": (
+        "hidden_activation", "hidden_act", "activation_function", "activation", "mlp_hidden_act", "dense_act_fn",
+        "ffn_config.ffn_act_fn.name",
+    ),
+    "used": (
+        "expert_used_count", "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts",
+        "ffn_config.moe_top_k",
+    ),
+    "groups": ("expert_group_count", "n_group"),
+    "groups_used": ("expert_group_used_count", "topk_group"),
+    "jitter": ("router_jitter_noise",),
+    "clip": ("attention.clamp_kqv", "clip_qkv", "attn_config.clip_qkv"),
+    "values": ("attention.value_scale", "attention_value_scale"),
+    "normalise": ("expert_weights_norm", "norm_topk_prob"),
+    "scale": ("expert_weights_scale", "routed_scaling_factor", "moe_router_scale"),
+    "gating": ("expert_gating_func", "scoring_func", "score_function", "scoring_function"),
+    "embedding": ("embedding_scale", "embedding_multiplier", "scale_emb"),
+    "residual": ("residual_scale", "residual_multiplier"),
+    "logits": ("logit_scale", "logits_scaling", "logit_multiplier"),
+    "softcap": ("final_logit_softcapping",),
+    "parallel": ("use_parallel_residual", "parallel_attn"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the metadata says about a stack."""
+
+    checkpoint: Checkpoint
+    stack: Stack
+
+    @property
+    def kind(self) -> str:
+        """The architecture; for a nested config the model type there."""
+        nested = self.checkpoint.value(self.stack.key("model_type")) if table_of(self.checkpoint) != GGUF else None
+        return str(nested or self.checkpoint.architecture)
+
+    @property
+    def hugging_face(self) -> bool:
+        """Names and layouts are transformers', not a converter's."""
+        return table_of(self.checkpoint) != GGUF
+
+    def get(self, what: str, layer: int | None = None) -> Any:
+        """The first of the keys for `what` that is there; of a per-layer list the entry."""
+        for key in _KEYS[what]:
+            found = self.checkpoint.value(self.stack.key(key))
+            if isinstance(found, list | tuple):
+                found = found[layer] if layer is not None and layer < len(found) else None
+            if found is not None:
+                return found
+        return None
+
+    def number(self, what: str, default: float, layer: int | None = None) -> float:
+        """A number, or the default where there is none or something else."""
+        found = self.get(what, layer)
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else default
