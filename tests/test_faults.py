@@ -64,11 +64,7 @@ class Scene:
 
     def points(self, among: Collection[str] = faults.WATCHED) -> Iterator[int]:
         """The number of each call `among` these; after what is done there the same command must succeed."""
-        before = ""
-        for number, name in enumerate(self.calls(), 1):
-            again, before = name == before == "lstat", name  # the way to a path, folder by folder, changes nothing
-            if again or name not in among:
-                continue
+        for number in faults.points(self.calls(), among):
             yield number
             assert everything(self.job.source.parent) == self.job.before, f"the input has changed at call {number}"
             self.run_again(number)

@@ -71,16 +71,16 @@ def clear(job: Job) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def calls(job: Job) -> int:
+def points(job: Job) -> list[int]:
     with watching(Calls()) as counted:
         run(job)
     check_goes_on(job)
-    return len(counted.names)
+    return list(faults.points(counted.names))
 
 
 def test_after_a_kill_at_every_call(job):
     used = 0
-    for number in range(1, calls(job) + 1):
+    for number in points(job):
         act = faults.at(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
         def child(act=act) -> None:
@@ -111,7 +111,7 @@ def test_after_a_signal_or_an_error_at_every_call(job, kind, monkeypatch):
     monkeypatch.setattr("rewriter.staging._SIGNALS", (signal.SIGUSR1,))
     before = signal.signal(signal.SIGUSR1, stop)
     used = 0
-    for number in range(1, calls(job) + 1):
+    for number in points(job):
         with watching(failure(kind, number)), suppress(Stopped, RewriterError, OSError):
             run(job)
         used += check_goes_on(job)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rewriter import CheckpointError, Options, OutputError, RewriterError, make_plan, open_checkpoint, verify, write
+from rewriter.renaming import rename_new
 from tests.builders import (
     everything,
     huggingface,
@@ -571,6 +572,22 @@ def test_a_destination_that_appears_meanwhile_is_not_replaced(job, monkeypatch):
     with pytest.raises(OutputError, match=r"exists|is not replaced"):
         job.run()
     assert everything(job.folder) == {FIRST[job.kind]: b"somebody else's"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_new_name_is_never_one_that_is_taken(known, tmp_path, monkeypatch):
+    """Somebody may take it after the last look."""
+    if not known:
+        monkeypatch.setattr("rewriter.renaming._renameat2", lambda old, new, flags: False)
+    (tmp_path / "file").write_text("theirs")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new file").write_text("ours")
+    for old, new in (("new file", "file"), ("new file", "link"), ("new", "folder")):
+        with pytest.raises(FileExistsError):
+            rename_new(tmp_path / old, tmp_path / new)
+    assert (tmp_path / "file").read_text() == "theirs"
 
 
 def test_without_renameat2(job, monkeypatch):
