@@ -86,8 +86,44 @@ POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-x
 # the steps between frequencies are divided
 SINUSOIDS = {"xglm": (2, 1), "m2m_100": (None, 1), "marian": (0, 0)}
 
+# Where tokens look. Kinds whose rotary pairs are neighbours; in a GGUF llama.cpp's rope type "norm".
+NEIGHBOURS = {
+    True: {  # on the Hugging Face side
+        "gptj", "codegen", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "ernie4_5_moe", "helium", "chatglm",
+    },
+    False: {
+        "llama", "llada", "deci", "baichuan", "internlm2", "minicpm", "xverse", "command-r", "cohere2", "olmo",
+        "arctic", "deepseek", "chatglm", "granite", "granitemoe", "chameleon", "bailingmoe", "neo-bert", "smollm3",
+        "arcee", "ernie4_5", "ernie4_5-moe", "orion", "mistral3", "gptj", "apertus",
+    },
+}  # fmt: skip
+NOT_TURNED = {  # positions enter the stream, not attention
+    "gpt2", "gpt_neo", "gpt_bigcode", "starcoder", "opt", "openai-gpt", "biogpt", "xglm", "bert", "roberta",
+    "xlm-roberta", "camembert", "electra", "distilbert", "bart", "mbart", "marian", "m2m_100", "pegasus", "xmod",
+    "clip", "clip_text_model", "siglip", "siglip_text_model", "plbart",
+}  # fmt: skip
+ALIBI = {"bloom", "mpt", "refact", "jais", "jina-bert-v2"}
+NORM_LAST = {"hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan-dense", "hunyuan-moe"}  # queries are normed once turned
+ONLY_SLIDING_TURNED = {"cohere2", "exaone4", "exaone_moe"}  # layers that see everything have no positions
+UNSCALED = {"gpt_neo"}
+THETAS = {  # the base of the frequencies where nothing states it: of layers that see all, and those that see a window
+    **dict.fromkeys(("gemma3", "gemma3_text"), (1e6, 1e4)),
+    **dict.fromkeys(("modernbert", "modern-bert"), (1.6e5, 1e4)),
+}  # fmt: skip
+BOTH_WAYS = {  # every token sees every other
+    "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "modernbert", "modern-bert", "nomic_bert",
+    "nomic-bert", "neo-bert", "llada", "eurobert", "gemma-embedding", "siglip", "siglip_text_model",
+}  # fmt: skip
+NOT_LOOKED = {  # what their attention does is not known here
+    "t5", "mt5", "umt5", "t5encoder", "llama4", "llama4_text", "nanochat", "mpnet", "xlnet", "mimo_v2_flash",
+    "deberta-v2",    "ministral3", "mistral3", "paligemma", "gpt-oss", "modernbert", "modern-bert",
+}  # fmt: skip
+
 _KEYS = {
-    "heads": ("attention.head_count", "num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "heads": (
+        "attention.head_count", "num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads",
+        "attention_heads", "decoder_attention_heads",
+    ),
     "rms_eps": ("attention.layer_norm_rms_epsilon", "rms_norm_eps", "rms_norm_epsilon", "norm_eps"),
     "eps": (
         "attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon",
@@ -113,6 +149,14 @@ _KEYS = {
     "residual": ("residual_scale", "residual_multiplier"),
     "logits": ("logit_scale", "logits_scaling", "logit_multiplier"),
     "softcap": ("final_logit_softcapping",),
+    "attention_softcap": ("attn_logit_softcapping",),
+    "theta": ("rope.freq_base", "rope_parameters.rope_theta", "rope_theta", "rotary_emb_base"),
+    "turned": ("rope.dimension_count", "rotary_dim"),
+    "turned_share": (
+        "rope_parameters.partial_rotary_factor", "partial_rotary_factor", "rotary_pct", "rotary_emb_fraction",
+    ),
+    "attention_scale": ("attention.scale", "attention_multiplier"),
+    "query_size": ("query_pre_attn_scalar",),
     "parallel": ("use_parallel_residual", "parallel_attn"),
 }  # fmt: skip
 
@@ -144,6 +188,10 @@ class Facts:
             if found is not None:
                 return found
         return None
+
+    def stated(self, key: str) -> Any:
+        """The value under a key of the stack's own."""
+        return self.checkpoint.value(self.stack.key(key))
 
     def number(self, what: str, default: float, layer: int | None = None) -> float:
         """A number; where there is none or something else, the architecture's default, or `default`."""

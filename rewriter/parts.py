@@ -71,6 +71,11 @@ def outputs(projection: Linear) -> int:
     return projection.weight.columns if projection.transposed else projection.weight.rows
 
 
+def height(projection: Linear) -> int:
+    """How many of its outputs count."""
+    return outputs(projection) if projection.rows is None else len(projection.rows)
+
+
 def only(projection: Linear, rows: NDArray[np.intp]) -> Linear:
     """Some outputs of a projection; a run of them is read alone."""
     first, last = int(rows[0]), int(rows[-1]) + 1

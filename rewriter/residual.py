@@ -118,15 +118,15 @@ def _sort_in(layer: Layer, role: Role, weight: Weight) -> None:
 
 
 def _stream(facts: Facts, blocks: tuple[Block, ...], outside: Mapping[str, Weight]) -> Stream:
-    rows = partial(_rows, facts, outside)
+    enter = partial(_enter, facts, outside)
     body = blocks[0].attention.body
     width = inputs(body.value) if isinstance(body, Attention) else 0
-    entering = rows(np.zeros(1, np.intp)).shape[1]
-    if entering != width:
-        raise UnsupportedError(f"the embeddings are {entering} wide, the layers {width}")
+    found = enter(np.zeros((1, 1), np.intp), 0).shape[1]
+    if found != width:
+        raise UnsupportedError(f"the embeddings are {found} wide, the layers {width}")
     closed = blocks[-1].feed_forward.closing is not None  # BERT ends with the norm of its last layer
     return Stream(
-        rows=rows,
+        enter=enter,
         vocabulary=outside["token_embd"].rows,
         blocks=blocks,
         norm=None if closed else _final_norm(facts, outside),
@@ -170,13 +170,13 @@ def _has_head(facts: Facts) -> bool:
     return not names or any(word in name for name in names for word in ("CausalLM", "LMHead", "Conditional"))
 
 
-def _rows(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp]) -> Floats:
-    """Tokens, one after the other, as they enter the first layer."""
+def _enter(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp], first: int) -> Floats:
+    """The rows of `tokens`, (sequences, length), at the positions from `first`, as they enter the first layer."""
     table = outside["token_embd"]
-    x = np.concatenate([table.read(number, number + 1) for number in tokens.tolist()])
+    x = np.concatenate([table.read(number, number + 1) for number in tokens.ravel().tolist()])
     x = x * np.float32(_embedding_scale(facts, table.columns))
     x = _project(outside, x) if facts.kind == "opt" else x
-    x = x + _positions(facts, outside, *x.shape)
+    x = x + np.tile(_positions(facts, outside, first, tokens.shape[1], x.shape[1]), (tokens.shape[0], 1))
     if (types := outside.get("token_types")) is not None and types.columns == x.shape[1]:
         x = x + types.read(0, 1)
     norm = _first_norm(facts, outside)
@@ -198,16 +198,17 @@ def _first_norm(facts: Facts, outside: Mapping[str, Weight]) -> Norm | None:
     return plain_norm(facts) if facts.kind in STARTS_NORMED else None
 
 
-def _positions(facts: Facts, outside: Mapping[str, Weight], count: int, width: int) -> Floats:
-    """What position 0 adds to row 0, position 1 to row 1, ...; zeros where positions do not enter the stream."""
+def _positions(facts: Facts, outside: Mapping[str, Weight], start: int, count: int, width: int) -> Floats:
+    """What `count` positions from `start` add; zeros where positions do not enter the stream."""
+    positions = np.arange(start, start + count)
     if facts.hugging_face and facts.kind in SINUSOIDS:
         first, less = SINUSOIDS[facts.kind]
-        return _sinusoids(np.arange(count) + (_after_padding(facts) if first is None else first), width, less)
+        return _sinusoids(positions + (_after_padding(facts) if first is None else first), width, less)
     table = outside.get("position_embd")
     if table is None or table.columns != width:
-        return np.zeros((1, width), np.float32)
+        return np.zeros((count, width), np.float32)
     first = _first_position(facts)
-    return table.read(first, table.rows)[np.arange(count) % (table.rows - first)]
+    return table.read(first, table.rows)[positions % (table.rows - first)]
 
 
 def _first_position(facts: Facts) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import rewriter.formats.decode
+import rewriter.metrics.sampled
 from rewriter import open_checkpoint
 from rewriter.errors import RequestError, UnsupportedError
 from rewriter.formats.decode import Weight
@@ -196,7 +197,7 @@ def attention(value: Sequence, output: Sequence) -> Attention:
 def stream(*blocks: Block, embedding: Sequence = ((1, 0), (0, 2)), head: Sequence | None = None) -> Stream:
     table = np.array(embedding, np.float32)
     logits = None if head is None else Linear(weight(head))
-    return Stream(lambda tokens: table[tokens], len(table), blocks, None, logits)
+    return Stream(lambda tokens, _: table[tokens.ravel()], len(table), blocks, None, logits)
 
 
 def turning(times: float = 1.0) -> Block:
@@ -394,20 +395,29 @@ def test_the_power_of_attention_is_as_sampled(norm: Norm | None):
 # ---- numbers that do not depend on the machine
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little text, so that it takes seconds."""
+    monkeypatch.setattr(rewriter.metrics.sampled, "SEQUENCES", 2)
+    monkeypatch.setattr(rewriter.metrics.sampled, "LENGTH", 4)
+
+
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("name", METRICS)
 def test_any_number_of_threads_gives_the_same_numbers(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rewriter.formats.decode, "_CHUNK", 1 << 12)  # several pieces of every matrix
+    monkeypatch.setattr(rewriter.formats.decode, "_CHUNK", 1 << 14)  # several pieces of every matrix
     checkpoint = open_checkpoint(MODEL)
     found = [score_layers(checkpoint, name, threads=threads).values for threads in (1, 2, 5, 8)]
     assert found[0] == found[1] == found[2] == found[3]
     assert len(set(found[0])) > 8
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("name", METRICS)
 def test_the_size_of_the_pieces_hardly_matters(name: str, monkeypatch: pytest.MonkeyPatch):
     checkpoint = open_checkpoint(MODEL)
     whole = score_layers(checkpoint, name, threads=2).values
-    monkeypatch.setattr(rewriter.formats.decode, "_CHUNK", 1 << 12)
+    monkeypatch.setattr(rewriter.formats.decode, "_CHUNK", 1 << 14)
     assert score_layers(checkpoint, name, threads=2).values == pytest.approx(whole, rel=1e-4)
 
 

@@ -24,7 +24,7 @@ _UNITS_AT_ONCE = 4096
 def influence(model: Model) -> Scores:
     """One minus the ratio of the stream's size before and after the layer, in closed form (ours)."""
     stream = model.described()
-    power, scores = stream.embedding_power(), []
+    power, scores = stream.embedding_power, []
     for block in stream.blocks:
         if block.attention.closing is not None:
             raise UnsupportedError("influence is about streams that grow; this one is normed after every layer")

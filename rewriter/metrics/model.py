@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
 from rewriter.formats.decode import Weight
+
+if TYPE_CHECKING:
+    from rewriter.metrics.looks import Look, Text
 
 Floats = NDArray[Any]  # float32
 Activation = Callable[[NDArray[Any]], NDArray[Any]]
@@ -100,7 +103,7 @@ class Attention:
 
     Values are multiplied by `scale` and kept within `clip`. `expand` repeats the values of a group for each of its
     heads. With `latent` (multi-head latent attention) `value` gives the latent, `norm` normalises it, and `latent`
-    makes values of it. `sub_norm` comes before the output projection.
+    makes values of it. `sub_norm` comes before the output projection. `look` says where tokens look, if that is known.
     """
 
     value: Linear
@@ -111,6 +114,7 @@ class Attention:
     sub_norm: Norm | None = None
     scale: float = 1.0
     clip: float = np.inf
+    look: Look | None = None
 
     def values(self, x: Floats, team: Team) -> Floats:
         """The values of each row, one for every head, (rows, inputs of the output projection)."""
@@ -121,9 +125,11 @@ class Attention:
             v = np.clip(v, -self.clip, self.clip)
         return (v if self.expand is None else v[:, self.expand]) * np.float32(self.scale)
 
-    def __call__(self, x: Floats, team: Team) -> Floats:
-        """What attention adds to the stream if every token attends to itself."""
+    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:
+        """What attention adds to the stream; without a `text` every token attends to itself alone."""
         v = self.values(x, team)
+        if text is not None and self.look is not None:
+            v = self.look.mixed(x, v, text, team)
         return self.output(v if self.sub_norm is None else self.sub_norm(v), team)
 
 
@@ -150,11 +156,17 @@ class FeedForward:
             gate, up = np.minimum(gate, self.limit), np.clip(up, -self.limit, self.limit)
         return self.act(gate) * (up + self.shift if self.shift else up)
 
-    def __call__(self, x: Floats, team: Team) -> Floats:
+    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         h = self.hidden(self.up(x, team), None if self.gate is None else self.gate(x, team))
         h = h.astype(np.float32, copy=False)
         return self.down(h if self.sub_norm is None else self.sub_norm(h), team)
+
+
+def evenly(count: int, vocabulary: int) -> NDArray[np.intp]:
+    """`count` tokens of the vocabulary, or all of it, evenly spaced."""
+    count = min(count, vocabulary)
+    return np.asarray((np.arange(count) * vocabulary) // count + vocabulary // (2 * count))
 
 
 def softmax(logits: Floats) -> Floats:
@@ -248,7 +260,7 @@ class Experts:
             return np.full((len(x), len(self.experts)), 1 / len(self.experts), np.float32)
         return self.router.weights(x, team)
 
-    def __call__(self, x: Floats, team: Team) -> Floats:
+    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         weights = self.weights(x, team)
         inputs = self.router is not None and self.router.inputs
@@ -275,14 +287,14 @@ class Branch:
     after: Norm | None = None
     closing: Norm | None = None
 
-    def __call__(self, x: Floats, share: float, multiplier: float, team: Team) -> Floats:
+    def __call__(self, x: Floats, share: float, multiplier: float, team: Team, text: Text | None = None) -> Floats:
         """The stream with this added; `share` scales what the body gives before it is normalised."""
-        update = self.update(x, share, multiplier, team)
+        update = self.update(x, share, multiplier, team, text)
         return x + update if self.closing is None else self.closing(x + update)
 
-    def update(self, x: Floats, share: float, multiplier: float, team: Team) -> Floats:
+    def update(self, x: Floats, share: float, multiplier: float, team: Team, text: Text | None = None) -> Floats:
         """What is added."""
-        given = self.body(x if self.before is None else self.before(x), team) * np.float32(share)
+        given = self.body(x if self.before is None else self.before(x), team, text) * np.float32(share)
         return (given if self.after is None else self.after(given)) * np.float32(multiplier)
 
 
@@ -295,12 +307,15 @@ class Block:
     parallel: bool = False
     multiplier: float = 1.0
 
-    def __call__(self, x: Floats, share: float, team: Team) -> Floats:
-        """The stream after the layer. `share` is what is left of a value once many tokens have been averaged."""
+    def __call__(self, x: Floats, share: float, team: Team, text: Text | None = None) -> Floats:
+        """The stream after the layer. `share` is what is left of a value once many tokens have been averaged.
+
+        With a `text` the rows are its tokens and look at each other, as far as that is known.
+        """
         if self.parallel:
-            added = self.attention.update(x, share, self.multiplier, team)
+            added = self.attention.update(x, share, self.multiplier, team, text)
             return x + added + self.feed_forward.update(x, 1, self.multiplier, team)
-        x = self.attention(x, share, self.multiplier, team)
+        x = self.attention(x, share, self.multiplier, team, text)
         return self.feed_forward(x, 1, self.multiplier, team)
 
 
@@ -308,11 +323,12 @@ class Block:
 class Stream:
     """The residual stream of a stack: what enters, what each layer does, and how it is read at the end.
 
-    `rows(tokens)` gives what enters the first layer for those tokens, one after the other. `head` turns normalised rows
-    into logits, after `narrowed` has made them as wide as the embedding (OPT-350m).
+    `enter(tokens, first)` gives the rows that enter the first layer for tokens below `vocabulary`, (sequences, length),
+    at the positions from `first`. `head` turns normalised rows into logits, after
+    `narrowed` has made them as wide as the embedding (OPT-350m).
     """
 
-    rows: Callable[[NDArray[np.intp]], Floats]
+    enter: Callable[[NDArray[np.intp], int], Floats]
     vocabulary: int
     blocks: tuple[Block, ...]
     norm: Norm | None
@@ -321,14 +337,26 @@ class Stream:
     softcap: float = 0.0
     logit_scale: float = 1.0
 
-    def start(self, count: int) -> Floats:
-        """`count` rows of the embedding, evenly spaced over the vocabulary, as they enter the first layer."""
-        count = min(count, self.vocabulary)
-        return self.rows(np.arange(count) * self.vocabulary // count + self.vocabulary // (2 * count))
+    @property
+    def looks(self) -> bool:
+        """Whether it is known in every layer where tokens look."""
+        bodies = [block.attention.body for block in self.blocks]
+        return all(isinstance(body, Attention) and body.look is not None for body in bodies)
 
+    @property
+    def causal(self) -> bool:
+        """Whether tokens see only those before them, so that text can go on."""
+        body = self.blocks[0].attention.body
+        return self.head is not None and isinstance(body, Attention) and body.look is not None and body.look.causal
+
+    @property
     def embedding_power(self) -> float:
-        """Mean square of the embedding as it enters the first layer."""
+        """Mean square of the embedding as it enters."""
         return float(np.square(self.start(4096).astype(np.float64)).mean())
+
+    def start(self, count: int) -> Floats:
+        """Rows of the embedding, evenly spaced over the vocabulary, as one sequence."""
+        return self.enter(evenly(count, self.vocabulary)[None, :], 0)
 
     def logits(self, x: Floats, team: Team) -> Floats:
         """What the model would say, (rows, vocabulary); without a head the normalised rows."""

@@ -137,7 +137,7 @@ def assert_equal(spec: Spec, path: Path) -> None:
 
 def through(stream: Stream) -> np.ndarray:
     """Of each token at position 0."""
-    team, x = Team(1), np.concatenate([stream.rows(np.array([token])) for token in TOKENS])
+    team, x = Team(1), np.concatenate([stream.enter(np.array([[token]]), 0) for token in TOKENS])
     for block in stream.blocks:
         x = block(x, 1.0, team)
     return stream.logits(x, team)
