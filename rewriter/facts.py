@@ -94,7 +94,7 @@ NEIGHBOURS = {
     False: {
         "llama", "llada", "deci", "baichuan", "internlm2", "minicpm", "xverse", "command-r", "cohere2", "olmo",
         "arctic", "deepseek", "chatglm", "granite", "granitemoe", "chameleon", "bailingmoe", "neo-bert", "smollm3",
-        "arcee", "ernie4_5", "ernie4_5-moe", "orion", "mistral3", "gptj", "apertus",
+        "arcee", "ernie4_5", "ernie4_5-moe", "mistral3", "gptj", "glm4", "nanbeige", "maincoder", "llama-embed",
     },
 }  # fmt: skip
 NOT_TURNED = {  # positions enter the stream, not attention
@@ -103,7 +103,9 @@ NOT_TURNED = {  # positions enter the stream, not attention
     "clip", "clip_text_model", "siglip", "siglip_text_model", "plbart",
 }  # fmt: skip
 ALIBI = {"bloom", "mpt", "refact", "jais", "jina-bert-v2"}
-NORM_LAST = {"hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan-dense", "hunyuan-moe"}  # queries are normed once turned
+NORM_LAST = {  # queries are normed once turned
+    "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl", "maincoder",
+}  # fmt: skip
 ONLY_SLIDING_TURNED = {"cohere2", "exaone4", "exaone_moe"}  # layers that see everything have no positions
 UNSCALED = {"gpt_neo"}
 THETAS = {  # the base of the frequencies where nothing states it: of layers that see all, and those that see a window
@@ -112,11 +114,16 @@ THETAS = {  # the base of the frequencies where nothing states it: of layers tha
 }  # fmt: skip
 BOTH_WAYS = {  # every token sees every other
     "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "modernbert", "modern-bert", "nomic_bert",
-    "nomic-bert", "neo-bert", "llada", "eurobert", "gemma-embedding", "siglip", "siglip_text_model",
+    "nomic-bert", "neo-bert", "llada", "llada-moe", "eurobert", "gemma-embedding", "dream", "rnd1", "llama-embed",
+    "siglip", "siglip_text_model",
 }  # fmt: skip
 NOT_LOOKED = {  # what their attention does is not known here
     "t5", "mt5", "umt5", "t5encoder", "llama4", "llama4_text", "nanochat", "mpnet", "xlnet", "mimo_v2_flash",
     "deberta-v2",    "ministral3", "mistral3", "paligemma", "gpt-oss", "modernbert", "modern-bert",
+}  # fmt: skip
+NOT_LOOKED_IN_GGUF = {  # which layers turn, slopes or caps that llama.cpp has built in
+    "mpt", "jais", "grok", "gemma-embedding", "cohere2", "cohere2moe", "exaone-moe", "maple", "step35", "granite_swa",
+    "smollm3", "baichuan",
 }  # fmt: skip
 
 _KEYS = {

@@ -18,6 +18,7 @@ from rewriter.facts import (
     NEIGHBOURS,
     NORM_LAST,
     NOT_LOOKED,
+    NOT_LOOKED_IN_GGUF,
     NOT_TURNED,
     ONLY_SLIDING_TURNED,
     THETAS,
@@ -38,7 +39,8 @@ def look(facts: Facts, layer: Layer) -> Look | None:
     heads = int(facts.number("heads", 0, layer.number))
     unknown_norms = facts.kind == "stablelm" and facts.stated("qk_layernorm")  # one for each head
     kinds = {facts.kind, facts.checkpoint.architecture}
-    if kinds & NOT_LOOKED or not heads or unknown_norms or facts.stated("alibi"):
+    unknown = NOT_LOOKED if facts.hugging_face else NOT_LOOKED | NOT_LOOKED_IN_GGUF
+    if kinds & unknown or not heads or unknown_norms or facts.stated("alibi"):
         return None
     query, key = _projections(facts, layer)
     if query is None or key is None or height(query) % heads:

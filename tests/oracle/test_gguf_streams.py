@@ -17,7 +17,9 @@ import pytest
 from rewriter import Options, open_checkpoint
 from rewriter.architectures.stacks import select
 from rewriter.errors import UnsupportedError
+from rewriter.facts import NOT_LOOKED_IN_GGUF
 from rewriter.formats.decode import open_weights
+from rewriter.metrics.looks import Text
 from rewriter.metrics.model import Stream, Team
 from rewriter.plan import open_stacks
 from rewriter.residual import describe_stream
@@ -167,3 +169,32 @@ def test_the_stream_is_the_model(spec: Spec, tmp_path: Path) -> None:
 def test_what_a_file_may_say_besides(variant: Variant, tmp_path: Path) -> None:
     spec = next(spec for spec in SPECS if spec.name == variant.name)
     assert_equal(spec, file(spec, tmp_path / "model.gguf", variant))
+
+
+# ---- several tokens: where they look
+
+TEXT = (3, 17, 40, 8)
+NOT_LOOKED = (  # besides those of the tables: latent attention, and what the tables say is not known
+    "mistral3", "modern-bert", "gpt-oss", "llama4", "deepseek2", "mistral4", "deepseek32", "glm-dsa", "plm",
+    "t5encoder", "minicpm3", *NOT_LOOKED_IN_GGUF,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", RUN, ids=str)
+def test_a_text_is_read_as_llama_cpp_reads_it(spec: Spec, tmp_path: Path) -> None:
+    """Or nobody says how it is read."""
+    path = file(spec, tmp_path / "model.gguf")
+    checkpoint = open_checkpoint(path)
+    with open_weights(checkpoint) as opened:
+        stream = describe_stream(checkpoint, select(open_stacks(checkpoint, Options())[1], "main"), opened)
+        assert stream.looks == (spec.name not in NOT_LOOKED)
+        if stream.looks:
+            wanted = llamacpp.answer(spec.question, path, list(TEXT))
+            assert np.abs(read(stream) - wanted).max() < 1e-2 * np.abs(wanted).mean()
+
+
+def read(stream: Stream) -> np.ndarray:
+    team, x = Team(1), stream.enter(np.array([TEXT]), 0)
+    for block in stream.blocks:
+        x = block(x, 1.0, team, Text(len(TEXT)))
+    return stream.logits(x, team)
