@@ -22,13 +22,16 @@ HF, F16 = MODELS / "tiny-llama-12L", MODELS / "tiny-llama-12L-F16.gguf"
 Q8, Q4 = MODELS / "tiny-llama-12L-Q8_0.gguf", MODELS / "tiny-llama-12L-Q4_K_M.gguf"
 
 
+QUICK = [name for name in METRICS if not name.startswith("sampled")]  # the others take many seconds
+
+
 # ---- the forms of one model
 
 
 @pytest.fixture(scope="module")
 def scored() -> dict[Path, dict[str, tuple[float, ...]]]:
     return {
-        path: {name: score_layers(open_checkpoint(path), name).values for name in METRICS} for path in (HF, F16, Q8, Q4)
+        path: {name: score_layers(open_checkpoint(path), name).values for name in QUICK} for path in (HF, F16, Q8, Q4)
     }
 
 
@@ -40,7 +43,7 @@ def spearman(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_gguf_scores_like_the_model_it_was_made_from(name, scored):
     """The conversion permutes rows of queries and keys and rounds norms to nothing: only sums change their order."""
     one, other = scored[HF][name], scored[F16][name]
@@ -49,9 +52,19 @@ def test_a_gguf_scores_like_the_model_it_was_made_from(name, scored):
 
 
 @pytest.mark.parametrize("path", [Q8, Q4], ids=lambda path: path.stem[-6:])
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_quantised_model_ranks_like_its_source(name, path, scored):
     assert spearman(scored[F16][name], scored[path][name]) >= 0.95
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("name", "least"), [("sampled-removal", 0.95), ("sampled-greedy", 0.9)])
+def test_sampled_text_ranks_a_quantised_model_about_like_its_source(name, least):
+    """Each file samples a text of its own; and greedy choices that are nearly tied part ways for good."""
+    whole, plain, *quantised = (score_layers(open_checkpoint(path), name).values for path in (HF, F16, Q8, Q4))
+    assert spearman(whole, plain) == pytest.approx(1)
+    assert all(spearman(plain, each) >= least for each in quantised)
+    assert all({3, 4} <= set(np.argsort(each)[:3].tolist()) for each in (plain, *quantised))
 
 
 # ---- the command
