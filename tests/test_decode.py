@@ -241,3 +241,14 @@ def test_little_is_in_memory_at_once(tmp_path: Path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 << 20  # of 32 MiB
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (3, 1, 1), (3,)], ids=str)
+def test_a_stack_of_matrices_has_scales_of_its_own(shape: tuple[int, ...], tmp_path: Path):
+    name = "model.layers.0.mlp.experts.down_proj"
+    values, scales = codes(0, 3, 8, 6), np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 3]}}
+    found = read(saved(tmp_path, {name: ("F8_E4M3", values), f"{name}_scale_inv": ("F32", scales)}, **config), name)
+    grids = scales.reshape(3, *(shape[1:] or (1, 1)))
+    for matrix, plain, grid in zip(found, small_floats(4, True)[values], grids, strict=True):
+        assert np.allclose(matrix, plain * np.kron(grid, np.ones((8 // grid.shape[0], 6 // grid.shape[1]))))
