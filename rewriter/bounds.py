@@ -9,6 +9,8 @@ from itertools import chain
 
 Layers = tuple[int, ...]
 _TRIED = 8  # layers of a group of which one must stay
+_WAYS = 320  # numbers of layers kept so far, the best, that are followed up
+SEARCHED = 256  # layers; among more the search would take long
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def _breaks(bound: Bound, kept: Layers, count: int) -> bool:
         bound.never
         or len(_among(bound, kept)) < bound.at_least
         or not bound.stay <= there
-        or any((_place(bound, layer) - new) % bound.period for new, layer in enumerate(_among(bound, kept)))
+        or (bound.period > 1 and _moves(bound, kept))
         or kept[0] in bound.not_first
         or kept[-1] in bound.not_last
         or not bound.counts.isdisjoint((len(kept), count))
@@ -62,12 +64,17 @@ def _breaks(bound: Bound, kept: Layers, count: int) -> bool:
 
 def _among(bound: Bound, kept: Layers) -> Layers:
     """Those of `kept` that the bound counts."""
-    return kept if bound.among is None else tuple(layer for layer in kept if layer in bound.among)
+    if bound.among is None:
+        return kept
+    among = set(bound.among)
+    return tuple(layer for layer in kept if layer in among)
 
 
-def _place(bound: Bound, layer: int) -> int:
-    """The number of a layer that the bound counts, among those."""
-    return layer if bound.among is None else bound.among.index(layer)
+def _moves(bound: Bound, kept: Layers) -> bool:
+    """Whether a layer does not keep its place in the period."""
+    places = None if bound.among is None else {layer: place for place, layer in enumerate(bound.among)}
+    counted = enumerate(_among(bound, kept))
+    return any(((places[layer] if places else layer) - new) % bound.period for new, layer in counted)
 
 
 def nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int = 3) -> list[Layers]:
@@ -84,6 +91,9 @@ def nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int = 3) 
     return sorted(found, key=lambda each: (len(wanted ^ set(each)), abs(len(each) - len(kept)), each))[:most]
 
 
+Ways = dict[Layers, list[tuple[int, Layers]]]  # how many are kept, of all and for each bound -> (cost, kept layers)
+
+
 def _nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int) -> list[Layers]:
     """As nearest, without groups.
 
@@ -92,39 +102,40 @@ def _nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int) -> 
     Among equally near ones those come first that drop as many layers as asked for.
     """
     wanted = set(kept)
-    ways: dict[Layers, list[tuple[int, Layers]]] = {(): [(0, ())]}
+    places = [{layer: place for place, layer in enumerate(bound.among or ())} for bound in bounds]
+    ways: Ways = {(0,) * (1 + len(bounds)): [(0, ())]}
     for layer in range(count):
-        following: dict[Layers, list[tuple[int, Layers]]] = {}
-        for cost, chosen in chain.from_iterable(ways.values()):
-            if not any(layer in bound.stay for bound in bounds):
-                following.setdefault(_state(bounds, chosen), []).append((cost + (layer in wanted), chosen))
-            if _may_stay(bounds, layer, chosen):
-                more = (*chosen, layer)
-                following.setdefault(_state(bounds, more), []).append((cost + (layer not in wanted), more))
-        ways = {state: sorted(best)[: 2 * most] for state, best in following.items()}
+        may_go = not any(layer in bound.stay for bound in bounds)
+        following: Ways = {}
+        for state, found in ways.items():
+            if may_go:
+                following.setdefault(state, []).extend((cost + (layer in wanted), chosen) for cost, chosen in found)
+            if _may_stay(bounds, places, layer, state):
+                more = (state[0] + 1, *(n + (layer in each) for n, each in zip(state[1:], places, strict=True)))
+                following.setdefault(more, []).extend(
+                    (cost + (layer not in wanted), (*chosen, layer))
+                    for cost, chosen in found
+                    if not any(layer in bound.requires and bound.requires[layer] not in chosen for bound in bounds)
+                )
+        best = sorted((min(found)[0], state) for state, found in following.items() if found)[:_WAYS]
+        ways = {state: sorted(following[state])[: 2 * most] for _, state in best}
     ends = (way for way in chain.from_iterable(ways.values()) if way[1])
-    found = [(cost, abs(len(chosen) - len(kept)), chosen) for cost, chosen in ends]
-    found = [each for each in found if len(each[2]) < count and broken(bounds, each[2], count) is None]
-    return [chosen for _, _, chosen in sorted(found)[:most]]
+    ended = [(cost, abs(len(chosen) - len(kept)), chosen) for cost, chosen in ends]
+    ended = [each for each in ended if len(each[2]) < count and broken(bounds, each[2], count) is None]
+    return [chosen for _, _, chosen in sorted(ended)[:most]]
 
 
-def _state(bounds: tuple[Bound, ...], chosen: Layers) -> Layers:
-    """What the layers kept so far allow to follow."""
-    counted = (len(_among(bound, chosen)) for bound in bounds if bound.among is not None)
-    return (len(chosen), *counted)
-
-
-def _may_stay(bounds: tuple[Bound, ...], layer: int, chosen: Layers) -> bool:
+def _may_stay(bounds: tuple[Bound, ...], places: list[dict[int, int]], layer: int, state: Layers) -> bool:
+    """Whether `layer` may follow where so many layers are kept."""
     return not any(
-        _shifts(bound, layer, chosen)
-        or (not chosen and layer in bound.not_first)
-        or (layer in bound.requires and bound.requires[layer] not in chosen)
-        for bound in bounds
+        _shifts(bound, place, layer, (state[0], state[at])) or (not state[0] and layer in bound.not_first)
+        for at, (bound, place) in enumerate(zip(bounds, places, strict=True), 1)
     )
 
 
-def _shifts(bound: Bound, layer: int, chosen: Layers) -> bool:
-    """Whether `layer`, kept after `chosen`, would not keep its place in the period."""
-    if bound.period == 1 or (bound.among is not None and layer not in bound.among):
+def _shifts(bound: Bound, places: dict[int, int], layer: int, kept: tuple[int, int]) -> bool:
+    """Whether `layer` would not keep its place in the period where so many layers, and of those counted, are kept."""
+    if bound.period == 1 or (bound.among is not None and layer not in places):
         return False
-    return (_place(bound, layer) - len(_among(bound, chosen))) % bound.period != 0
+    before = layer - kept[0] if bound.among is None else places[layer] - kept[1]
+    return before % bound.period != 0

@@ -11,6 +11,7 @@ from rewriter.checkpoint import Document, SideFile
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text, safetensors
 from rewriter.formats.files import named, opened, read_at, read_document, stamp
+from rewriter.formats.sizes import FILES
 
 SINGLE = "model.safetensors"
 _INDEX = ".safetensors.index.json"
@@ -79,7 +80,9 @@ def companions(path: Path, weights: set[str]) -> tuple[tuple[SideFile, ...], tup
     """
     side_files: list[SideFile] = []
     left_behind: list[str] = []
-    for name in _walk(path, left_behind):
+    for number, name in enumerate(_walk(path, left_behind)):
+        if number >= FILES:
+            raise CheckpointError(f"{named(path)} holds more than {FILES} files")
         if name in weights:
             continue
         if _is_stale(path, name):
