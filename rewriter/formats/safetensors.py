@@ -83,7 +83,7 @@ def _parsed(header: bytes, path: str, name: str, index: int, stamp: Stamp) -> tu
 def _json(header: bytes, where: str) -> Any:
     """Like the library's own reader, refuse text that cannot be written as UTF-8 again."""
     try:
-        entries = json_text.parse(header.decode("utf-8"), where)
+        entries = json_text.parse(header.decode("utf-8"), where, finite=True)
         if b"\\ud" in header.lower():
             json.dumps(entries, ensure_ascii=False).encode("utf-8")
     except UnicodeError as error:
