@@ -139,11 +139,15 @@ def _check_unique(names: Iterable[str], what: str) -> None:
 
 
 def _alignment(fields: Iterable[Field]) -> int:
-    value = next((field.value for field in fields if field.key == "general.alignment"), DEFAULT_ALIGNMENT)
+    kind, value = next(
+        ((field.type, field.value) for field in fields if field.key == "general.alignment"), ("u32", DEFAULT_ALIGNMENT)
+    )
     if type(value) is not int or value < 1 or value & (value - 1):
         raise CheckpointError(f"general.alignment must be a power of two, not {shown(value)}")
     if value > ALIGNMENT_LIMIT:
         raise CheckpointError(f"general.alignment is {value}, more than {ALIGNMENT_LIMIT}")
+    if kind != "u32":
+        raise CheckpointError(f"general.alignment is a {kind}; loaders read nothing but a u32")
     return value
 
 
