@@ -165,7 +165,7 @@ FILES = {
     "config of digits": ("config.json", lambda: repeated(b'{"a":', b"9", b"}"), "Exceeds the limit"),
     "config of 300 MB": ("config.json", lambda: b" " * 300_000_000, "far too many for a JSON file"),
     "config of long text": ("config.json", lambda: config(x="a" * 90_000_000), ""),
-    "config of keys": ("config.json", lambda: config(**{f"k{n}": n for n in range(3_000_000)}), ""),
+    "config of keys": ("config.json", lambda: config(**{f"k{n}": n for n in range(3_000_000)}), "entries of metadata"),
     "tokenizer": ("tokenizer.json", lambda: b"[" * 100_000_000, ""),
     "generation config": ("generation_config.json", lambda: b"[" * 3_000_000, "nested too deeply"),
     "index": (

@@ -22,7 +22,7 @@ from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text, safetensors
 from rewriter.formats.directory import companions, weight_files
 from rewriter.formats.files import read_document
-from rewriter.formats.sizes import check_total
+from rewriter.formats.sizes import TENSORS, check_entries, check_total
 from rewriter.output import CopyRange, Literal, Output, OutputFile
 from rewriter.plan import Plan
 
@@ -129,6 +129,8 @@ def _checkpoint(
     config = json_text.parse(text, CONFIG)
     if not isinstance(config, dict):
         raise CheckpointError(f"{CONFIG} is not a JSON object")
+    flat = {**json_text.flatten(config), **_others(documents)}
+    check_entries(len(flat), f"{CONFIG}: ", TENSORS)  # quantised modules may be named one by one
     digest = hashlib.sha256(b"".join(header_digest for _, _, header_digest in opened))
     digest.update(text.encode())
     return Checkpoint(
@@ -138,7 +140,7 @@ def _checkpoint(
         architecture=MISTRAL if any(document.name == PARAMS for document in documents) else _model_type(config),
         shards=tuple(shard for shard, _, _ in opened),
         tensors=tensors,
-        metadata={**json_text.flatten(config), **_others(documents)},
+        metadata=flat,
         header_sha256=digest.hexdigest(),
         documents=documents,
         nbytes=sum(shard.stamp.size for shard, _, _ in opened),

@@ -19,7 +19,7 @@ def check_total(tensors: int, headers: int = 0, where: str = "") -> None:
         raise CheckpointError(f"{where}headers of {headers} bytes are more than {HEADERS}, the most that are read")
 
 
-def check_entries(count: int, where: str = "") -> None:
+def check_entries(count: int, where: str = "", most: int = ENTRIES) -> None:
     """Raise CheckpointError for more metadata than a checkpoint may hold."""
-    if count > ENTRIES:
-        raise CheckpointError(f"{where}{count} entries of metadata are more than {ENTRIES}, the most that are read")
+    if count > most:
+        raise CheckpointError(f"{where}{count} entries of metadata are more than {most}, the most that are read")
