@@ -59,10 +59,14 @@ Piece = CopyRange | StridedRange | Literal
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file to write: its pieces one after the other. `name` is relative to the output."""
+    """One file to write: its pieces one after the other. `name` is relative to the output.
+
+    `unchanged`: its only piece is the whole of another file.
+    """
 
     name: str
     pieces: tuple[Piece, ...]
+    unchanged: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -71,7 +75,9 @@ class OutputFile:
 
     @property
     def shareable(self) -> int:
-        """Bytes in whole blocks that keep their place within a block: a filesystem can share them."""
+        """Bytes that a filesystem can share: all of another file, or whole blocks that keep their place within one."""
+        if self.unchanged:
+            return self.nbytes
         shared, at = 0, 0
         for piece in self.pieces:
             if isinstance(piece, CopyRange) and (piece.offset - at) % BLOCK == 0:
@@ -103,19 +109,34 @@ class Output:
         """The exact size of all files."""
         return sum(file.nbytes for file in self.files)
 
+    @property
+    def shareable(self) -> int:
+        """Bytes of all files that a filesystem can share with the sources."""
+        return sum(file.shareable for file in self.files)
+
 
 @dataclass(frozen=True, slots=True)
 class Writing:
     """How an output is written; what it holds is the plan's business.
 
     overwrite: replace an earlier output. verify_bytes: compare every byte that stayed before the output appears.
+    share: let the filesystem share blocks with the source. hardlink: give unchanged files a second name where that
+    can be done. sync: wait until the disk has everything.
     """
 
     overwrite: bool = False
     verify_bytes: bool = False
+    share: bool = True
+    hardlink: bool = False
+    sync: bool = True
 
 
 _WORTH_PADDING = 1 << 20  # bytes of data below which a header is not made longer
+
+
+def whole_file(name: str, path: str, nbytes: int) -> OutputFile:
+    """The file at `path`, `nbytes` long, under the name `name`. An empty one is made afresh."""
+    return OutputFile(name, (CopyRange(path, 0, nbytes),) if nbytes else (), unchanged=nbytes > 0)
 
 
 def best_start(pieces: Iterable[Piece]) -> int | None:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from rewriter.copying import Progress, can_share, write_files
+from rewriter.copying import Progress, can_link, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
 from rewriter.output import Output, Writing
@@ -46,17 +46,17 @@ def execute(
     """
     destination = _absolute(destination)
     if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
-        check_destination(output, destination, how.overwrite)
+        check_destination(output, destination, how)
     _refuse_source(output, destination)
     try:
         with staged(destination) as staging:
             _undo_killed(staging, output, destination)
-            check_destination(output, destination, how.overwrite)
-            _fill(output, staging, progress)
+            check_destination(output, destination, how)
+            _fill(output, staging, how, progress)
             check(staging if output.directory else staging / output.files[0].name)
             _check_sources(output)
             with uninterrupted():
-                _commit(output, staging, destination, how.overwrite)
+                _commit(output, staging, destination, how)
                 committed()
     except OSError as error:
         raise OutputError(f"cannot write {named(destination)}: {_reason(error)}") from None
@@ -80,26 +80,26 @@ def _absolute(destination: Path) -> Path:
     return parent / path.name
 
 
-def check_destination(output: Output, destination: Path, overwrite: bool) -> None:
+def check_destination(output: Output, destination: Path, how: Writing) -> None:
     """Raise OutputError if `output` must not go to `destination`, or does not fit there."""
     destination = _absolute(destination)
     _refuse_source(output, destination)
-    _refuse_existing(output, destination, overwrite)
+    _refuse_existing(output, destination, how.overwrite)
     free = os.statvfs(destination.parent)
     room = free.f_bavail * free.f_frsize
-    if room < output.nbytes and room < (need := _need(output, destination.parent)):
+    if room < output.nbytes and room < (need := _need(output, destination.parent, how)):
         raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
 
 
-def _need(output: Output, folder: Path) -> int:
-    """How many bytes the output takes on a disk: what is a hole in a source stays one, shared blocks take nothing."""
-    if output.sources and can_share(output.sources[0][0], folder):
-        return output.nbytes - sum(file.shareable for file in output.files)
-    holes = 0
+def _need(output: Output, folder: Path, how: Writing) -> int:
+    """How many bytes the output takes on a disk: holes stay holes, shared blocks and links take nothing."""
+    if how.share and output.sources and can_share(output.sources[0][0], folder):
+        return output.nbytes - output.shareable
+    saved = sum(file.nbytes for file in output.files if how.hardlink and can_link(file, folder))
     for path, _ in output.sources:
         status = os.stat(path)
-        holes += max(0, status.st_size - status.st_blocks * 512)
-    return max(0, output.nbytes - holes)
+        saved += max(0, status.st_size - status.st_blocks * 512)
+    return max(0, output.nbytes - saved)
 
 
 def _refuse_existing(output: Output, destination: Path, overwrite: bool) -> None:
@@ -126,7 +126,8 @@ def _refuse_source(output: Output, destination: Path) -> None:
     """The input is never replaced, nor written into, whatever it is called and wherever its links lead."""
     sources = [Path(path) for path, _ in output.sources]
     for target in _existing(output, destination):
-        if any(_same(target, source) for source in sources):
+        first = target.name == output.files[0].name
+        if any(_same(target, source) and (first or _one_name(target, source)) for source in sources):
             raise OutputError(f"{named(target)} is the input itself; give another destination")
     if not output.directory:
         return
@@ -136,6 +137,12 @@ def _refuse_source(output: Output, destination: Path) -> None:
     inside = any(folder in destination.parents or destination in folder.parents for folder in folders)
     if inside or any(destination in source.resolve().parents for source in sources):
         raise OutputError(f"{named(destination)} lies inside the input, or the input in it; give another place")
+
+
+def _one_name(one: Path, other: Path) -> bool:
+    """Whether two paths of one file are the same name of it: a second name may go, the file stays."""
+    real, other = one.resolve(), other.resolve()
+    return os.stat(real).st_nlink == 1 or (_same(real.parent, other.parent) and real.name == other.name)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -156,14 +163,14 @@ def _check_replaceable(path: Path, directory: bool) -> None:
         raise OutputError(f"{named(path)} is not a regular file; give the name of a file")
 
 
-def _fill(output: Output, staging: Path, progress: Progress) -> None:
+def _fill(output: Output, staging: Path, how: Writing, progress: Progress) -> None:
     folders = {staging}
     for file in output.files:
         target = staging / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         folders.update(folder for folder in target.parents if staging in folder.parents)
-    write_files(output.files, staging, progress)
-    for folder in folders:
+    write_files(output.files, staging, progress, how)
+    for folder in folders if how.sync else ():
         sync(folder)
 
 
@@ -173,30 +180,31 @@ def _check_sources(output: Output) -> None:
             raise CheckpointError(f"{named(path)} has changed while it was read; nothing was written")
 
 
-def _commit(output: Output, staging: Path, destination: Path, overwrite: bool) -> None:
+def _commit(output: Output, staging: Path, destination: Path, how: Writing) -> None:
     if not output.directory:
-        _commit_files(output, staging, destination, overwrite)
+        _commit_files(output, staging, destination, how)
     elif os.path.lexists(destination):
-        _refuse_existing(output, destination, overwrite)
+        _refuse_existing(output, destination, how.overwrite)
         exchange(staging, destination)  # what was there is now the staging directory
         shutil.rmtree(staging)
     else:
         rename_new(staging, destination)
-    sync(destination.parent)
+    if how.sync:
+        sync(destination.parent)
 
 
-def _commit_files(output: Output, staging: Path, destination: Path, overwrite: bool) -> None:
+def _commit_files(output: Output, staging: Path, destination: Path, how: Writing) -> None:
     """Rename the files into place, the one that a loader opens first at last: until then nobody sees a set."""
-    old = _existing(output, destination) if overwrite else []
+    old = _existing(output, destination) if how.overwrite else []
     targets = _targets(output, destination)
     if len(targets) > 1:
-        _list_files(staging, targets)
+        _list_files(staging, targets, how)
         if targets[0] in old:
             os.unlink(targets[0])
     done: list[Path] = []
     try:
         for target in reversed(targets):
-            move = os.replace if overwrite else rename_new
+            move = os.replace if how.overwrite else rename_new
             move(staging / target.name, target)
             done.append(target)
     except OSError:
@@ -208,10 +216,11 @@ def _commit_files(output: Output, staging: Path, destination: Path, overwrite: b
             os.unlink(path)
 
 
-def _list_files(staging: Path, targets: list[Path]) -> None:
+def _list_files(staging: Path, targets: list[Path], how: Writing) -> None:
     inodes = {target.name: os.stat(staging / target.name).st_ino for target in targets}
     (staging / _LIST).write_text(json.dumps(inodes))
-    sync(staging)
+    if how.sync:
+        sync(staging)
 
 
 def _undo_killed(staging: Path, output: Output, destination: Path) -> None:
