@@ -139,6 +139,11 @@ def whole_file(name: str, path: str, nbytes: int) -> OutputFile:
     return OutputFile(name, (CopyRange(path, 0, nbytes),) if nbytes else (), unchanged=nbytes > 0)
 
 
+def most_padding(nbytes: int) -> int:
+    """How much longer a header may become for the sake of its data's place, in a file of at most `nbytes` bytes."""
+    return BLOCK if nbytes >= _WORTH_PADDING else 0
+
+
 def best_start(pieces: Iterable[Piece]) -> int | None:
     """Where `pieces` should start, modulo BLOCK, so that most of their bytes keep their place within a block.
 

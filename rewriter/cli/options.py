@@ -15,11 +15,13 @@ import typer
 from rewriter.architectures import select
 from rewriter.architectures.toml_file import load_architecture
 from rewriter.checkpoint import Checkpoint
+from rewriter.errors import RequestError
 from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
-from rewriter.selection import Options, Selection, choose
+from rewriter.selection import Options, Selection, choose, parse_size
 
 _LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
+_FILES = "Into which files"
 
 Source = Annotated[
     str,
@@ -46,6 +48,8 @@ class Request:
             """Exact, so that a target size is met to the byte."""
             return layout(make_plan(checkpoint, kept, self.options), name).nbytes
 
+        if self.options.regroups and self.selection == Selection():  # nothing goes, only the files are others
+            return make_plan(checkpoint, range(stack.count + stack.predictions), self.options)
         kept = choose(self.selection, stack.count, size_of, stack.predictions)
         dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
         return make_plan(checkpoint, kept, replace(self.options, drop_mtp=True) if dropped else self.options)
@@ -101,6 +105,25 @@ def _request(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse what would be written with a warning.", rich_help_panel=_REFUSALS)
     ] = False,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--shard-size",
+            "--split-max-size",
+            metavar="SIZE",
+            help="Files of at most SIZE (5GB): shards with an index, or a split GGUF. A larger tensor gets its own. "
+            "Without a choice of layers all stay.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    single_file: Annotated[
+        bool,
+        typer.Option(
+            "--single-file",
+            help="One file: model.safetensors without an index, or a GGUF that is not split.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
     no_provenance: Annotated[
         bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
     ] = False,
@@ -109,8 +132,21 @@ def _request(
     selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last)
     fields = tuple(keep_field or ()), tuple(per_layer_field or ())
     own = load_architecture(architecture) if architecture else None
-    options = Options(stack, generic, *fields, not no_provenance, force, align, strict, drop_mtp, own)
+    size = _file_size(max_size, single_file)
+    refusals = force, align, strict
+    options = Options(stack, generic, *fields, not no_provenance, *refusals, drop_mtp, own, size, single_file)
     return Request(selection, options)
+
+
+def _file_size(text: str | None, single_file: bool) -> int | None:
+    if text is None:
+        return None
+    if single_file:
+        raise RequestError("--shard-size and --single-file cannot be combined: give one")
+    size = parse_size(text)
+    if not size:
+        raise RequestError("--shard-size must be at least 1 byte")
+    return size
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:

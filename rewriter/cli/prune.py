@@ -18,6 +18,7 @@ from rewriter.cli.app import Progress
 from rewriter.cli.options import Request, Source, selecting
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
+from rewriter.copying import source_of
 from rewriter.errors import RequestError, shown
 from rewriter.formats import layout, open_checkpoint
 from rewriter.inspection import describe_plan
@@ -26,6 +27,8 @@ from rewriter.plan import Plan
 from rewriter.saved import load_plan, plan_again
 from rewriter.selection import Options, Selection
 from rewriter.writing import write
+
+_COPY = "How bytes get there"
 
 
 @selecting
@@ -38,10 +41,35 @@ def prune(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare all bytes before the output appears.")] = False,
+    no_share: Annotated[
+        bool,
+        typer.Option(
+            "--no-share", help="Copy every byte: share no blocks with SRC on XFS and btrfs.", rich_help_panel=_COPY
+        ),
+    ] = False,
+    hardlink: Annotated[
+        bool,
+        typer.Option(
+            "--hardlink",
+            help="Give files that stay as they are a second name instead of a copy. Both names are then ONE file: who "
+            "writes into one changes the other. Mode and owner stay those of SRC.",
+            rich_help_panel=_COPY,
+        ),
+    ] = False,
+    no_fsync: Annotated[
+        bool,
+        typer.Option(
+            "--no-fsync",
+            help="Do not wait for the disk: after a power cut the output may be there and hold zeros.",
+            rich_help_panel=_COPY,
+        ),
+    ] = False,
 ) -> None:
     """Drop layers: write a checkpoint without them, everything else as it was.
 
     Example: `rewriter prune model.gguf smaller.gguf --drop 20-23`
+
+    Example, other files and all layers: `rewriter prune model/ one/ --single-file`
     """
     began = time.monotonic()
     checkpoint = open_checkpoint(source)
@@ -51,12 +79,25 @@ def prune(
         plan = _saved(saved_plan, checkpoint, request)
     total = layout(plan, Path(destination).name).nbytes
     with _progress(total) as progress:
-        how = Writing(overwrite=overwrite, verify_bytes=verify)
+        how = Writing(overwrite, verify, share=not no_share, hardlink=hardlink, sync=not no_fsync)
         output = write(plan, destination, how, progress=progress, committed=_committed)
     lines = _summary(plan, output, destination, time.monotonic() - began)
     written = _written(output, destination)
+    if hardlink:
+        lines += _links(output, destination)
     lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
     _say("\n".join(lines), written)
+
+
+def _links(output: Output, destination: str) -> Iterator[str]:
+    """What has become of the files that were to be linked."""
+    folder = Path(destination) if output.directory else Path(destination).parent
+    unchanged = [file for file in output.files if file.unchanged]
+    copied = [file for file in unchanged if not os.path.samefile(folder / file.name, source_of(file))]
+    yield f"hard links: {len(unchanged) - len(copied)} of {len(output.files)} files are one with the source's"
+    if copied:
+        names = ", ".join(shown(file.name, 80) for file in copied)
+        yield f"note: no link could be made for {names}: copied"
 
 
 def _say(text: str, written: str) -> None:
@@ -71,7 +112,7 @@ def _say(text: str, written: str) -> None:
 
 
 def _next(plan: Plan, written: str, source: str) -> str:
-    told = "" if plan.provenance else plan.options.words  # without a record, verify must be told
+    told = "" if plan.provenance else plan.options.rules  # without a record, verify must be told
     return "next: " + show.command("verify", show.as_path(written), "--source", show.as_path(source)) + told
 
 
