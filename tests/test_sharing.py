@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rewriter.formats import open_checkpoint
-from rewriter.output import BLOCK, CopyRange
+from rewriter.output import BLOCK, CopyRange, Writing
 from rewriter.plan import make_plan
 from rewriter.verifying import verify
 from rewriter.writing import write
@@ -74,6 +74,52 @@ def test_an_output_shares_the_blocks_of_its_source(make, shared_disk):
     output = write(make_plan(open_checkpoint(source), [n for n in range(20) if n not in (3, 7, 8)]), target)
     assert used(shared_disk) - before < output.nbytes * 0.02
     assert verify(target, source) == ()
+
+
+@pytest.mark.parametrize("make", [directory, single])
+def test_what_is_not_to_be_shared_is_copied(make, shared_disk):
+    folder = shared_disk / f"not-shared-{make.__name__}"
+    folder.mkdir()
+    source = make(folder)
+    before = used(shared_disk)
+    plan = make_plan(open_checkpoint(source), range(4))
+    output = write(plan, folder / f"out-{source.name}", Writing(share=False))
+    assert used(shared_disk) - before > output.nbytes * 0.98
+    assert shared_extents(folder / f"out-{source.name}") == 0
+    write(plan, folder / f"shared-{source.name}")
+    assert shared_extents(folder / f"shared-{source.name}") > 0
+
+
+def shared_extents(path: Path) -> int:
+    """How many extents of the weights other files have too."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    done = subprocess.run(["xfs_io", "-r", "-c", "fiemap -v", file], capture_output=True, text=True, check=True)
+    flags = [int(line.split()[-1], 16) for line in done.stdout.splitlines() if line.split()[-1].startswith("0x")]
+    assert flags
+    return sum(bool(flag & 0x2000) for flag in flags)  # linux/fiemap.h: FIEMAP_EXTENT_SHARED
+
+
+def test_a_whole_file_is_cloned(shared_disk, monkeypatch):
+    """In one call, and not by ranges; its last block too."""
+    source = directory(shared_disk / "whole")
+    monkeypatch.setattr("rewriter.copying._copy", lambda *arguments: pytest.fail("copied"))
+    before = used(shared_disk)
+    output = write(make_plan(open_checkpoint(source), range(20)), shared_disk / "whole" / "out")
+    assert [file.name for file in output.files if file.unchanged] == ["model.safetensors"]
+    assert used(shared_disk) - before < 1 << 17
+    assert shared_extents(shared_disk / "whole" / "out") > 0
+    assert verify(shared_disk / "whole" / "out", source) == ()
+
+
+def test_the_plan_says_how_much_is_shared(shared_disk):
+    folder = shared_disk / "said"
+    folder.mkdir()
+    source = single(folder)
+    before = used(shared_disk)
+    output = write(make_plan(open_checkpoint(source), [0, 2, 3, 9]), folder / "out.gguf")
+    new = used(shared_disk) - before
+    assert output.nbytes - output.shareable <= new + 3 * BLOCK
+    assert new <= output.nbytes - output.shareable + (1 << 17)
 
 
 @pytest.mark.parametrize("make", [directory, single])
