@@ -36,7 +36,7 @@ def plan(
     Example: `rewriter plan model/ --drop 20-23 --shard-size 5GB`
     """
     name = output_name(source)
-    made = request.plan(open_checkpoint(source), name)
+    made = request.plan(open_checkpoint(source), name, show.note)
     described = describe_plan(made, layout(made, name))
     if output is not None:
         _save(described, output, overwrite)

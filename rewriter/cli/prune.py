@@ -74,7 +74,7 @@ def prune(
     began = time.monotonic()
     checkpoint = open_checkpoint(source)
     if saved_plan is None:
-        plan = request.plan(checkpoint, Path(destination).name)
+        plan = request.plan(checkpoint, Path(destination).name, show.note)
     else:
         plan = _saved(saved_plan, checkpoint, request)
     total = layout(plan, Path(destination).name).nbytes
