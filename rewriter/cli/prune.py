@@ -77,8 +77,7 @@ def prune(
         plan = request.plan(checkpoint, Path(destination).name, show.note)
     else:
         plan = _saved(saved_plan, checkpoint, request)
-    total = layout(plan, Path(destination).name).nbytes
-    with _progress(total) as progress:
+    with _progress(plan, Path(destination).name) as progress:
         how = Writing(overwrite, verify, share=not no_share, hardlink=hardlink, sync=not no_fsync)
         output = write(plan, destination, how, progress=progress, committed=_committed)
     lines = _summary(plan, output, destination, time.monotonic() - began)
@@ -133,7 +132,7 @@ def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Report]:
+def _progress(plan: Plan, name: str) -> Iterator[Report]:
     """A bar on a terminal: bytes, rate, time left. Nothing where nobody looks."""
     if not sys.stderr.isatty():
         yield lambda nbytes: None
@@ -142,7 +141,7 @@ def _progress(total: int) -> Iterator[Report]:
 
     columns = (rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
     with rich.Progress(*columns, console=show.console(error=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task("", total=layout(plan, name).nbytes)
         yield lambda nbytes: bar.advance(task, nbytes)
 
 
