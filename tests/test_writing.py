@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import types
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rewriter import Options, OutputError, Writing, layout, make_plan, open_checkpoint, verify, write
+from rewriter.cli import app as program
 from tests.builders import everything, huggingface, prune, split_gguf, tensors_of
 
 BARE = Options(provenance=False)
@@ -202,3 +204,48 @@ def test_where_nothing_can_be_cloned_it_is_copied(source, tmp_path, monkeypatch)
     monkeypatch.setattr("rewriter.copying.fcntl", types.SimpleNamespace(ioctl=refused(errno.EOPNOTSUPP)))
     target = prune(source, tmp_path / "out", range(5))
     assert everything(target) == everything(tmp_path / "plain")
+
+
+# The command line
+
+
+def called(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["rewriter", "prune", *map(str, arguments)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    assert not stopped.value.code
+
+
+OPTIONS = {
+    "": Writing(),
+    "--no-share": Writing(share=False),
+    "--hardlink": Writing(hardlink=True),
+    "--no-fsync": Writing(sync=False),
+    "--overwrite": Writing(overwrite=True),
+    "--verify": Writing(verify_bytes=True),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_say_how(option, source, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "rewriter.cli.prune.write", lambda plan, target, how, **more: (asked.append(how), write(plan, target))[1]
+    )
+    called(monkeypatch, source, tmp_path / "out", "--drop", "5", *option.split())
+    assert asked == [OPTIONS[option]]
+
+
+def test_the_summary_counts_links(source, tmp_path, monkeypatch, capsys):
+    called(monkeypatch, source, tmp_path / "out", "--drop", "5", "--hardlink")
+    assert "hard links: 3 of 8 files are one with the source's\n" in capsys.readouterr().out
+
+
+def test_the_summary_names_what_could_not_be_linked(source, tmp_path, monkeypatch, capsys):
+    patched(monkeypatch, link=refused(errno.EXDEV))
+    called(monkeypatch, source, tmp_path / "out", "--drop", "5", "--hardlink")
+    out = capsys.readouterr().out
+    assert "hard links: 0 of 8 files" in out
+    assert "note: no link could be made for model-00001-of-00003.safetensors, " in out
+    assert "tokenizer.json: copied" in out
