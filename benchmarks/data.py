@@ -57,11 +57,11 @@ def fill(file, size: int) -> None:
         size -= step
 
 
-def llama(folder: Path, megabytes: int, layers: int = 30, shards: int = 5) -> Path:
-    """A llama of about so many MB, most of it in matrices of some MB."""
-    width = 128 * max(1, round((megabytes * 1e6 / layers / 2 / 4) ** 0.5 / 128))
-    parts = {"self_attn.q_proj.weight": [width, width], "mlp.down_proj.weight": [width, 3 * width]}
-    parts["input_layernorm.weight"] = [width]
+def llama(folder: Path, width: int, layers: int = 30, shards: int = 5) -> Path:
+    """A llama as wide as small ones are: 1.7 GB with 2048."""
+    parts = {f"self_attn.{each}_proj.weight": [width, width] for each in "qkvo"}
+    parts |= {"mlp.down_proj.weight": [width, width * 11 // 4]}
+    parts |= {"input_layernorm.weight": [width], "post_attention_layernorm.weight": [width]}
     entries: list[Entry] = [("model.embed_tokens.weight", [1000, width], "BF16")]
     entries += [(f"model.layers.{n}.{part}", shape, "BF16") for n in range(layers) for part, shape in parts.items()]
     return write_directory(folder, entries, shards, {"model_type": "llama", "num_hidden_layers": layers}, filled=True)
@@ -108,6 +108,8 @@ def deepseek(folder: Path, layers: int, experts: int, shards: int) -> Path:
 
 # GGUF
 
+PARTS = ("attn_q", "attn_output", "ffn_down")
+
 
 def string(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
@@ -123,7 +125,7 @@ def words(count: int, most: int) -> bytes:
 
 
 def gguf(path: Path, tokens: int, row: int, layers: int = 30) -> Path:
-    """A llama whose layers are two matrices of F32 with `row` times `row` numbers, and a vocabulary with merges."""
+    """A llama whose layers are three matrices of F32, `row` times `row`, with a vocabulary and merges."""
     fields = [
         field("general.architecture", 8, string("llama")),
         field("llama.block_count", 4, struct.pack("<I", layers)),
@@ -132,7 +134,7 @@ def gguf(path: Path, tokens: int, row: int, layers: int = 30) -> Path:
     fields += [field("tokenizer.ggml.token_type", 9, struct.pack("<IQ", 5, tokens) + bytes(4 * tokens))]
     fields += [field("tokenizer.ggml.merges", 9, struct.pack("<IQ", 8, tokens) + words(tokens, 16))]
     records, at = [], 0
-    for name in (f"blk.{layer}.{part}.weight" for layer in range(layers) for part in ("attn_q", "ffn_down")):
+    for name in (f"blk.{layer}.{part}.weight" for layer in range(layers) for part in PARTS):
         records.append(string(name) + struct.pack("<IQQIQ", 2, row, row, 0, at))
         at += 4 * row * row
     head = b"GGUF" + struct.pack("<IQQ", 3, len(records), len(fields)) + b"".join((*fields, *records))

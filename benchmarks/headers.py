@@ -9,7 +9,7 @@ from benchmarks import data
 from benchmarks.measure import OURS, Case, Sample, Section, check, in_turns, removed
 
 TEXT = """\
-A GGUF with {tokens} tokens and merges beside one with 4, both with 60 small tensors; medians of {rounds} runs in turns.
+A GGUF with {tokens} tokens and merges beside one with 4, both with 90 small tensors; medians of {rounds} runs in turns.
 The last row is how long gguf-py's `GGUFReader` takes to open it (one run)."""
 
 

@@ -26,6 +26,7 @@ from rewriter import (
     verify,
 )
 from rewriter.cli import app as program
+from rewriter.formats.grouping import by_size
 from rewriter.saved import load_plan, plan_again
 from tests.builders import (
     MODELS,
@@ -42,6 +43,7 @@ from tests.builders import (
     values,
     write_gguf,
 )
+from tests.checkpoints import llama
 
 
 class Done(NamedTuple):
@@ -181,6 +183,26 @@ def test_a_lone_file_cannot_become_shards(tmp_path):
     shutil.copy(huggingface(tmp_path / "in") / "model.safetensors", tmp_path / "lone.safetensors")
     with pytest.raises(RequestError, match="a lone safetensors file stays one file"):
         prune(tmp_path / "lone.safetensors", tmp_path / "x", [0], Options(generic=True, max_size=1000))
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (1, [1, 1, 1, 1]),
+        (10, [1, 1, 1, 1]),
+        (12, [1, 1, 1, 1]),
+        (13, [1, 2, 1]),
+        (16, [1, 2, 1]),
+        (17, [2, 2]),
+        (25, [4]),
+    ],
+)
+def test_files_are_filled_to_the_byte(limit, expected):
+    """The first file holds 9 bytes besides its tensors, the others 5; each tensor takes 4."""
+    plan = make_plan(llama(2), [0, 1], Options(max_size=limit))
+    groups = by_size(plan, lambda copy: 4, lambda number: 5 if number else 9)
+    assert [len(group) for group in groups] == expected
+    assert [copy for group in groups for copy in group] == list(plan.tensors)
 
 
 # GGUF

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rewriter.formats import open_checkpoint
+from rewriter.errors import OutputError
+from rewriter.formats import layout, open_checkpoint
 from rewriter.output import BLOCK, CopyRange, Writing
 from rewriter.plan import make_plan
+from rewriter.selection import Options
 from rewriter.verifying import verify
 from rewriter.writing import write
 from tests.builders import huggingface
@@ -120,6 +122,26 @@ def test_the_plan_says_how_much_is_shared(shared_disk):
     new = used(shared_disk) - before
     assert output.nbytes - output.shareable <= new + 3 * BLOCK
     assert new <= output.nbytes - output.shareable + (1 << 17)
+
+
+def test_a_copy_that_is_not_shared_needs_its_room(shared_disk, monkeypatch):
+    folder = shared_disk / "no-room"
+    folder.mkdir()
+    plan = make_plan(open_checkpoint(single(folder)), range(2, 20))
+    monkeypatch.setattr(os, "statvfs", lambda path: type("Room", (), {"f_bavail": 1 << 20, "f_frsize": 1}))
+    with pytest.raises(OutputError, match="too few"):
+        write(plan, folder / "out.gguf", Writing(share=False))
+
+
+@pytest.mark.parametrize("make", [directory, single])
+@pytest.mark.parametrize("more", [400, 1000, 2000, 3000, 4000, 5000])
+def test_no_file_is_larger_than_asked_for_when_it_is_padded(make, more, tmp_path):
+    source = make(tmp_path)
+    size = 4 * (ROWS << 12) + more
+    output = layout(make_plan(open_checkpoint(source), range(1, 20), Options(max_size=size)), "out.gguf")
+    weights = [file for file in output.files if file.nbytes > ROWS << 12]
+    assert 5 <= len(weights) <= 7
+    assert max(file.nbytes for file in weights) <= size
 
 
 @pytest.mark.parametrize("make", [directory, single])

@@ -44,7 +44,7 @@ def plan(
         show.print_json(described)
     else:
         saved = [] if output is None else [f"saved: {shown(output, 200)}"]
-        show.console().print("\n".join([_text(described), *saved]))
+        show.say("\n".join([_text(described), *saved]))
 
 
 def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:

@@ -102,12 +102,12 @@ def _links(output: Output, destination: str) -> Iterator[str]:
 def _say(text: str, written: str) -> None:
     """The output is there, whether or not anybody can still be told: a closed pipe is no failure of the run."""
     try:
-        show.console().print(text)
+        show.say(text)
         sys.stdout.flush()
     except OSError as error:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # what is still buffered goes nowhere
         if not isinstance(error, BrokenPipeError):
-            show.console(error=True).print(f"{shown(written, 200)} is written; its summary could not be printed")
+            show.note(f"{shown(written, 200)} is written; its summary could not be printed")
 
 
 def _next(plan: Plan, written: str, source: str) -> str:
@@ -125,7 +125,7 @@ def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
     saved = load_plan(path)
     plan, same = plan_again(saved, checkpoint)
     if not same:
-        show.console(error=True).print(
+        show.note(
             f"the plan was made for {shown(saved.source_name)}; planned again for this file from the layers it keeps"
         )
     return plan

@@ -30,7 +30,12 @@ def console(error: bool = False) -> Console:
 
 def note(text: str) -> None:
     """Say something on the side, where it does not disturb what a program reads."""
-    console(error=True).print(text)
+    sys.stderr.write(text + "\n")
+
+
+def say(text: str) -> None:
+    """Print plain text as it is: rich would take longer to load than a small run takes."""
+    sys.stdout.write(text + "\n")
 
 
 def size(nbytes: int) -> str:

@@ -48,4 +48,4 @@ def verify(
     if problems:
         raise typer.Exit(1)
     against = "itself" if source is None else f"itself and {shown(source, 200)}"
-    show.console().print(f"ok: {shown(destination, 200)} agrees with {against}")
+    show.say(f"ok: {shown(destination, 200)} agrees with {against}")
