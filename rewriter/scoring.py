@@ -11,10 +11,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 
 if "numpy" not in sys.modules:  # one thread for each of ours: sums then do not depend on how many there are
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import numpy as np
 
 from rewriter.architectures.stacks import Stack, select
 from rewriter.checkpoint import Checkpoint
@@ -73,7 +76,8 @@ def score_layers(
     with _model(checkpoint, stack, threads or workers()) as model:
         for name, function in zip(chosen, functions, strict=True):
             try:
-                values = function(model)
+                with np.errstate(all="ignore"):  # what is not finite is said below
+                    values = function(model)
             except UnsupportedError as error:
                 if name == chosen[-1]:
                     raise
@@ -106,6 +110,11 @@ def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weigh
 
 
 def _scores(metric: str, stack: Stack, values: Sequence[float], why: str) -> Scores:
+    strange = next((layer for layer, value in enumerate(values) if not isfinite(value)), None)
+    if strange is not None:
+        raise UnsupportedError(
+            f"{metric} gives no number for layer {strange}: there are weights that are infinite or not numbers"
+        )
     order = sorted(range(len(values)), key=lambda layer: (values[layer], layer))
     ranks = {layer: rank for rank, layer in enumerate(order, 1)}
     layers = tuple(LayerScore(layer, float(value), ranks[layer]) for layer, value in enumerate(values))

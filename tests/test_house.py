@@ -40,6 +40,8 @@ ROOMS = [
     ["output", "plan"],
     ["formats", "roles", "recipes", "facts"],
     ["metrics"],
+    ["parts"],
+    ["value_paths", "feed_forwards"],
     ["blocks"],
     ["residual"],
     ["scoring", "components"],

@@ -36,7 +36,8 @@ def plan(
     Example: `rewriter plan model/ --drop 20-23 --shard-size 5GB`
     """
     name = output_name(source)
-    made = request.plan(open_checkpoint(source), name, show.note)
+    told: list[str] = []
+    made = request.plan(open_checkpoint(source), name, told.append)
     described = describe_plan(made, layout(made, name))
     if output is not None:
         _save(described, output, overwrite)
@@ -44,7 +45,7 @@ def plan(
         show.print_json(described)
     else:
         saved = [] if output is None else [f"saved: {shown(output, 200)}"]
-        show.say("\n".join([_text(described), *saved]))
+        show.say("\n".join([_text(described), *told, *saved]))
 
 
 def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:

@@ -73,14 +73,15 @@ def prune(
     """
     began = time.monotonic()
     checkpoint = open_checkpoint(source)
+    told: list[str] = []
     if saved_plan is None:
-        plan = request.plan(checkpoint, Path(destination).name, show.note)
+        plan = request.plan(checkpoint, Path(destination).name, told.append)
     else:
         plan = _saved(saved_plan, checkpoint, request)
     with _progress(plan, Path(destination).name) as progress:
         how = Writing(overwrite, verify, share=not no_share, hardlink=hardlink, sync=not no_fsync)
         output = write(plan, destination, how, progress=progress, committed=_committed)
-    lines = _summary(plan, output, destination, time.monotonic() - began)
+    lines = _summary(plan, output, destination, time.monotonic() - began) + told
     written = _written(output, destination)
     if hardlink:
         lines += _links(output, destination)

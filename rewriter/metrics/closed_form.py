@@ -47,7 +47,8 @@ def _body_power(body: Attention | FeedForward | Experts, norm: Norm | None, shar
     if isinstance(body, FeedForward):
         return _feed_forward_power(body, norm)
     powers = [_feed_forward_power(expert, norm) for expert in body.experts]
-    routed = float(np.mean(powers)) * body.scale**2 / (body.used if body.router is not None else len(powers))
+    router = body.router
+    routed = float(np.mean(powers)) * (1 / len(powers) if router is None else router.scale**2 / router.used)
     return routed + (_feed_forward_power(body.shared, norm) if body.shared is not None else 0.0)
 
 

@@ -25,7 +25,12 @@ def magnitude_l1(model: Model) -> Scores:
 
 def magnitude_l2(model: Model) -> Scores:
     """Root of the sum of w^2 over all tensors of the layer."""
-    return [float(np.sqrt(total)) for total in _sums(model, lambda part: float(np.square(part, out=part).sum()))]
+    return [float(np.sqrt(total)) for total in _sums(model, _square_sum)]
+
+
+def _square_sum(part: Floats) -> float:
+    flat = part.ravel()
+    return float(np.dot(flat, flat))
 
 
 def _sums(model: Model, statistic: Callable[[Floats], float]) -> Scores:
