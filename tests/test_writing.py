@@ -249,3 +249,12 @@ def test_the_summary_names_what_could_not_be_linked(source, tmp_path, monkeypatc
     assert "hard links: 0 of 8 files" in out
     assert "note: no link could be made for model-00001-of-00003.safetensors, " in out
     assert "tokenizer.json: copied" in out
+
+
+@pytest.mark.parametrize("provenance", [True, False])
+def test_a_lone_file_of_all_layers_is_unchanged_but_for_its_record(provenance, source, tmp_path):
+    lone = prune(source, tmp_path / "one", range(6), Options(single_file=True)) / "model.safetensors"
+    plan = make_plan(open_checkpoint(lone), range(6), Options(provenance=provenance))
+    output = write(plan, tmp_path / "out.safetensors")
+    assert output.files[0].unchanged is not provenance
+    assert (open_checkpoint(tmp_path / "out.safetensors").provenance is not None) is provenance
