@@ -37,7 +37,7 @@ def tensors(source: Path) -> int:
 
 
 def giant(folder: Path, small: bool) -> Section:
-    rounds, shape = (1, (8, 4, 3)) if small else (5, (61, 256, 163))
+    rounds, shape = (1, (8, 4, 3)) if small else (3, (61, 256, 163))
     source, target = data.deepseek(folder / "giant", *shape), folder / "out"
     found = in_turns(commands(source, target), rounds)
     check("prune", str(source), str(target), "--drop", "4-5", "--overwrite")

@@ -23,7 +23,7 @@ def cells(few: Sample, many: Sample) -> tuple[str, ...]:
 
 
 def sections(folder: Path, small: bool) -> list[Section]:
-    rounds, tokens = (1, 300) if small else (9, 262_144)
+    rounds, tokens = (1, 300) if small else (7, 262_144)
     files = {count: data.gguf(folder / f"tokens-{count}.gguf", count, 32) for count in (4, tokens)}
     target = folder / "out.gguf"
     commands = {"inspect": lambda path: ["inspect", path], "plan": lambda path: ["plan", path, "--drop", "3"]}

@@ -29,7 +29,7 @@ app()
 
 
 def sections(folder: Path, small: bool) -> list[Section]:
-    rounds = 1 if small else 31
+    rounds = 1 if small else 21
     program = folder / "smallest.py"
     program.write_text(SMALLEST)
     smallest = Case("a typer application of one command", [sys.executable, str(program), "--version"])
