@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import copying, giant, headers, sharing, startup
+from benchmarks import copying, giant, headers, measure, sharing, startup
 from benchmarks.measure import machine
 
 ALL = {"startup": startup, "copying": copying, "sharing": sharing, "headers": headers, "giant": giant}
@@ -21,9 +21,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*ALL, []], help="what to measure; all unless said")
     parser.add_argument("--small", action="store_true", help="little data, once: for the checks alone")
+    parser.add_argument("--rounds", type=int, help="how many runs the medians are of, instead of 5 to 21")
     parser.add_argument("--folder", type=Path, help="where to make the data (some 10 GB)")
     parser.add_argument("-o", "--output", type=Path, help="write the report there")
     asked = parser.parse_args()
+    measure.ROUNDS = asked.rounds
     parts = [report_head(Path(asked.folder or tempfile.gettempdir()))]
     for name in asked.names or ALL:
         with tempfile.TemporaryDirectory(dir=asked.folder) as folder:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks import data
-from benchmarks.measure import HEAD, OURS, Case, Section, check, in_turns, removed, rows, run
+from benchmarks.measure import HEAD, OURS, Case, Section, check, in_turns, removed, rounds_of, rows, run
 
 DROP = ["--drop", "3,9,17,28"]
 TEXT = """\
@@ -67,7 +67,7 @@ def resharding(folder: Path, source: Path, rounds: int) -> Section:
 
 
 def sections(folder: Path, small: bool) -> list[Section]:
-    rounds, width = (1, 256) if small else (7, 2048)
+    rounds, width = rounds_of(small, 7), 256 if small else 2048
     shards = data.llama(folder / "llama", width)
     size = sum(file.stat().st_size for file in shards.iterdir()) / 1e6
     found = [section(folder, f"{size:.0f} MB of BF16 in 5 shards", shards, rounds), resharding(folder, shards, rounds)]

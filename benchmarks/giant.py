@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks import data
-from benchmarks.measure import OURS, Case, Section, check, in_turns, removed
+from benchmarks.measure import OURS, Case, Section, check, in_turns, removed, rounds_of
 
 GIANT = """\
 DeepSeek-V3's names, shapes and sizes in {shards} shards: {tensors} tensors, {size:.0f} GB, without
@@ -37,7 +37,7 @@ def tensors(source: Path) -> int:
 
 
 def giant(folder: Path, small: bool) -> Section:
-    rounds, shape = (1, (8, 4, 3)) if small else (3, (61, 256, 163))
+    rounds, shape = rounds_of(small, 3), (8, 4, 3) if small else (61, 256, 163)
     source, target = data.deepseek(folder / "giant", *shape), folder / "out"
     found = in_turns(commands(source, target), rounds)
     check("prune", str(source), str(target), "--drop", "4-5", "--overwrite")

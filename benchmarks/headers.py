@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import data
-from benchmarks.measure import OURS, Case, Sample, Section, check, in_turns, removed
+from benchmarks.measure import OURS, Case, Sample, Section, check, in_turns, removed, rounds_of
 
 TEXT = """\
 A GGUF with {tokens} tokens and merges beside one with 4, both with 90 small tensors; medians of {rounds} runs in turns.
@@ -23,7 +23,7 @@ def cells(few: Sample, many: Sample) -> tuple[str, ...]:
 
 
 def sections(folder: Path, small: bool) -> list[Section]:
-    rounds, tokens = (1, 300) if small else (7, 262_144)
+    rounds, tokens = rounds_of(small, 7), 300 if small else 262_144
     files = {count: data.gguf(folder / f"tokens-{count}.gguf", count, 32) for count in (4, tokens)}
     target = folder / "out.gguf"
     commands = {"inspect": lambda path: ["inspect", path], "plan": lambda path: ["plan", path, "--drop", "3"]}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OURS = [sys.executable, "-m", "rewriter"]
+ROUNDS: int | None = None  # what the command line asks for
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
 
 
@@ -67,6 +68,11 @@ def run(command: Sequence[str]) -> Sample:
     starter = [sys.executable, "-I", "-S", "-c", STARTER, *command]
     done = subprocess.run(starter, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, check=True)
     return Sample(*map(float, done.stdout.split()))
+
+
+def rounds_of(small: bool, usual: int) -> int:
+    """How many runs to take the median of."""
+    return 1 if small else ROUNDS or usual
 
 
 def in_turns(cases: Sequence[Case], rounds: int) -> dict[str, Sample]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import data
-from benchmarks.measure import ENVIRONMENT, OURS, Case, Section, check, in_turns, removed
+from benchmarks.measure import ENVIRONMENT, OURS, Case, Section, check, in_turns, removed, rounds_of
 
 DROP = ["--drop", "3,9,17,28"]
 TEXT = """\
@@ -67,7 +67,7 @@ def rows(mount: Path, source: Path, rounds: int) -> Iterator[tuple[str, ...]]:
 
 
 def sections(folder: Path, small: bool) -> list[Section]:
-    rounds, width = (1, 256) if small else (5, 2048)
+    rounds, width = rounds_of(small, 5), 256 if small else 2048
     head = ("", "wall", "beyond the start", "new room")
     with xfs(folder, (512 << 20) if small else (10 << 30)) as mount:
         if mount is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks.measure import HEAD, OURS, Case, Section, in_turns, rows
+from benchmarks.measure import HEAD, OURS, Case, Section, in_turns, rounds_of, rows
 
 SMALLEST = """\
 import typer
@@ -29,7 +29,7 @@ app()
 
 
 def sections(folder: Path, small: bool) -> list[Section]:
-    rounds = 1 if small else 21
+    rounds = rounds_of(small, 21)
     program = folder / "smallest.py"
     program.write_text(SMALLEST)
     smallest = Case("a typer application of one command", [sys.executable, str(program), "--version"])

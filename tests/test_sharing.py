@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import types
 from pathlib import Path
 
 import gguf
@@ -156,6 +157,21 @@ def test_large_ranges_keep_their_place_within_a_block(make, keep, tmp_path):
         if isinstance(piece, CopyRange) and piece.nbytes > BLOCK:
             assert (piece.offset - at) % BLOCK == 0
         at += piece.nbytes
+
+
+def test_large_copies_start_where_the_kernel_is_fastest(tmp_path, monkeypatch):
+    """Linux moves 64 KiB at a time, and needs a third more where these do not fill whole portions of the target."""
+    source, places = single(tmp_path), []
+
+    def copy(source, target, count, offset_src=None):
+        if count > 1 << 16:
+            places.append(os.lseek(target, 0, os.SEEK_CUR) % (1 << 16))
+        return os.copy_file_range(source, target, count, offset_src=offset_src)
+
+    monkeypatch.setattr("rewriter.copying.os", types.SimpleNamespace(**{**vars(os), "copy_file_range": copy}))
+    write(make_plan(open_checkpoint(source), [0, 2, 3, 9]), tmp_path / "out.gguf")
+    assert len(places) >= 3
+    assert set(places) == {0}
 
 
 def test_holes_stay_holes(tmp_path):
