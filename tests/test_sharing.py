@@ -108,7 +108,9 @@ def test_a_whole_file_is_cloned(shared_disk, monkeypatch):
     monkeypatch.setattr("rewriter.copying._copy", lambda *arguments: pytest.fail("copied"))
     before = used(shared_disk)
     output = write(make_plan(open_checkpoint(source), range(20)), shared_disk / "whole" / "out")
-    assert [file.name for file in output.files if file.unchanged] == ["model.safetensors"]
+    assert [(file.name, file.shareable) for file in output.files if file.unchanged] == [
+        ("model.safetensors", (source / "model.safetensors").stat().st_size)
+    ]
     assert used(shared_disk) - before < 1 << 17
     assert shared_extents(shared_disk / "whole" / "out") > 0
     assert verify(shared_disk / "whole" / "out", source) == ()

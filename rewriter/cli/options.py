@@ -45,7 +45,7 @@ class Request:
         """The plan for `checkpoint`; `name` is what the output will be called. `told` hears how layers were scored."""
         stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
         if self.options.regroups and self.selection == Selection():  # nothing goes, only the files are others
-            return make_plan(checkpoint, range(stack.count + stack.predictions), self.options)
+            return make_plan(checkpoint, range(stack.count), self.options)
         check_request(self.selection)
         strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity)
         if scores is not None:
