@@ -126,13 +126,15 @@ def check(*command: str) -> None:
 def machine(folder: Path) -> list[str]:
     """On what it was measured, without names."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=True).stdout.strip()
+    kind = subprocess.run(["df", "--output=fstype", folder], capture_output=True, text=True, check=True).stdout.split()[
+        -1
+    ]
     release = ".".join(platform.release().split(".")[:2])
     copy = subprocess.run(["cp", "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
     packages = ", ".join(f"{name} {version(name)}" for name in ("typer", "gguf", "safetensors", "numpy"))
     return [
         f"- {os.cpu_count()} cores ({platform.machine()}) of a virtual machine that others use as well, "
-        f"{memory:.0f} GB of memory, {kind.split('/')[0]}, Linux {release}",
+        f"{memory:.0f} GB of memory, {kind}, Linux {release}",
         f"- Python {platform.python_version()}, {packages}, {copy}",
         f"- load when it began: {os.getloadavg()[0]:.1f}",
     ]
