@@ -138,8 +138,12 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
         **{key: {"before": before[key], "after": after[key]} for key in before},
         "changes": [edit_to_json(edit) for edit in plan.edits],
         "moved": _moved(plan),
-        "files": [{"name": file.name, "bytes": file.nbytes} for file in output.files],
+        "files": [
+            {"name": file.name, "bytes": file.nbytes, "shareable": file.shareable, "unchanged": file.unchanged}
+            for file in output.files
+        ],
         "disk_needed": output.nbytes,
+        "shareable": output.shareable,
         "left_behind": list(checkpoint.left_behind),
         "warnings": list(plan.warnings),
     }

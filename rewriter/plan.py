@@ -363,7 +363,9 @@ def _provenance(plan: Plan) -> Provenance:
 
 def result(plan: Plan) -> Checkpoint:
     """The checkpoint that the plan makes, as a value: its tensors still lie in the source's files."""
-    tensors = tuple(replace(copy.tensor, name=copy.name) for copy in plan.tensors)
+    tensors = tuple(
+        copy.tensor if copy.name == copy.tensor.name else replace(copy.tensor, name=copy.name) for copy in plan.tensors
+    )
     metadata = dict(plan.checkpoint.metadata)
     for edit in plan.edits:
         key = _whole_key(edit)

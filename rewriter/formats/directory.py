@@ -67,10 +67,12 @@ def _shard_names(index: Document) -> list[str]:
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index.name} has no weight_map")
-    for name in weight_map.values():
+    names = {name for name in weight_map.values() if isinstance(name, str)}
+    odd = [name for name in weight_map.values() if not isinstance(name, str)]
+    for name in (*odd, *sorted(names)):
         if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
             raise CheckpointError(f"{index.name} names the shard {shown(name)}, which is not a plain file name")
-    return sorted(set(weight_map.values()))
+    return sorted(names)
 
 
 def companions(path: Path, weights: set[str]) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:

@@ -18,6 +18,7 @@ _DECODER = json.JSONDecoder()
 VALUES = 4_000_000  # commas and opening brackets of one text: more would not fit into 2 GiB once they are read
 _CONTAINERS = (dict, list)
 DEPTH = 127  # levels, as the library of safetensors reads; what recurses over a value can then do so
+_QUOTED = json.encoder.encode_basestring_ascii
 _DOT = re.compile(r"(?<!\\)\.")
 _FIRST_INDENT = re.compile(r'\{[ \t\r]*\n([ \t]*)"')
 
@@ -152,6 +153,10 @@ def _dumped(text: str, value: Any, depth: int, old: str) -> str:
     flat = unit is None or (old[:1] in "[{" and len(old) > 1 and "\n" not in old and old not in ("[]", "{}"))
     if flat:
         return json.dumps(value)
+    if isinstance(value, dict) and value and all(isinstance(member, str) for member in value.values()):
+        gap = "\n" + (unit or "") * (depth + 1)  # an index of 100,000 tensors: with an indent json is ten times slower
+        members = (f"{gap}{_QUOTED(key)}: {_QUOTED(member)}" for key, member in value.items())
+        return "{" + ",".join(members) + gap[: -len(unit or "") or None] + "}"
     return json.dumps(value, indent=unit).replace("\n", "\n" + (unit or "") * depth)
 
 

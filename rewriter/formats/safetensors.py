@@ -157,7 +157,7 @@ def pieces(
 
     `path_of` gives the file that a tensor's shard number stands for.
     """
-    order = sorted(copies, key=lambda copy: (copy[0].shard, copy[0].offset, copy[0].nbytes))
+    order = _ordered(copies)
     offsets, at = {}, 0
     for tensor, name in order:
         offsets[name] = (at, at + tensor.nbytes)
@@ -168,6 +168,35 @@ def pieces(
     ranges = merged(piece for tensor, _ in order for piece in tensor_pieces(tensor, path_of(tensor.shard)))
     text += b" " * _padding(len(text), best_start(ranges))
     return merged([Literal(struct.pack("<Q", len(text)) + text), *ranges])
+
+
+def _ordered(copies: Sequence[tuple[TensorInfo, str]]) -> list[tuple[TensorInfo, str]]:
+    """In the order of the source's files, so that neighbours stay one range; the widest numbers first where a tensor
+    would else start in the middle of one: readers view the bytes as numbers, in place.
+    """
+    order = sorted(copies, key=lambda copy: (copy[0].shard, copy[0].offset, copy[0].nbytes))
+    at = 0
+    for tensor, _ in order:
+        if at % _width(tensor) and not tensor.offset % _width(tensor):
+            return sorted(order, key=lambda copy: -_width(copy[0]))
+        at += tensor.nbytes
+    return order
+
+
+def _width(tensor: TensorInfo) -> int:
+    """Bytes of one number, at least 1."""
+    return max(1, DTYPE_BITS[tensor.dtype] // 8)
+
+
+def head_bytes(metadata: dict[str, object] | None) -> int:
+    """At most so many bytes are in a file besides its tensors, their entries and what pads it to whole blocks."""
+    return 32 + len(json.dumps({METADATA: metadata}))
+
+
+def room_for(tensor: TensorInfo, name: str) -> int:
+    """At most so many bytes are in a file for this tensor: its data and its entry."""
+    entry = json.dumps({name: _entry(tensor, (10**18, 10**18))}, ensure_ascii=False)
+    return tensor.nbytes + len(entry.encode())
 
 
 def _padding(length: int, start: int | None) -> int:
