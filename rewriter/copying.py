@@ -5,10 +5,13 @@ Laws:
 - Where source and target agree modulo the block size, a range is copied as a ragged head, whole blocks and a ragged
   tail: whole blocks are what a filesystem can share (XFS, btrfs) instead of copying.
 - Holes of a sparse source stay holes.
+- A file that is taken over whole is cloned in one call where the filesystem can, or linked where that was asked for.
+- Writing to the disk is begun while the rest is copied, and waited for at the end.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -19,18 +22,23 @@ from pathlib import Path
 
 from rewriter.errors import CheckpointError
 from rewriter.formats.files import named, opened, read_at
-from rewriter.output import BLOCK, CopyRange, Digest, Literal, OutputFile, StridedRange
+from rewriter.output import BLOCK, CopyRange, Digest, Literal, OutputFile, StridedRange, Writing
 
 Progress = Callable[[int], None]
 Finished = Callable[[OutputFile], None]
+Way = Callable[[int, int, int, int], int]  # source, target, offset in the source, bytes -> bytes copied
 
 _STEP = 64 << 20  # bytes in one call: often enough for a progress bar, rare enough to cost nothing
+_PORTION = 64 << 10  # bytes that the kernel moves as one: it needs a quarter less time where they fill whole portions
 _AT_ONCE = 1 << 20  # bytes in one read of what the kernel cannot copy
 _LARGE = 8 << 20  # bytes from which a file is worth a thread
 _THREADS = 4
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_START_WRITING = 2  # linux/fs.h: SYNC_FILE_RANGE_WRITE
 # what the kernel answers where this pair of files, or this filesystem, cannot do it that way
 _TRY_ANOTHER = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
+
+_LIBC = ctypes.CDLL(None)
 
 
 class _CancelledError(Exception):
@@ -41,10 +49,10 @@ class _Work:
     """Files to be written by several threads, and what went wrong first."""
 
     def __init__(
-        self, files: Iterable[OutputFile], folder: Path, progress: Progress, finished: Finished, sync: bool
+        self, files: Iterable[OutputFile], folder: Path, progress: Progress, finished: Finished, how: Writing
     ) -> None:
         self._waiting = sorted(files, key=lambda file: file.nbytes)
-        self._folder, self._progress, self._finished, self._sync = folder, progress, finished, sync
+        self._folder, self._progress, self._finished, self._how = folder, progress, finished, how
         self.failures: list[OSError | CheckpointError] = []
         self.stopped = False
 
@@ -56,7 +64,7 @@ class _Work:
 
     def _write(self, file: OutputFile) -> None:
         try:
-            write_file(file, str(self._folder / file.name), self._advance, self._sync)
+            write_file(file, str(self._folder / file.name), self._advance, self._how)
             self._finished(file)
         except (OSError, CheckpointError) as error:
             self.failures.append(error)
@@ -69,13 +77,13 @@ class _Work:
 
 
 def write_files(
-    files: Collection[OutputFile], folder: Path, progress: Progress, finished: Finished, sync: bool = True
+    files: Collection[OutputFile], folder: Path, progress: Progress, finished: Finished, how: Writing
 ) -> None:
     """Write `files` into `folder`, several large ones at the same time. Raises what write_file raised first.
 
     `finished(file)` is called after each, by any thread.
     """
-    work = _Work(files, folder, progress, finished, sync)
+    work = _Work(files, folder, progress, finished, how)
     large = sum(file.nbytes >= _LARGE for file in files)
     helpers = [threading.Thread(target=work.run, daemon=True) for _ in range(min(_THREADS, large) - 1)]
     for helper in helpers:
@@ -92,31 +100,78 @@ def write_files(
         raise failure
 
 
-def write_file(file: OutputFile, path: str, progress: Progress, sync: bool = True) -> None:
-    """Write `file` to the new file `path` and, with `sync`, wait until the disk has it.
+def write_file(file: OutputFile, path: str, progress: Progress, how: Writing) -> None:
+    """Write `file` to the new file `path` as `how` says, and wait until the disk has it unless `how` says otherwise.
 
     Raises OSError, or CheckpointError if a source has become too short.
     """
+    if file.unchanged and how.hardlink and _linked(file, path, how.sync):
+        progress(file.nbytes)
+        return
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with ExitStack() as sources:
-            descriptors: dict[str, int] = {}
-            for piece in file.pieces:
-                if isinstance(piece, Digest):
-                    raise TypeError(piece)  # hashing.filled has put a literal in its place
-                if isinstance(piece, Literal):
-                    _write(target, piece.data)
-                    progress(piece.nbytes)
-                    continue
-                if piece.path not in descriptors:
-                    descriptors[piece.path] = sources.enter_context(opened(piece.path))[0]
-                copy = _copy_rows if isinstance(piece, StridedRange) else _copy
-                copy(descriptors[piece.path], target, piece, progress)  # type: ignore[arg-type]
-        os.ftruncate(target, file.nbytes)  # it may end in a hole
-        if sync:
+        if file.unchanged and how.share and _cloned(file, target):
+            progress(file.nbytes)
+        else:
+            _fill(file, target, progress, how)
+        if how.sync:
             os.fsync(target)
     finally:
         os.close(target)
+
+
+def _fill(file: OutputFile, target: int, progress: Progress, how: Writing) -> None:
+    with ExitStack() as sources:
+        descriptors: dict[str, int] = {}
+        for piece in file.pieces:
+            if isinstance(piece, Digest):
+                raise TypeError(piece)  # hashing.filled has put a literal in its place
+            if isinstance(piece, Literal):
+                _write(target, piece.data)
+                progress(piece.nbytes)
+                continue
+            if piece.path not in descriptors:
+                descriptors[piece.path] = sources.enter_context(opened(piece.path))[0]
+            if isinstance(piece, StridedRange):
+                _copy_rows(descriptors[piece.path], target, piece, progress)
+            else:
+                _copy(descriptors[piece.path], target, piece, progress, how)
+    os.ftruncate(target, file.nbytes)  # it may end in a hole
+
+
+def source_of(file: OutputFile) -> str:
+    """The path of the file that an unchanged one is the whole of, its links followed."""
+    (piece,) = file.pieces
+    if not isinstance(piece, CopyRange):
+        raise TypeError(piece)
+    return os.path.realpath(piece.path)
+
+
+def _linked(file: OutputFile, path: str, sync: bool) -> bool:
+    """Give the source the second name `path`; False where it cannot have one: it is copied then."""
+    try:
+        os.link(source_of(file), path)
+    except OSError:
+        return False
+    if sync:
+        with opened(path) as (descriptor, _):
+            os.fsync(descriptor)
+    return True
+
+
+def _cloned(file: OutputFile, target: int) -> bool:
+    """Share all blocks of the source; False where that cannot be done."""
+    try:
+        with opened(source_of(file)) as (source, _):
+            fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def can_link(file: OutputFile, folder: Path) -> bool:
+    """Whether a file in `folder` can be a second name of what `file` is the whole of: links end at a filesystem's."""
+    return file.unchanged and os.stat(source_of(file)).st_dev == os.stat(folder).st_dev
 
 
 def can_share(source: str, folder: Path) -> bool:
@@ -139,10 +194,10 @@ def _write(target: int, data: bytes) -> None:
         view = view[os.write(target, view) :]
 
 
-def _copy(source: int, target: int, piece: CopyRange, progress: Progress) -> None:
+def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: Writing) -> None:
     at, end = piece.offset, piece.offset + piece.nbytes
     together = (at - os.lseek(target, 0, os.SEEK_CUR)) % BLOCK == 0
-    ways = [_by_range, _by_sendfile, _by_hand]
+    ways: list[Way] = [_by_range, _by_sendfile, _by_hand] if how.share else [_by_sendfile, _by_hand]
     while at < end:
         data, hole = _data_after(source, at, end)
         if data > at:
@@ -150,24 +205,41 @@ def _copy(source: int, target: int, piece: CopyRange, progress: Progress) -> Non
             progress(data - at)
             at = data
             continue
-        try:
-            done = ways[0](source, target, at, _step(at, hole) if together else min(_STEP, hole - at))
-        except OSError as error:
-            if error.errno not in _TRY_ANOTHER or len(ways) == 1:
-                raise
-            ways.pop(0)
-            continue
+        step = _step(at, hole, os.lseek(target, 0, os.SEEK_CUR)) if together else min(_STEP, hole - at)
+        done = _moved(ways, source, target, at, step)
         if not done:
             raise CheckpointError(f"{named(piece.path)} ended at byte {at} while it was copied: it has changed")
+        if how.sync:
+            _start_writing(target, done)
         at += done
         progress(done)
 
 
-def _step(at: int, end: int) -> int:
-    """How many bytes to copy next: up to the next block, then whole blocks, then the rest."""
+def _moved(ways: list[Way], source: int, target: int, at: int, nbytes: int) -> int:
+    """How many bytes the first of `ways` that works here has copied; those that do not are taken off the list."""
+    while True:
+        try:
+            return ways[0](source, target, at, nbytes)
+        except OSError as error:
+            if error.errno not in _TRY_ANOTHER or len(ways) == 1:
+                raise
+            ways.pop(0)
+
+
+def _start_writing(target: int, nbytes: int) -> None:
+    """Let the disk begin with the last `nbytes` bytes, without waiting for it. Only an offer: fsync comes anyway."""
+    start = getattr(_LIBC, "sync_file_range", None)
+    if start is not None and nbytes >= _AT_ONCE:
+        first = os.lseek(target, 0, os.SEEK_CUR) - nbytes
+        start(target, ctypes.c_int64(first), ctypes.c_int64(nbytes), _START_WRITING)
+
+
+def _step(at: int, end: int, place: int) -> int:
+    """How many bytes to copy next, to `place` in the target: up to the next block, then whole blocks, then the rest."""
     if at % BLOCK:
         return min(BLOCK - at % BLOCK, end - at)
-    return min(_STEP, (end - at) // BLOCK * BLOCK or end - at)
+    step = _PORTION - place % _PORTION if place % _PORTION else _STEP
+    return min(step, (end - at) // BLOCK * BLOCK or end - at)
 
 
 def _data_after(source: int, at: int, end: int) -> tuple[int, int]:

@@ -76,10 +76,14 @@ Piece = CopyRange | StridedRange | Literal | Digest
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file to write: its pieces one after the other. `name` is relative to the output."""
+    """One file to write: its pieces one after the other. `name` is relative to the output.
+
+    `unchanged`: its only piece is the whole of another file.
+    """
 
     name: str
     pieces: tuple[Piece, ...]
+    unchanged: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -88,7 +92,9 @@ class OutputFile:
 
     @property
     def shareable(self) -> int:
-        """Bytes in whole blocks that keep their place within a block: a filesystem can share them."""
+        """Bytes that a filesystem can share: all of another file, or whole blocks that keep their place within one."""
+        if self.unchanged:
+            return self.nbytes
         shared, at = 0, 0
         for piece in self.pieces:
             if isinstance(piece, CopyRange) and (piece.offset - at) % BLOCK == 0:
@@ -125,6 +131,11 @@ class Output:
         """How many bytes are read for the digests in it."""
         return sum(piece.hashed for file in self.files for piece in file.pieces if isinstance(piece, Digest))
 
+    @property
+    def shareable(self) -> int:
+        """Bytes of all files that a filesystem can share with the sources."""
+        return sum(file.shareable for file in self.files)
+
 
 @dataclass(frozen=True, slots=True)
 class Writing:
@@ -133,15 +144,30 @@ class Writing:
     overwrite: replace an earlier output. verify_bytes: compare every byte that stayed before the output appears.
     resume: leave finished files for the next run when this one is stopped, and use what an earlier one left.
     checksums: record a hash of every tensor and every file.
+    share: let the filesystem share blocks with the source. hardlink: give unchanged files a second name where that
+    can be done. sync: wait until the disk has everything.
     """
 
     overwrite: bool = False
     verify_bytes: bool = False
     resume: bool = False
     checksums: bool = False
+    share: bool = True
+    hardlink: bool = False
+    sync: bool = True
 
 
 _WORTH_PADDING = 1 << 20  # bytes of data below which a header is not made longer
+
+
+def whole_file(name: str, path: str, nbytes: int) -> OutputFile:
+    """The file at `path`, `nbytes` long, under the name `name`. An empty one is made afresh."""
+    return OutputFile(name, (CopyRange(path, 0, nbytes),) if nbytes else (), unchanged=nbytes > 0)
+
+
+def most_padding(nbytes: int) -> int:
+    """How much longer a header may become for the sake of its data's place, in a file of at most `nbytes` bytes."""
+    return BLOCK if nbytes >= _WORTH_PADDING else 0
 
 
 def best_start(pieces: Iterable[Piece]) -> int | None:
@@ -165,19 +191,27 @@ def best_start(pieces: Iterable[Piece]) -> int | None:
 def merged(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
     """`pieces` with neighbours joined: ranges that continue each other, literals that follow each other."""
     result: list[Piece] = []
+    run: list[Piece] = []
     for piece in pieces:
-        last = result[-1] if result else None
-        if not piece.nbytes:
-            continue
-        if isinstance(piece, Literal) and isinstance(last, Literal):
-            result[-1] = Literal(last.data + piece.data)
-        elif (
-            isinstance(piece, CopyRange)
-            and isinstance(last, CopyRange)
-            and last.path == piece.path
-            and last.offset + last.nbytes == piece.offset
-        ):
-            result[-1] = CopyRange(last.path, last.offset, last.nbytes + piece.nbytes)
-        else:
-            result.append(piece)
-    return tuple(result)
+        if piece.nbytes and run and not _follows(run[-1], piece):
+            result.append(_joined(run))
+            run = []
+        if piece.nbytes:
+            run.append(piece)
+    return (*result, _joined(run)) if run else tuple(result)
+
+
+def _follows(last: Piece, piece: Piece) -> bool:
+    """Whether the two are one piece."""
+    if isinstance(piece, CopyRange) and isinstance(last, CopyRange):
+        return last.offset + last.nbytes == piece.offset and last.path == piece.path
+    return isinstance(piece, Literal) and isinstance(last, Literal)
+
+
+def _joined(run: list[Piece]) -> Piece:
+    first = run[0]
+    if isinstance(first, CopyRange):
+        return CopyRange(first.path, first.offset, sum(piece.nbytes for piece in run))
+    if isinstance(first, Literal):
+        return Literal(b"".join(piece.data for piece in run if isinstance(piece, Literal)))
+    return first

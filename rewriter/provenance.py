@@ -78,6 +78,8 @@ def options_to_json(options: Options) -> dict[str, Any]:
         "force": options.force,
         "drop_mtp": options.drop_mtp,
         "architecture": to_values(options.architecture) if options.architecture else None,
+        "max_size": options.max_size,
+        "single_file": options.single_file,
     }
 
 
@@ -91,6 +93,8 @@ def options_from_json(value: Any) -> Options:
         architecture=None if value["architecture"] is None else from_values(value["architecture"]),
         keep_fields=_texts(keep),
         per_layer_fields=_texts(per_layer),
+        max_size=_size(value.get("max_size")),  # earlier records do not have these
+        single_file=value.get("single_file") is True,
     )
 
 
@@ -128,6 +132,12 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
     """Where the checkpoint came from at first: what its record says, else itself. Raises CheckpointError."""
     record = recorded(checkpoint)
     return record.origin if record else Origin(checkpoint.name, checkpoint.header_sha256, {})
+
+
+def _size(value: object) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise TypeError
+    return value
 
 
 def _text(value: object) -> str:

@@ -14,12 +14,13 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from rewriter import resuming
 from rewriter.committing import NEW, commit_directory, commit_files, undo_killed
-from rewriter.copying import Finished, Progress, can_share, write_files
+from rewriter.copying import Progress, can_link, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
 from rewriter.hashing import filled
@@ -45,23 +46,25 @@ def execute(
     `progress(nbytes)` is called as bytes are written, `committed()` when the output has appeared, `told(line)`
     with what a user should know. Raises OutputError for the destination, CheckpointError when a source changes.
     """
+    how = replace(how, sync=how.sync or how.resume)  # only what the disk has can be gone on from
     try:
         destination = _absolute(destination)
         if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
-            check_destination(output, destination, how.overwrite)
+            check_destination(output, destination, how)
         _refuse_source(output, destination)
         keep = partial(resuming.keep, output=output, told=told) if how.resume else lambda staging: False
         with uninterrupted() as let_in, staged(destination, keep) as staging:
             undo_killed(staging)
             done = resuming.take_over(staging, output, how.resume, told)
-            check_destination(output, destination, how.overwrite, sum(file.nbytes for file in done))
+            check_destination(output, destination, how, sum(file.nbytes for file in done))
             with let_in(), _spoilt_by_bad_data(staging):
-                _fill(output, staging, done, progress, resuming.recorder(staging, how.resume))
+                _fill(output, staging, done, how, progress)
                 check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
                 _check_sources(output)
-            _commit(output, staging, destination, how.overwrite)
+            _commit(output, staging, destination, how)
             committed()
-            _settle(destination)
+            if how.sync:
+                _settle(destination)
     except OSError as error:
         raise OutputError(f"cannot write {named(destination)}: {_reason(error)}") from None
 
@@ -102,29 +105,29 @@ def _absolute(destination: Path) -> Path:
     return parent / path.name
 
 
-def check_destination(output: Output, destination: Path, overwrite: bool, there: int = 0) -> None:
+def check_destination(output: Output, destination: Path, how: Writing, there: int = 0) -> None:
     """Raise OutputError if `output` must not go to `destination`, or does not fit there.
 
     `there` of its bytes are written already.
     """
     destination = _absolute(destination)
     _refuse_source(output, destination)
-    _refuse_existing(output, destination, overwrite)
+    _refuse_existing(output, destination, how.overwrite)
     free = os.statvfs(destination.parent)
     room = free.f_bavail * free.f_frsize
-    if room < output.nbytes - there and room < (need := _need(output, destination.parent) - there):
+    if room < output.nbytes - there and room < (need := _need(output, destination.parent, how) - there):
         raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
 
 
-def _need(output: Output, folder: Path) -> int:
-    """How many bytes the output takes on a disk: what is a hole in a source stays one, shared blocks take nothing."""
-    if output.sources and can_share(output.sources[0][0], folder):
-        return output.nbytes - sum(file.shareable for file in output.files)
-    holes = 0
+def _need(output: Output, folder: Path, how: Writing) -> int:
+    """How many bytes the output takes on a disk: holes stay holes, shared blocks and links take nothing."""
+    if how.share and output.sources and can_share(output.sources[0][0], folder):
+        return output.nbytes - output.shareable
+    saved = sum(file.nbytes for file in output.files if how.hardlink and can_link(file, folder))
     for path, _ in output.sources:
         status = os.stat(path)
-        holes += max(0, status.st_size - status.st_blocks * 512)
-    return max(0, output.nbytes - holes)
+        saved += max(0, status.st_size - status.st_blocks * 512)
+    return max(0, output.nbytes - saved)
 
 
 def _refuse_existing(output: Output, destination: Path, overwrite: bool) -> None:
@@ -151,7 +154,8 @@ def _refuse_source(output: Output, destination: Path) -> None:
     """The input is never replaced, nor written into, whatever it is called and wherever its links lead."""
     sources = [Path(path) for path, _ in output.sources]
     for target in _existing(output, destination):
-        if any(_same(target, source) for source in sources):
+        first = target.name == output.files[0].name
+        if any(_same(target, source) and (first or _one_name(target, source)) for source in sources):
             raise OutputError(f"{named(target)} is the input itself; give another destination")
     if not output.directory:
         return
@@ -161,6 +165,12 @@ def _refuse_source(output: Output, destination: Path) -> None:
     inside = any(folder in destination.parents or destination in folder.parents for folder in folders)
     if inside or any(destination in source.resolve().parents for source in sources):
         raise OutputError(f"{named(destination)} lies inside the input, or the input in it; give another place")
+
+
+def _one_name(one: Path, other: Path) -> bool:
+    """Whether two paths of one file are the same name of it: a second name may go, the file stays."""
+    real, other = one.resolve(), other.resolve()
+    return os.stat(real).st_nlink == 1 or (_same(real.parent, other.parent) and real.name == other.name)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -181,7 +191,7 @@ def _check_replaceable(path: Path, directory: bool) -> None:
         raise OutputError(f"{named(path)} is not a regular file; give the name of a file")
 
 
-def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], progress: Progress, finished: Finished) -> None:
+def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], how: Writing, progress: Progress) -> None:
     """Write all files that are not `done`."""
     folders = {staging, staging / NEW}
     for file in output.files:
@@ -191,8 +201,8 @@ def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], progress:
     for file in done:
         progress(file.nbytes)
     left = filled([file for file in output.files if file not in done], progress)
-    write_files(left, staging / NEW, progress, finished)
-    for folder in folders:
+    write_files(left, staging / NEW, progress, resuming.recorder(staging, how.resume), how)
+    for folder in folders if how.sync else ():
         sync(folder)
 
 
@@ -202,10 +212,10 @@ def _check_sources(output: Output) -> None:
             raise CheckpointError(f"{named(path)} has changed while it was read; nothing was written")
 
 
-def _commit(output: Output, staging: Path, destination: Path, overwrite: bool) -> None:
-    _refuse_existing(output, destination, overwrite)
+def _commit(output: Output, staging: Path, destination: Path, how: Writing) -> None:
+    _refuse_existing(output, destination, how.overwrite)
     if output.directory:
         commit_directory(staging, destination)
     else:
-        earlier = _existing(output, destination) if overwrite else []
+        earlier = _existing(output, destination) if how.overwrite else []
         commit_files(staging, _targets(output, destination), earlier)

@@ -68,6 +68,7 @@ class Options:
     force: write what the architecture refuses, with a warning. align: take the nearest selection that it does not.
     strict: refuse what would be written with a warning. drop_mtp: drop the prediction layers.
     architecture: an entry of the caller's own, in the place of the tables'.
+    max_size: bytes that no file of the output should exceed. single_file: one file for all tensors.
     """
 
     stack: str = "main"
@@ -80,17 +81,31 @@ class Options:
     strict: bool = False
     drop_mtp: bool = False
     architecture: Architecture | None = None
+    max_size: int | None = None
+    single_file: bool = False
+
+    @property
+    def regroups(self) -> bool:
+        """Whether the tensors go into files of their own."""
+        return self.single_file or self.max_size is not None
+
+    @property
+    def rules(self) -> str:
+        """The arguments that say which rules hold: what `verify` must be told where no record says it."""
+        words = ["--generic"] if self.generic else []
+        words += ["--architecture FILE"] if self.architecture else []
+        words += [f"--keep-field {name}" for name in self.keep_fields]
+        words += [f"--per-layer-field {name}" for name in self.per_layer_fields]
+        return "".join(f" {word}" for word in words)
 
     @property
     def words(self) -> str:
         """The arguments that state these options again, without the stack."""
-        words = ["--generic"] if self.generic else []
-        words += ["--architecture FILE"] if self.architecture else []
-        words += ["--force"] if self.force else []
+        words = ["--force"] if self.force else []
         words += ["--drop-mtp"] if self.drop_mtp else []
-        words += [f"--keep-field {name}" for name in self.keep_fields]
-        words += [f"--per-layer-field {name}" for name in self.per_layer_fields]
-        return "".join(f" {word}" for word in words)
+        words += [f"--shard-size {self.max_size}"] if self.max_size is not None else []
+        words += ["--single-file"] if self.single_file else []
+        return self.rules + "".join(f" {word}" for word in words)
 
 
 def parse_layers(text: str, count: int, predictions: int = 0) -> tuple[int, ...]:

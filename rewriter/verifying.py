@@ -90,8 +90,10 @@ def _second_reader(checkpoint: Checkpoint) -> Iterator[Problem]:
         return
     from safetensors import SafetensorError, safe_open  # here: `prune` never needs it
 
-    for index, shard in enumerate(checkpoint.shards):
-        ours = {tensor.name for tensor in checkpoint.tensors if tensor.shard == index}
+    names: list[set[str]] = [set() for _ in checkpoint.shards]
+    for tensor in checkpoint.tensors:
+        names[tensor.shard].add(tensor.name)
+    for shard, ours in zip(checkpoint.shards, names, strict=True):
         try:
             with safe_open(shard.path, framework="numpy") as reader:
                 theirs = set(reader.keys())
@@ -133,16 +135,21 @@ def _compare_tensors(checkpoint: Checkpoint, expected: Checkpoint, with_bytes: b
     there = {tensor.name: tensor for tensor in checkpoint.tensors}
     for wanted in expected.tensors:
         tensor = there.pop(wanted.name, None)
-        where = f"tensor {shown(wanted.name, 80)}"
         if tensor is None:
-            yield Problem(where, f"{wanted.dtype} {list(wanted.shape)}", "nothing")
-        elif (tensor.dtype, tensor.shape) != (wanted.dtype, wanted.shape):
-            yield Problem(where, f"{wanted.dtype} {list(wanted.shape)}", f"{tensor.dtype} {list(tensor.shape)}")
+            yield Problem(_tensor(wanted.name), f"{wanted.dtype} {list(wanted.shape)}", "nothing")
+        elif tensor.dtype != wanted.dtype or tensor.shape != wanted.shape:
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+            yield Problem(_tensor(wanted.name), f"{wanted.dtype} {list(wanted.shape)}", found)
         elif with_bytes:
             here = Place(checkpoint.shards[tensor.shard].path, tensor.offset)
-            yield from _compare_tensor(where, here, tuple(tensor_pieces(wanted, expected.shards[wanted.shard].path)))
+            pieces = tuple(tensor_pieces(wanted, expected.shards[wanted.shard].path))
+            yield from _compare_tensor(_tensor(wanted.name), here, pieces)
     for name in there:
-        yield Problem(f"tensor {shown(name, 80)}", "nothing", "a tensor that should be gone")
+        yield Problem(_tensor(name), "nothing", "a tensor that should be gone")
+
+
+def _tensor(name: str) -> str:
+    return f"tensor {shown(name, 80)}"
 
 
 def _compare_tensor(where: str, here: Place, pieces: tuple[Piece, ...]) -> Iterator[Problem]:

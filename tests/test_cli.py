@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pty
@@ -50,6 +51,7 @@ def run(capsys, monkeypatch):
         return stopped.value.code or 0, printed.out, printed.err
 
     yield call
+    gc.enable()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -215,7 +217,7 @@ def test_the_schema_of_plan(run):
     value = json.loads(ok(run("plan", LLAMA, "--drop", "1,-1", "--json")))
     assert set(value) == SUMS | {
         "schema", "kind", "rewriter", "source", "stack", "main", "layers", "prediction_layers", "options", "changes",
-        "moved", "files", "disk_needed", "left_behind", "warnings",
+        "moved", "files", "disk_needed", "shareable", "left_behind", "warnings",
     }  # fmt: skip
     assert (value["schema"], value["kind"], value["stack"], value["main"]) == (1, "rewriter-plan", "main", True)
     assert set(value["source"]) == {"name", "format", "architecture", "header_sha256"}
@@ -230,13 +232,16 @@ def test_the_schema_of_plan(run):
         "force": False,
         "drop_mtp": False,
         "architecture": None,
+        "max_size": None,
+        "single_file": False,
         "provenance": True,
     }
     assert value["changes"] == [
         {"file": "config.json", "key": "num_hidden_layers", "before": 12, "after": 10, "rule": "count"}
     ]
     assert all(set(value[key]) == {"before", "after"} for key in SUMS)
-    assert all(set(file) == {"name", "bytes"} for file in value["files"])
+    assert all(set(file) == {"name", "bytes", "shareable", "unchanged"} for file in value["files"])
+    assert value["shareable"] == sum(file["shareable"] for file in value["files"]) > 0
 
 
 # Saved plans

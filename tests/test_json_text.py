@@ -188,3 +188,11 @@ def test_flatten():
 
 def test_plain():
     assert plain({"a": (1, (2,)), "b": None}) == {"a": [1, [2]], "b": None}
+
+
+@pytest.mark.parametrize("unit", ["  ", "    ", "\t"])
+def test_a_large_flat_object_takes_the_style_of_its_text(unit):
+    text = json.dumps({"metadata": {"x": 1}, "weight_map": {"a": "one"}}, indent=unit) + "\n"
+    new = {'b.\u00e4"': "two", "c": "three"}
+    expected = json.dumps({"metadata": {"x": 1}, "weight_map": new}, indent=unit) + "\n"
+    assert edited(text, {"weight_map": new}) == expected

@@ -38,6 +38,7 @@ def test_the_whole_record():
         "options": {
             "generic": False, "keep_fields": ["what"], "per_layer_fields": ["odd"],
             "force": False, "drop_mtp": False, "architecture": None,
+            "max_size": None, "single_file": False,
         },
         "changes": [
             {"file": "config.json", "key": "num_hidden_layers", "before": 6, "after": 3, "rule": "count"},

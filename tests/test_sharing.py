@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import types
 from pathlib import Path
 
 import gguf
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rewriter.formats import open_checkpoint
-from rewriter.output import BLOCK, CopyRange
+from rewriter.errors import OutputError
+from rewriter.formats import layout, open_checkpoint
+from rewriter.output import BLOCK, CopyRange, Writing
 from rewriter.plan import make_plan
+from rewriter.selection import Options
 from rewriter.verifying import verify
 from rewriter.writing import write
 from tests.builders import huggingface
@@ -77,6 +80,74 @@ def test_an_output_shares_the_blocks_of_its_source(make, shared_disk):
 
 
 @pytest.mark.parametrize("make", [directory, single])
+def test_what_is_not_to_be_shared_is_copied(make, shared_disk):
+    folder = shared_disk / f"not-shared-{make.__name__}"
+    folder.mkdir()
+    source = make(folder)
+    before = used(shared_disk)
+    plan = make_plan(open_checkpoint(source), range(4))
+    output = write(plan, folder / f"out-{source.name}", Writing(share=False))
+    assert used(shared_disk) - before > output.nbytes * 0.98
+    assert shared_extents(folder / f"out-{source.name}") == 0
+    write(plan, folder / f"shared-{source.name}")
+    assert shared_extents(folder / f"shared-{source.name}") > 0
+
+
+def shared_extents(path: Path) -> int:
+    """How many extents of the weights other files have too."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    done = subprocess.run(["xfs_io", "-r", "-c", "fiemap -v", file], capture_output=True, text=True, check=True)
+    flags = [int(line.split()[-1], 16) for line in done.stdout.splitlines() if line.split()[-1].startswith("0x")]
+    assert flags
+    return sum(bool(flag & 0x2000) for flag in flags)  # linux/fiemap.h: FIEMAP_EXTENT_SHARED
+
+
+def test_a_whole_file_is_cloned(shared_disk, monkeypatch):
+    """In one call, and not by ranges; its last block too."""
+    source = directory(shared_disk / "whole")
+    monkeypatch.setattr("rewriter.copying._copy", lambda *arguments: pytest.fail("copied"))
+    before = used(shared_disk)
+    output = write(make_plan(open_checkpoint(source), range(20)), shared_disk / "whole" / "out")
+    assert [(file.name, file.shareable) for file in output.files if file.unchanged] == [
+        ("model.safetensors", (source / "model.safetensors").stat().st_size)
+    ]
+    assert used(shared_disk) - before < 1 << 17
+    assert shared_extents(shared_disk / "whole" / "out") > 0
+    assert verify(shared_disk / "whole" / "out", source) == ()
+
+
+def test_the_plan_says_how_much_is_shared(shared_disk):
+    folder = shared_disk / "said"
+    folder.mkdir()
+    source = single(folder)
+    before = used(shared_disk)
+    output = write(make_plan(open_checkpoint(source), [0, 2, 3, 9]), folder / "out.gguf")
+    new = used(shared_disk) - before
+    assert output.nbytes - output.shareable <= new + 3 * BLOCK
+    assert new <= output.nbytes - output.shareable + (1 << 17)
+
+
+def test_a_copy_that_is_not_shared_needs_its_room(shared_disk, monkeypatch):
+    folder = shared_disk / "no-room"
+    folder.mkdir()
+    plan = make_plan(open_checkpoint(single(folder)), range(2, 20))
+    monkeypatch.setattr(os, "statvfs", lambda path: type("Room", (), {"f_bavail": 1 << 20, "f_frsize": 1}))
+    with pytest.raises(OutputError, match="too few"):
+        write(plan, folder / "out.gguf", Writing(share=False))
+
+
+@pytest.mark.parametrize("make", [directory, single])
+@pytest.mark.parametrize("more", [400, 1000, 2000, 3000, 4000, 5000])
+def test_no_file_is_larger_than_asked_for_when_it_is_padded(make, more, tmp_path):
+    source = make(tmp_path)
+    size = 4 * (ROWS << 12) + more
+    output = layout(make_plan(open_checkpoint(source), range(1, 20), Options(max_size=size)), "out.gguf")
+    weights = [file for file in output.files if file.nbytes > ROWS << 12]
+    assert 5 <= len(weights) <= 7
+    assert max(file.nbytes for file in weights) <= size
+
+
+@pytest.mark.parametrize("make", [directory, single])
 @pytest.mark.parametrize("keep", [range(1, 20), range(19), [0, 2, 5, 19]])
 def test_large_ranges_keep_their_place_within_a_block(make, keep, tmp_path):
     """What a filesystem can share depends on the plan alone, not on the filesystem."""
@@ -88,6 +159,21 @@ def test_large_ranges_keep_their_place_within_a_block(make, keep, tmp_path):
         if isinstance(piece, CopyRange) and piece.nbytes > BLOCK:
             assert (piece.offset - at) % BLOCK == 0
         at += piece.nbytes
+
+
+def test_large_copies_start_where_the_kernel_is_fastest(tmp_path, monkeypatch):
+    """Linux moves 64 KiB at a time, and needs a third more where these do not fill whole portions of the target."""
+    source, places = single(tmp_path), []
+
+    def copy(source, target, count, offset_src=None):
+        if count > 1 << 16:
+            places.append(os.lseek(target, 0, os.SEEK_CUR) % (1 << 16))
+        return os.copy_file_range(source, target, count, offset_src=offset_src)
+
+    monkeypatch.setattr("rewriter.copying.os", types.SimpleNamespace(**{**vars(os), "copy_file_range": copy}))
+    write(make_plan(open_checkpoint(source), [0, 2, 3, 9]), tmp_path / "out.gguf")
+    assert len(places) >= 3
+    assert set(places) == {0}
 
 
 def test_holes_stay_holes(tmp_path):

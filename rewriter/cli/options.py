@@ -18,10 +18,11 @@ from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError
 from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
-from rewriter.selection import Options, Selection, check_request, choose
+from rewriter.selection import Options, Selection, check_request, choose, parse_size
 from rewriter.suggesting import Suggestion, strategy_for, suggest
 
 _LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
+_FILES = "Into which files"
 
 Source = Annotated[
     str,
@@ -42,8 +43,10 @@ class Request:
 
     def plan(self, checkpoint: Checkpoint, name: str, told: Callable[[str], None] = lambda text: None) -> Plan:
         """The plan for `checkpoint`; `name` is what the output will be called. `told` hears how layers were scored."""
-        check_request(self.selection)
         stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
+        if self.options.regroups and self.selection == Selection():  # nothing goes, only the files are others
+            return make_plan(checkpoint, range(stack.count), self.options)
+        check_request(self.selection)
         strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity)
         if scores is not None:
             told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
@@ -125,6 +128,25 @@ def _request(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse what would be written with a warning.", rich_help_panel=_REFUSALS)
     ] = False,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--shard-size",
+            "--split-max-size",
+            metavar="SIZE",
+            help="Files of at most SIZE (5GB): shards with an index, or a split GGUF. A larger tensor gets its own. "
+            "Without a choice of layers all stay.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    single_file: Annotated[
+        bool,
+        typer.Option(
+            "--single-file",
+            help="One file: model.safetensors without an index, or a GGUF that is not split.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
     no_provenance: Annotated[
         bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
     ] = False,
@@ -133,8 +155,21 @@ def _request(
     selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last, contiguous)
     fields = tuple(keep_field or ()), tuple(per_layer_field or ())
     own = load_architecture(architecture) if architecture else None
-    options = Options(stack, generic, *fields, not no_provenance, force, align, strict, drop_mtp, own)
+    size = _file_size(max_size, single_file)
+    refusals = force, align, strict
+    options = Options(stack, generic, *fields, not no_provenance, *refusals, drop_mtp, own, size, single_file)
     return Request(selection, options, sparsity)
+
+
+def _file_size(text: str | None, single_file: bool) -> int | None:
+    if text is None:
+        return None
+    if single_file:
+        raise RequestError("--shard-size and --single-file cannot be combined: give one")
+    size = parse_size(text)
+    if not size:
+        raise RequestError("--shard-size must be at least 1 byte")
+    return size
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:

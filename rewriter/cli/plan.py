@@ -32,6 +32,8 @@ def plan(
     """Show what `prune` would do, and do nothing.
 
     Example: `rewriter plan model.gguf --drop 20-23`
+
+    Example: `rewriter plan model/ --drop 20-23 --shard-size 5GB`
     """
     name = output_name(source)
     told: list[str] = []
@@ -43,7 +45,7 @@ def plan(
         show.print_json(described)
     else:
         saved = [] if output is None else [f"saved: {shown(output, 200)}"]
-        show.console().print("\n".join([_text(described), *told, *saved]))
+        show.say("\n".join([_text(described), *told, *saved]))
 
 
 def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:
@@ -80,8 +82,9 @@ def _text(described: dict[str, Any]) -> str:
     ]
     lines += ["changes:", *map(_edit, described["changes"])] if described["changes"] else ["changes: none"]
     lines += ["files:"]
-    lines += [f"  {file['bytes']:>15,}  {shown(file['name'], 80)}" for file in described["files"]]
+    lines += [f"  {file['bytes']:>15,}  {_file(file)}" for file in described["files"]]
     lines += [f"  {described['disk_needed']:>15,}  bytes of disk needed"]
+    lines += [f"  {described['shareable']:>15,}  of them shared where the filesystem can (XFS, btrfs)"]
     lines += notes(described)
     return "\n".join(lines)
 
@@ -90,12 +93,18 @@ def notes(described: dict[str, Any]) -> list[str]:
     """What a person should know besides: files that stay behind, and warnings."""
     lines = [f"warning: {warning}" for warning in described["warnings"]]
     if not described["layers"]["dropped"]:
-        lines.append("note: nothing is dropped, the output is a copy")
+        regrouped = described["options"]["single_file"] or described["options"]["max_size"]
+        what = "the same tensors are put into other files" if regrouped else "the output is a copy"
+        lines.append(f"note: nothing is dropped, {what}")
     lines += [f"moved: {shown(old, 80)} -> {shown(new, 80)}" for old, new in described["moved"]]
     if described["left_behind"]:
         names = ", ".join(shown(name) for name in described["left_behind"])
         lines.append(f"left behind (they belong to the unpruned model): {names}")
     return lines
+
+
+def _file(file: dict[str, Any]) -> str:
+    return f"{shown(file['name'], 80)}{' (unchanged)' if file['unchanged'] else ''}"
 
 
 def _numbers(numbers: list[list[int]]) -> str:

@@ -18,6 +18,7 @@ from rewriter.cli.app import Progress
 from rewriter.cli.options import Request, Source, selecting
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
+from rewriter.copying import source_of
 from rewriter.errors import RequestError, shown
 from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe_plan
@@ -26,6 +27,8 @@ from rewriter.plan import Plan
 from rewriter.saved import load_plan, plan_again
 from rewriter.selection import Options, Selection
 from rewriter.writing import planned, write
+
+_COPY = "How bytes get there"
 
 
 @selecting
@@ -49,10 +52,35 @@ def prune(
     checksums: Annotated[
         bool, typer.Option("--checksums", help="Record a hash of every tensor and file, for `verify --checksums`.")
     ] = False,
+    no_share: Annotated[
+        bool,
+        typer.Option(
+            "--no-share", help="Copy every byte: share no blocks with SRC on XFS and btrfs.", rich_help_panel=_COPY
+        ),
+    ] = False,
+    hardlink: Annotated[
+        bool,
+        typer.Option(
+            "--hardlink",
+            help="Give files that stay as they are a second name instead of a copy. Both names are then ONE file: who "
+            "writes into one changes the other. Mode and owner stay those of SRC.",
+            rich_help_panel=_COPY,
+        ),
+    ] = False,
+    no_fsync: Annotated[
+        bool,
+        typer.Option(
+            "--no-fsync",
+            help="Do not wait for the disk: after a power cut the output may be there and hold zeros.",
+            rich_help_panel=_COPY,
+        ),
+    ] = False,
 ) -> None:
     """Drop layers: write a checkpoint without them, everything else as it was.
 
     Example: `rewriter prune model.gguf smaller.gguf --drop 20-23`
+
+    Example, other files and all layers: `rewriter prune model/ one/ --single-file`
     """
     began = time.monotonic()
     checkpoint = open_checkpoint(source)
@@ -61,29 +89,41 @@ def prune(
         plan = request.plan(checkpoint, Path(destination).name, told.append)
     else:
         plan = _saved(saved_plan, checkpoint, request)
-    how = Writing(overwrite=overwrite, verify_bytes=verify, resume=resume, checksums=checksums)
-    output = planned(plan, destination, how)
-    with _progress(output.nbytes + output.hashed) as progress:
+    how = Writing(overwrite, verify, resume, checksums, share=not no_share, hardlink=hardlink, sync=not no_fsync)
+    with _progress(plan, destination, how) as progress:
         output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell)
     lines = _summary(plan, output, destination, time.monotonic() - began) + told
     written = _written(output, destination)
+    if hardlink:
+        lines += _links(output, destination)
     lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
     _say("\n".join(lines), written)
+
+
+def _links(output: Output, destination: str) -> Iterator[str]:
+    """What has become of the files that were to be linked."""
+    folder = Path(destination) if output.directory else Path(destination).parent
+    unchanged = [file for file in output.files if file.unchanged]
+    copied = [file for file in unchanged if not os.path.samefile(folder / file.name, source_of(file))]
+    yield f"hard links: {len(unchanged) - len(copied)} of {len(output.files)} files are one with the source's"
+    if copied:
+        names = ", ".join(shown(file.name, 80) for file in copied)
+        yield f"note: no link could be made for {names}: copied"
 
 
 def _say(text: str, written: str) -> None:
     """The output is there, whether or not anybody can still be told: a closed pipe is no failure of the run."""
     try:
-        show.console().print(text)
+        show.say(text)
         sys.stdout.flush()
     except OSError as error:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # what is still buffered goes nowhere
         if not isinstance(error, BrokenPipeError):
-            show.console(error=True).print(f"{shown(written, 200)} is written; its summary could not be printed")
+            show.note(f"{shown(written, 200)} is written; its summary could not be printed")
 
 
 def _next(plan: Plan, written: str, source: str) -> str:
-    told = "" if plan.provenance else plan.options.words  # without a record, verify must be told
+    told = "" if plan.provenance else plan.options.rules  # without a record, verify must be told
     return "next: " + show.command("verify", show.as_path(written), "--source", show.as_path(source)) + told
 
 
@@ -102,14 +142,14 @@ def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
     saved = load_plan(path)
     plan, same = plan_again(saved, checkpoint)
     if not same:
-        show.console(error=True).print(
+        show.note(
             f"the plan was made for {shown(saved.source_name)}; planned again for this file from the layers it keeps"
         )
     return plan
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Report]:
+def _progress(plan: Plan, destination: str, how: Writing) -> Iterator[Report]:
     """A bar on a terminal: bytes, rate, time left. Nothing where nobody looks."""
     if not sys.stderr.isatty():
         yield lambda nbytes: None
@@ -118,7 +158,8 @@ def _progress(total: int) -> Iterator[Report]:
 
     columns = (rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
     with rich.Progress(*columns, console=show.console(error=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
+        output = planned(plan, destination, how)  # nobody waits for it where nobody looks
+        task = bar.add_task("", total=output.nbytes + output.hashed)
         yield lambda nbytes: bar.advance(task, nbytes)
 
 

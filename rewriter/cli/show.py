@@ -29,6 +29,16 @@ def console(error: bool = False) -> Console:
     return Console(stderr=error, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Say something on the side, where it does not disturb what a program reads."""
+    sys.stderr.write(text + "\n")
+
+
+def say(text: str) -> None:
+    """Print plain text as it is: rich would take longer to load than a small run takes."""
+    sys.stdout.write(text + "\n")
+
+
 def size(nbytes: int) -> str:
     """Bytes for people: powers of 1000, as disks are sold."""
     amount = float(nbytes)

@@ -53,4 +53,4 @@ def verify(
     against = "itself and its checksums" if checksums else "itself"
     if source is not None:
         against += f" and {shown(source, 200)}"
-    show.console().print(f"ok: {shown(destination, 200)} agrees with {against}")
+    show.say(f"ok: {shown(destination, 200)} agrees with {against}")

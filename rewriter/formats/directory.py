@@ -11,6 +11,7 @@ from rewriter.checkpoint import Document, SideFile
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text, safetensors
 from rewriter.formats.files import named, opened, read_at, read_document, stamp
+from rewriter.formats.sizes import FILES
 
 SINGLE = "model.safetensors"
 _INDEX = ".safetensors.index.json"
@@ -66,10 +67,12 @@ def _shard_names(index: Document) -> list[str]:
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index.name} has no weight_map")
-    for name in weight_map.values():
+    names = {name for name in weight_map.values() if isinstance(name, str)}
+    odd = [name for name in weight_map.values() if not isinstance(name, str)]
+    for name in (*odd, *sorted(names)):
         if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
             raise CheckpointError(f"{index.name} names the shard {shown(name)}, which is not a plain file name")
-    return sorted(set(weight_map.values()))
+    return sorted(names)
 
 
 def companions(path: Path, weights: set[str]) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
@@ -92,13 +95,19 @@ def companions(path: Path, weights: set[str]) -> tuple[tuple[SideFile, ...], tup
 
 def _walk(path: Path, left_behind: list[str]) -> Iterator[str]:
     """Names of all files below `path`, relative to it; folders of stale weights go to `left_behind` as a whole."""
-    pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    met = 0
     while pending:
         folder, above = pending.pop()
-        real = os.path.realpath(path / folder)
+        status = os.stat(path / folder)
+        real = status.st_dev, status.st_ino
         if real in above:
             raise CheckpointError(f"the folder {shown(folder)} is a link to one that holds it")
-        for entry in sorted(os.scandir(path / folder), key=lambda entry: entry.name):
+        entries = sorted(os.scandir(path / folder), key=lambda entry: entry.name)
+        met += len(entries)
+        if met > FILES:  # links that double at every level are no loop, and have no end either
+            raise CheckpointError(f"{named(path)} holds more than {FILES} files and folders")
+        for entry in entries:
             name = f"{folder}{entry.name}"
             if not entry.is_dir():
                 yield name

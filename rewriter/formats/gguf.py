@@ -10,12 +10,13 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from rewriter.checkpoint import GGUF, Checkpoint, Field, FieldEdit, Shard, TensorInfo
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, UnsupportedError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import named, opened, read_at
 from rewriter.formats.gguf_header import (
@@ -26,12 +27,18 @@ from rewriter.formats.gguf_header import (
     open_shard,
     tensor_record,
 )
+from rewriter.formats.grouping import Group, by_size, by_source, is_unchanged, tensors_by_shard
 from rewriter.formats.pieces import tensor_pieces
-from rewriter.output import BLOCK, CopyRange, Literal, Output, OutputFile, Piece, best_start, merged
+from rewriter.formats.sizes import check_entries, check_total
+from rewriter.output import BLOCK, CopyRange, Literal, Output, OutputFile, Piece, best_start, merged, whole_file
 from rewriter.plan import Plan
+from rewriter.tensors import TensorCopy
 
 PROVENANCE_KEY = "rewriter.provenance"
 PADDING_KEY = "rewriter.padding"  # spaces
+ALIGNMENT_KEY = "general.alignment"
+_TOTAL = "split.tensors.count"
+_SPLIT_KINDS = {"split.no": "u16", "split.count": "u16", _TOTAL: "i32"}
 SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 _BLOCK = 1 << 20
 
@@ -44,7 +51,7 @@ def looks_like(start: bytes) -> bool:
 def open_gguf(path: Path) -> Checkpoint:
     """Open the GGUF file at `path`, with the other files of its set if it is the first of one."""
     first, tensors = open_shard(str(path), path.name, 0)
-    opened_shards = [(first, tensors), *_others(path, first)]
+    opened_shards = _within_bounds(chain([(first, tensors)], _others(path, first)))
     shards = tuple(shard for shard, _ in opened_shards)
     tensors = tuple(chain.from_iterable(infos for _, infos in opened_shards))
     _check_set(shards, tensors)
@@ -62,6 +69,21 @@ def open_gguf(path: Path) -> Checkpoint:
         provenance=_provenance(metadata),
         nbytes=sum(shard.stamp.size for shard in shards),
     )
+
+
+def _within_bounds(
+    opened_shards: Iterable[tuple[Shard, tuple[TensorInfo, ...]]],
+) -> list[tuple[Shard, tuple[TensorInfo, ...]]]:
+    """The files of a set, as long as they are together no more than a checkpoint may hold."""
+    found = []
+    tensors = headers = entries = 0
+    for shard, infos in opened_shards:
+        tensors, headers, entries = tensors + len(infos), headers + shard.data_start, entries + len(shard.fields or ())
+        where = f"up to {shown(shard.name)}: "
+        check_total(tensors, headers, where)
+        check_entries(entries, where)
+        found.append((shard, infos))
+    return found
 
 
 def _values(shard: Shard) -> dict[str, object]:
@@ -124,24 +146,79 @@ def _header_sha256(shards: tuple[Shard, ...]) -> str:
 
 def layout(plan: Plan, name: str) -> Output:
     """The files of the pruned checkpoint; `name` is the destination's file name."""
-    shards = plan.checkpoint.shards
-    copies: list[list[tuple[TensorInfo, str]]] = [[] for _ in shards]
-    for copy in plan.tensors:
-        copies[copy.tensor.shard].append((copy.tensor, copy.name))
-    had = {tensor.shard for tensor in plan.checkpoint.tensors}
-    stay = [index for index in range(len(shards)) if copies[index] or index not in had]
-    # the metadata stands in the first file only: it moves on when that one is left without tensors
-    metadata = [shards[0], *(shards[index] for index in stay[1:])]
-    split = len(shards) > 1 or SPLIT_NAME.fullmatch(plan.checkpoint.name) is not None
-    names = _names(name, len(stay)) if split else [name]
-    files = tuple(
-        OutputFile(file_name, merged(_pieces(plan, shard, copies[index], number, len(stay))))
-        for number, (file_name, shard, index) in enumerate(zip(names, metadata, stay, strict=True))
-    )
-    sources = tuple((shard.path, shard.stamp) for shard in shards)
+    parts = _regrouped(plan) if plan.options.regroups else _as_in_source(plan)
+    was_split = len(plan.checkpoint.shards) > 1 or SPLIT_NAME.fullmatch(plan.checkpoint.name) is not None
+    split = len(parts) > 1 or (was_split and not plan.options.regroups)
+    names = _names(name, len(parts)) if split else [name]
+    tensors = tensors_by_shard(plan)
+    files = tuple(_file(plan, file_name, part, tensors) for file_name, part in zip(names, parts, strict=True))
+    sources = tuple((shard.path, shard.stamp) for shard in plan.checkpoint.shards)
     claims = re.escape(_prefix(name)) + r"-[0-9]+-of-[0-9]+\.gguf(\.rewriter\.json)?"
     claims = claims if split else re.escape(name) + r"\.rewriter\.json"
     return Output(files, False, sources, claims)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file to be: metadata as in `shard`, with these values for the keys of a split set (None: the key goes)."""
+
+    shard: Shard
+    copies: Group
+    split: Mapping[str, int | None]
+    first: bool
+    source: int | None = None  # the number of the source's file that it continues
+
+
+def _as_in_source(plan: Plan) -> list[_Part]:
+    """The files of the source. The metadata stands in the first: it moves on when that one is left without tensors."""
+    shards, stay = plan.checkpoint.shards, list(by_source(plan))
+    merged_before = plan.checkpoint.metadata.get("split.count") == 0  # only the number of tensors is still true
+    parts = []
+    for number, (index, copies) in enumerate(stay):
+        split: dict[str, int | None] = {} if merged_before else {"split.no": number, "split.count": len(stay)}
+        shard = shards[index if number else 0]
+        there = {field.key for field in shard.fields or ()}
+        split = {key: value for key, value in {**split, _TOTAL: len(plan.tensors)}.items() if key in there}
+        parts.append(_Part(shard, copies, split, number == 0, index))
+    return parts
+
+
+def _regrouped(plan: Plan) -> list[_Part]:
+    """Files of their own: what a split set says about itself is new, and a single file says nothing."""
+    first = plan.checkpoint.shards[0]
+    _refuse_other_metadata(plan.checkpoint.shards)
+    later = replace(first, fields=tuple(field for field in first.fields or () if field.key == ALIGNMENT_KEY))
+    whole = _Part(first, (), dict.fromkeys(_SPLIT_KINDS, 0), first=True)
+    heads = [_head_bytes(plan, part) for part in (whole, replace(whole, shard=later, first=False))]
+    groups = by_size(plan, lambda copy: _record_bytes(copy, first.alignment), lambda number: heads[number > 0])
+    if len(groups) == 1:
+        return [replace(whole, copies=groups[0], split=dict.fromkeys(_SPLIT_KINDS))]
+    counts = {"split.count": len(groups), _TOTAL: len(plan.tensors)}
+    return [
+        _Part(later if number else first, copies, {"split.no": number, **counts}, number == 0)
+        for number, copies in enumerate(groups)
+    ]
+
+
+def _refuse_other_metadata(shards: tuple[Shard, ...]) -> None:
+    """llama.cpp reads the metadata of the first file alone: other files have nothing else to say."""
+    known = {*_SPLIT_KINDS, ALIGNMENT_KEY, PROVENANCE_KEY, PADDING_KEY, *_values(shards[0])}
+    for shard in shards[1:]:
+        for key in _values(shard):
+            if key not in known:
+                raise UnsupportedError(
+                    f"{shown(shard.name)} has metadata of its own, {shown(key)}: files stay as they are"
+                )
+
+
+def _head_bytes(plan: Plan, part: _Part) -> int:
+    """At most so many bytes are in a file besides its tensors, their records and what pads it to whole blocks."""
+    fields = sum(piece.nbytes for piece in _field_pieces(plan, part))
+    return 24 + fields + len(field_bytes(PADDING_KEY, "string", "")) + 2 * part.shard.alignment
+
+
+def _record_bytes(copy: TensorCopy, alignment: int) -> int:
+    return len(tensor_record(copy.name, copy.tensor, 0)) + aligned(copy.tensor.nbytes, alignment)
 
 
 def _prefix(name: str) -> str:
@@ -154,25 +231,28 @@ def _names(name: str, count: int) -> list[str]:
     return [f"{_prefix(name)}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
-def _pieces(
-    plan: Plan, shard: Shard, copies: Sequence[tuple[TensorInfo, str]], number: int, count: int
-) -> Iterator[Piece]:
-    """The pieces of file `number` of `count`: metadata as in `shard`, then the tensors of `copies`."""
-    alignment = shard.alignment
-    data = merged(piece for tensor, _ in copies for piece in _data_pieces(plan, tensor, alignment))
-    split = {"split.no": number, "split.count": count, "split.tensors.count": len(plan.tensors)}
-    if plan.checkpoint.metadata.get("split.count") == 0:  # merged: only the number of tensors is still true
-        split = {"split.tensors.count": len(plan.tensors)}
-    fields = list(_field_pieces(plan, shard, split, first=number == 0))
+def _file(plan: Plan, name: str, part: _Part, tensors: Sequence[Sequence[TensorInfo]]) -> OutputFile:
+    fields = list(_field_pieces(plan, part))
+    if part.source is not None and part.shard is plan.checkpoint.shards[part.source]:
+        same_fields = [isinstance(each, CopyRange) for each in fields] == [True] * len(part.shard.fields or ())
+        if same_fields and is_unchanged(part.copies, tensors[part.source]):
+            return whole_file(name, part.shard.path, part.shard.stamp.size)
+    return OutputFile(name, merged(_pieces(plan, part, fields)))
+
+
+def _pieces(plan: Plan, part: _Part, fields: list[Piece]) -> Iterator[Piece]:
+    """The pieces of a file: its metadata, then its tensors."""
+    alignment = part.shard.alignment
+    data = merged(piece for copy in part.copies for piece in _data_pieces(plan, copy.tensor, alignment))
     records, at = [], 0
-    for tensor, name in copies:
-        records.append(tensor_record(name, tensor, at))
-        at += aligned(tensor.nbytes, alignment)
+    for copy in part.copies:
+        records.append(tensor_record(copy.name, copy.tensor, at))
+        at += aligned(copy.tensor.nbytes, alignment)
     size = 24 + sum(piece.nbytes for piece in fields) + sum(map(len, records))
     if plan.provenance is not None:
         fields += _filler(size, alignment, best_start(data))
         size = 24 + sum(piece.nbytes for piece in fields) + sum(map(len, records))
-    yield Literal(MAGIC + struct.pack("<IQQ", shard.version, len(copies), len(fields)))
+    yield Literal(MAGIC + struct.pack("<IQQ", part.shard.version, len(part.copies), len(fields)))
     yield from fields
     yield Literal(b"".join(records))
     yield _padding(size, alignment)
@@ -209,21 +289,26 @@ def _data_pieces(plan: Plan, tensor: TensorInfo, alignment: int) -> Iterator[Pie
         yield _padding(tensor.nbytes, alignment)
 
 
-def _field_pieces(plan: Plan, shard: Shard, split: dict[str, int], first: bool) -> Iterator[Piece]:
+def _field_pieces(plan: Plan, part: _Part) -> Iterator[Piece]:
     """One piece for each key-value record: the source's bytes, or new ones for what changes."""
-    edits = {edit.key: edit for edit in plan.edits} if first else {}
-    for field in shard.fields or ():
+    edits = {edit.key: edit for edit in plan.edits} if part.first else {}
+    split = dict(part.split)
+    for field in part.shard.fields or ():
         if field.key in (PROVENANCE_KEY, PADDING_KEY):
             continue
+        value = split.pop(field.key, field.value)
         if field.key in edits:
             yield Literal(_edited(field, edits.pop(field.key)))
-        elif field.key in split and split[field.key] != field.value:
-            yield Literal(field_bytes(field.key, field.type, split[field.key]))
-        else:
-            yield CopyRange(shard.path, field.offset, field.nbytes)
+        elif value == field.value:
+            yield CopyRange(part.shard.path, field.offset, field.nbytes)
+        elif value is not None:
+            yield Literal(field_bytes(field.key, field.type, value))
+    for key, value in split.items():
+        if value is not None:
+            yield Literal(field_bytes(key, _SPLIT_KINDS[key], value))
     for edit in edits.values():
         yield Literal(field_bytes(edit.key, kind_of(edit.after), edit.after))
-    if first and plan.provenance is not None:
+    if part.first and plan.provenance is not None:
         record = json.dumps(plan.provenance.to_json(), ensure_ascii=True, separators=(",", ":"))
         yield Literal(field_bytes(PROVENANCE_KEY, "string", record))
 

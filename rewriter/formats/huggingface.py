@@ -13,37 +13,42 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rewriter.checkpoint import HUGGINGFACE, SAFETENSORS, Checkpoint, Document, Shard, TensorInfo
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.formats import json_text, safetensors
 from rewriter.formats.directory import companions, weight_files
 from rewriter.formats.files import read_document
-from rewriter.output import CopyRange, Literal, Output, OutputFile
+from rewriter.formats.grouping import Group, by_size, by_source, is_unchanged, tensors_by_shard
+from rewriter.formats.sizes import TENSORS, check_entries, check_total
+from rewriter.output import Literal, Output, OutputFile, whole_file
 from rewriter.plan import Plan
 
 CONFIG = "config.json"
 PATCHED = ("generation_config.json",)  # other files whose fields may follow the layers
 PARAMS, MISTRAL = "params.json", "mistral_native"  # what describes `consolidated*.safetensors`, and its table entry
 PROVENANCE_FILE = "rewriter.json"
+_INDEX = ".safetensors.index.json"
 PROVENANCE_ENTRY = "rewriter"  # in the __metadata__ of a lone file
+Opened = tuple[Shard, tuple[TensorInfo, ...], bytes]  # the last is the SHA-256 of the header
 _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<rest>\.safetensors)")
 
 
 def open_file(path: Path) -> Checkpoint:
     """Open a lone safetensors file, with `STEM.config.json` or `config.json` from beside it."""
-    shard, tensors, header = safetensors.open_shard(str(path), path.name, 0)
+    opened = _shards(path.parent, [path.name])
     _refuse_part(path)
     config = _beside(path)
     documents = () if config is None else (read_document(config, CONFIG),)
-    record = (safetensors.metadata_of(shard) or {}).get(PROVENANCE_ENTRY)
+    record = (safetensors.metadata_of(opened[0][0]) or {}).get(PROVENANCE_ENTRY)
     return _checkpoint(
         SAFETENSORS,
         path,
-        ((shard, tensors, header),),
+        opened,
         documents,
         provenance=None if record is None else _record(str(record)),
     )
@@ -81,7 +86,7 @@ def open_directory(path: Path) -> Checkpoint:
     missing = next((name for name in names if not (path / name).exists()), None)
     if missing is not None:
         raise CheckpointError(f"cannot open {shown(missing)}: it is missing; is the download complete?")
-    opened = tuple(safetensors.open_shard(str(path / name), name, number) for number, name in enumerate(names))
+    opened = _shards(path, names)
     documents = [read_document(path / name, name) for name in _described_by(names) if (path / name).exists()]
     if index is not None:
         documents.append(index)
@@ -100,6 +105,16 @@ def open_directory(path: Path) -> Checkpoint:
     )
 
 
+def _shards(path: Path, names: list[str]) -> tuple[Opened, ...]:
+    opened: list[Opened] = []
+    tensors = headers = 0
+    for number, name in enumerate(names):
+        opened.append(safetensors.open_shard(str(path / name), name, number))
+        tensors, headers = tensors + len(opened[-1][1]), headers + opened[-1][0].data_start
+        check_total(tensors, headers, f"up to {shown(name)}: ")
+    return tuple(opened)
+
+
 def _described_by(weights: list[str]) -> tuple[str, ...]:
     native = any(name.startswith("consolidated") for name in weights)
     return (CONFIG, *PATCHED, PARAMS) if native else (CONFIG, *PATCHED)
@@ -108,7 +123,7 @@ def _described_by(weights: list[str]) -> tuple[str, ...]:
 def _checkpoint(
     format: str,
     path: Path,
-    opened: tuple[tuple[Shard, tuple[TensorInfo, ...], bytes], ...],
+    opened: tuple[Opened, ...],
     documents: tuple[Document, ...],
     **rest: Any,
 ) -> Checkpoint:
@@ -117,7 +132,9 @@ def _checkpoint(
     config = json_text.parse(text, CONFIG)
     if not isinstance(config, dict):
         raise CheckpointError(f"{CONFIG} is not a JSON object")
-    digest = hashlib.sha256(b"".join(hashlib.sha256(header).digest() for _, _, header in opened))
+    flat = {**json_text.flatten(config), **_others(documents)}
+    check_entries(len(flat), f"{CONFIG}: ", TENSORS)  # quantised modules may be named one by one
+    digest = hashlib.sha256(b"".join(header_digest for _, _, header_digest in opened))
     digest.update(text.encode())
     return Checkpoint(
         format=format,
@@ -126,7 +143,7 @@ def _checkpoint(
         architecture=MISTRAL if any(document.name == PARAMS for document in documents) else _model_type(config),
         shards=tuple(shard for shard, _, _ in opened),
         tensors=tensors,
-        metadata={**json_text.flatten(config), **_others(documents)},
+        metadata=flat,
         header_sha256=digest.hexdigest(),
         documents=documents,
         nbytes=sum(shard.stamp.size for shard, _, _ in opened),
@@ -136,12 +153,10 @@ def _checkpoint(
 
 def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
     """The top members of the other files, each under `file.json:key`."""
-    values = ((document.name, json_text.parse(document.text, document.name)) for document in documents)
+    others = (document for document in documents if document.name in (*PATCHED, PARAMS))
+    values = ((document.name, json_text.parse(document.text, document.name)) for document in others)
     return {
-        f"{name}:{key}": member
-        for name, value in values
-        if name in (*PATCHED, PARAMS) and isinstance(value, dict)
-        for key, member in value.items()
+        f"{name}:{key}": member for name, value in values if isinstance(value, dict) for key, member in value.items()
     }
 
 
@@ -150,7 +165,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _check_index(index: Document, opened: tuple[tuple[Shard, tuple[TensorInfo, ...], bytes], ...]) -> None:
+def _check_index(index: Document, opened: tuple[Opened, ...]) -> None:
     """The index must name every tensor, where it is."""
     expected = json_text.parse(index.text, index.name)["weight_map"]
     found = {tensor.name: shard.name for shard, tensors, _ in opened for tensor in tensors}
@@ -173,10 +188,7 @@ def layout(plan: Plan, name: str) -> Output:
     is_directory = checkpoint.format == HUGGINGFACE
     files = [*_weights(plan, name), *_configs(plan, name)]
     if is_directory:
-        files += [
-            OutputFile(file.name, (CopyRange(file.path, 0, file.stamp.size),) if file.stamp.size else ())
-            for file in checkpoint.side_files
-        ]
+        files += [whole_file(file.name, file.path, file.stamp.size) for file in checkpoint.side_files]
         if plan.provenance is not None:
             record = json.dumps(plan.provenance.to_json(), indent=2, ensure_ascii=True) + "\n"
             files.append(OutputFile(PROVENANCE_FILE, (Literal(record.encode()),)))
@@ -187,24 +199,93 @@ def layout(plan: Plan, name: str) -> Output:
     return Output(tuple(files), is_directory, tuple(sources), claims)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file to be: its tensors, and what its `__metadata__` says."""
+
+    name: str
+    copies: Group
+    metadata: dict[str, object] | None
+
+
 def _weights(plan: Plan, name: str) -> Iterator[OutputFile]:
     checkpoint = plan.checkpoint
-    copies: list[list[tuple[TensorInfo, str]]] = [[] for _ in checkpoint.shards]
-    for copy in plan.tensors:
-        copies[copy.tensor.shard].append((copy.tensor, copy.name))
-    had = {tensor.shard for tensor in checkpoint.tensors}
-    stay = [index for index in range(len(copies)) if copies[index] or index not in had]
-    names = [name] if checkpoint.format == SAFETENSORS else _shard_names(checkpoint, stay)
-    for index, file_name in zip(stay, names, strict=True):
-        metadata = safetensors.metadata_of(checkpoint.shards[index])
-        if checkpoint.format == SAFETENSORS:
-            metadata = _with_provenance(plan, metadata)
-        pieces = safetensors.pieces(copies[index], lambda shard: checkpoint.shards[shard].path, metadata)
-        yield OutputFile(file_name, pieces)
-    index_document = next((document for document in checkpoint.documents if document.name.endswith("index.json")), None)
-    if index_document is not None:
-        shard_names = dict(zip(stay, names, strict=True))
-        yield OutputFile(index_document.name, (Literal(_index(plan, index_document, shard_names).encode()),))
+    parts = (
+        _regrouped(plan) if plan.options.regroups and checkpoint.format == HUGGINGFACE else _as_in_source(plan, name)
+    )
+    tensors = tensors_by_shard(plan)
+    yield from (_weight_file(plan, part, tensors) for part in parts)
+    index = next((document for document in checkpoint.documents if document.name.endswith("index.json")), None)
+    files = {copy.name: part.name for part in parts for copy in part.copies}
+    if plan.options.regroups and len(parts) > 1:
+        text = index.text if index else '{\n  "metadata": {\n    "total_size": 0\n  },\n  "weight_map": {}\n}\n'
+        yield OutputFile(_index_name(checkpoint), (Literal(_index(plan, text, files).encode()),))
+    elif index is not None and not plan.options.regroups:
+        yield OutputFile(index.name, (Literal(_index(plan, index.text, files).encode()),))
+
+
+def _as_in_source(plan: Plan, name: str) -> list[_Part]:
+    """The files of the source."""
+    checkpoint, stay = plan.checkpoint, list(by_source(plan))
+    if checkpoint.format == SAFETENSORS:
+        if plan.options.max_size is not None:
+            raise RequestError("a lone safetensors file stays one file: give the directory that it is in")
+        metadata = _with_provenance(plan, safetensors.metadata_of(checkpoint.shards[0]))
+        return [_Part(name, stay[0][1], metadata)]
+    names = _shard_names(checkpoint, [index for index, _ in stay])
+    return [
+        _Part(file_name, copies, safetensors.metadata_of(checkpoint.shards[index]))
+        for file_name, (index, copies) in zip(names, stay, strict=True)
+    ]
+
+
+def _regrouped(plan: Plan) -> list[_Part]:
+    """Files of their own, named as transformers names them."""
+    checkpoint = plan.checkpoint
+    metadata = _common_metadata(checkpoint)
+    head = safetensors.head_bytes(metadata)
+    groups = by_size(plan, lambda copy: safetensors.room_for(copy.tensor, copy.name), lambda number: head)
+    stem, count = _index_name(checkpoint).removesuffix(_INDEX), len(groups)
+    names = [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+    if count == 1:
+        names = [f"{stem}.safetensors"]
+    taken = {file.name for file in checkpoint.side_files} & set(names)
+    if taken:
+        raise UnsupportedError(f"{shown(min(taken))} goes along as it is, and the weights would take its name")
+    return [_Part(name, copies, metadata) for name, copies in zip(names, groups, strict=True)]
+
+
+def _common_metadata(checkpoint: Checkpoint) -> dict[str, object] | None:
+    """What the files say together. Raises UnsupportedError where they contradict each other."""
+    common: dict[str, object] | None = None
+    for shard in checkpoint.shards:
+        metadata = safetensors.metadata_of(shard)
+        for key, value in (metadata or {}).items():
+            if common is not None and common.get(key, value) != value:
+                raise UnsupportedError(
+                    f"the files disagree about {shown(key)} in their __metadata__: they stay as they are"
+                )
+        if metadata is not None:
+            common = {**(common or {}), **metadata}
+    return common
+
+
+def _index_name(checkpoint: Checkpoint) -> str:
+    """What the index is called, or would be: loaders look for it beside the first shard, under the same stem."""
+    found = next((document.name for document in checkpoint.documents if document.name.endswith(_INDEX)), None)
+    first = checkpoint.shards[0].name
+    match = _SHARD_NAME.fullmatch(first)
+    return found or (match["prefix"] if match else first.removesuffix(".safetensors")) + _INDEX
+
+
+def _weight_file(plan: Plan, part: _Part, tensors: Sequence[Sequence[TensorInfo]]) -> OutputFile:
+    shards = plan.checkpoint.shards
+    source = part.copies[0].tensor.shard if part.copies else 0
+    same_head = part.metadata == safetensors.metadata_of(shards[source]) and not shards[source].data_start % 8
+    if same_head and part.copies and is_unchanged(part.copies, tensors[source]):
+        return whole_file(part.name, shards[source].path, shards[source].stamp.size)
+    copies = [(copy.tensor, copy.name) for copy in part.copies]
+    return OutputFile(part.name, safetensors.pieces(copies, lambda shard: shards[shard].path, part.metadata))
 
 
 def _with_provenance(plan: Plan, metadata: dict[str, object] | None) -> dict[str, object] | None:
@@ -231,18 +312,18 @@ def _shard_names(checkpoint: Checkpoint, stay: list[int]) -> list[str]:
     return names if {file.name for file in checkpoint.side_files} & set(new) else new
 
 
-def _index(plan: Plan, index: Document, names: Mapping[int, str]) -> str:
-    """The index with its new names, files and totals; everything else in it stays."""
-    old = json_text.parse(index.text, index.name)
-    new_names = {copy.tensor.name: copy for copy in plan.tensors}
+def _index(plan: Plan, text: str, files: Mapping[str, str]) -> str:
+    """The index with its new names, files and totals; everything else in it stays. `files`: tensor -> its file."""
+    old = json_text.parse(text, "the index")
+    new_names = {copy.tensor.name: copy.name for copy in plan.tensors}
     # in the index's own order, which need not be that of the files
-    ordered = (new_names[name] for name in old["weight_map"] if name in new_names)
-    weight_map = {copy.name: names[copy.tensor.shard] for copy in ordered}
+    ordered = (new_names[name] for name in old["weight_map"] or sorted(new_names) if name in new_names)
+    weight_map = {name: files[name] for name in ordered}
     changes: dict[str, Any] = {} if weight_map == old["weight_map"] else {"weight_map": weight_map}
     metadata = old.get("metadata")
     for key, value in _totals(plan, metadata if isinstance(metadata, dict) else {}).items():
         changes[f"metadata.{key}"] = value
-    return json_text.edited(index.text, changes)
+    return json_text.edited(text, changes)
 
 
 def _totals(plan: Plan, metadata: Mapping[str, Any]) -> dict[str, int]:
