@@ -18,7 +18,7 @@ from rewriter.metrics.model import Floats, Model, Stream, evenly, softmax
 from rewriter.metrics.stream import distance
 from rewriter.metrics.values import Scores
 
-SEQUENCES, LENGTH = 8, 32  # how much is sampled: docs/metrics.md has what more gives
+SEQUENCES, LENGTH = 16, 32  # how much is sampled: docs/metrics.md has what less gives
 _SHORTLIST = 4  # layers that are tried in each step of sampled_greedy: those that cost least in the step before
 _GREEDY_SHARE = 3 / 8  # of the layers that sampled_greedy takes out one by one; the others follow by their single cost
 
