@@ -97,7 +97,7 @@ def _new_counts(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
             there = [alias for alias in stack.aliases if checkpoint.value(alias) is not None]
             if checkpoint.value(stack.count_key) is not None or not there:
                 yield _with_count(checkpoint, stack, count)
-            yield from ((alias, count, "count") for alias in there)
+            yield from ((key, count, "count") for key in (*there, *stack.echoes))
         elif other is not stack and follows_us and checkpoint.value(other.count_key) is None:
             yield other.count_key, other.count, "count"
 

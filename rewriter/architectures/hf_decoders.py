@@ -11,7 +11,6 @@ _ALIAS = ("num_hidden_layers",)
 _TRANSFORMER = ("transformer.h.", "h.")
 _BLOCKS = ("transformer.blocks.", "blocks.")
 _BACKBONE = ("backbone.layers.", "model.layers.", "layers.")
-_PREDICTED = "num_nextn_predict_layers"
 
 
 def _windows(default: int, *period_keys: str, other: str = "sliding_attention") -> Pattern:
@@ -167,8 +166,8 @@ ENTRIES: tuple[Architecture, ...] = (
     *decoder("qwen3_next", patterns=(_blocks(4, "full_attention_interval"), _SPARSE_STEP), limits=_TYPED),
     *decoder("qwen3_5_text", patterns=(_blocks(4, "full_attention_interval"),), limits=_TYPED),
     *decoder("deepseek_v2"),
-    *decoder("deepseek_v3", defaults=(("first_k_dense_replace", 3),), prediction_key=_PREDICTED),
-    *decoder("glm4_moe", defaults=(("first_k_dense_replace", 1),), prediction_key=_PREDICTED),
+    *decoder("deepseek_v3", defaults=(("first_k_dense_replace", 3),)),
+    *decoder("glm4_moe", defaults=(("first_k_dense_replace", 1),)),
     *decoder(
         "ernie4_5_moe",
         fields=(("moe_layer_start_index", "leading_count"), ("moe_layer_end_index", "last_index")),
@@ -251,12 +250,11 @@ ENTRIES: tuple[Architecture, ...] = (
         "exaone_moe",
         patterns=(_windows(4, "sliding_window_pattern"),),
         defaults=(("first_k_dense_replace", 1),),
-        prediction_key=_PREDICTED,
     ),
     *decoder("qwen3_5_moe_text", patterns=(_blocks(4, "full_attention_interval"),), limits=_TYPED),
-    *decoder("glm4_moe_lite", patterns=(_FIRST_DENSE,), prediction_key=_PREDICTED),
+    *decoder("glm4_moe_lite", patterns=(_FIRST_DENSE,)),
     *decoder("mimo_v2_flash", patterns=(replace(_windows(6), lead=1), _FIRST_DENSE)),
-    *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),), prediction_key=_PREDICTED),
+    *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),)),
     *decoder("dots1", defaults=(("max_window_layers", 62),)),
     # Older ones with names of their own.
     *decoder("ctrl", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
