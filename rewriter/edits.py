@@ -22,6 +22,7 @@ from rewriter.architectures.field_table import (
     OVERRIDDEN_BY,
     PARALLEL,
     QUANTIZATION,
+    QUANTIZATION_FILES,
     ROOT_FIELDS,
 )  # fmt: skip
 from rewriter.architectures.stacks import Stack, table_of
@@ -167,6 +168,7 @@ def module_lists(checkpoint: Checkpoint) -> dict[str, str]:
         quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION))
         named = (key for key in quantised if key.rpartition(".")[2] in MODULE_NAMES)
         found |= {key: "layer_names" for key in named if isinstance(checkpoint.metadata[key], list | dict)}
+        found |= {key: "names_within" for key in checkpoint.metadata if key.startswith(QUANTIZATION_FILES)}
     return found
 
 

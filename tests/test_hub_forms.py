@@ -1,9 +1,12 @@
 """Configs as they lie on the hub: diff-style, with keys of older and remote code, with counts said twice."""
 
+import json
+
 import pytest
 
-from rewriter.errors import CheckpointError
+from rewriter.errors import CheckpointError, UnsupportedError
 from rewriter.plan import make_plan
+from tests.builders import huggingface, prune
 from tests.checkpoints import changes, hf, numbered, without
 
 LAYERS = "model.layers."
@@ -49,3 +52,53 @@ def test_any_decoder_may_have_prediction_layers(architecture):
 def test_layers_beyond_the_count_that_nothing_explains_contradict_it():
     with pytest.raises(CheckpointError, match="num_hidden_layers"):
         make_plan(decoder("llama", more=1), without(1, 4))
+
+
+# -- files beside config.json that name layers
+
+Q = "model.layers.{}.mlp.down_proj"
+SIDE_FILES = {
+    "hf_quant_config.json": lambda *layers: {
+        "producer": {"name": "modelopt"},
+        "quantization": {
+            "quant_algo": "MIXED_PRECISION",
+            "exclude_modules": ["lm_head", *map("model.layers.{}.self_attn*".format, layers)],
+            "quantized_layers": {Q.format(layer): {"quant_algo": "FP8"} for layer in layers},
+        },
+    },
+    "quantize_config.json": lambda *layers: {"bits": 4, "dynamic": {Q.format(layer): {"bits": 8} for layer in layers}},
+    "quant_config.json": lambda *layers: {"modules_to_not_convert": [Q.format(layer) for layer in layers]},
+    "quantization_config.json": lambda *layers: {
+        "tensor_storage": {Q.format(layer): {"stored_tensors": {Q.format(layer) + ".suh": {}}} for layer in layers}
+    },
+}
+
+
+@pytest.mark.parametrize("name", SIDE_FILES)
+def test_layers_named_in_a_file_of_their_own_follow(name, tmp_path):
+    source = huggingface(tmp_path / "source")
+    (source / name).write_text(json.dumps(SIDE_FILES[name](*range(6)), indent=2))
+    target = prune(source, tmp_path / "target", [0, 2, 3, 5])
+    assert json.loads((target / name).read_text()) == SIDE_FILES[name](*range(4))
+
+
+def test_an_expression_in_such_a_file_may_not_mean_other_layers(tmp_path):
+    source = huggingface(tmp_path / "source")
+    (source / "quantize_config.json").write_text(json.dumps({"dynamic": {r"-:.*\.[2-3]\..*": {}}}))
+    with pytest.raises(UnsupportedError, match=r"quantize_config.json:dynamic .*other layers"):
+        prune(source, tmp_path / "target", [0, 2, 3, 5])
+
+
+def test_a_text_that_names_a_dropped_layer_is_refused(tmp_path):
+    source = huggingface(tmp_path / "source")
+    (source / "hf_quant_config.json").write_text(json.dumps({"quantization": {"first": Q.format(1)}}))
+    with pytest.raises(UnsupportedError, match="quantization: names a layer that goes"):
+        prune(source, tmp_path / "target", [0, 2, 3, 5])
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "quant_log.csv", "mergekit_config.yml"])
+def test_how_the_source_was_made_stays_as_it_was(name, tmp_path):
+    """No loader reads it: a record of the past names the layers of then."""
+    source = huggingface(tmp_path / "source")
+    (source / name).write_text("model.layers.3.mlp, 0.1\n")
+    assert (prune(source, tmp_path / "target", [0, 2]) / name).read_text() == (source / name).read_text()

@@ -106,5 +106,11 @@ MODULE_NAMES = (
     "extra_config", "config_for_layers", "shapes", "tune_metadata", "dynamic",
 )  # fmt: skip
 
+# The same in files of their own: ModelOpt, AutoGPTQ and GPTQModel, AutoAWQ, AutoRound and ExLlamaV3, Mistral.
+QUANTIZATION_FILES = (
+    "hf_quant_config.json:", "quantize_config.json:", "quant_config.json:", "quantization_config.json:",
+    "params.json:quantization",
+)  # fmt: skip
+
 # Lists whose entries belong to those of another list, by their whole keys: an entry goes with the other one.
 PARALLEL = {"general.tensor_extra.prec_a4": "general.tensor_extra.name"}

@@ -26,7 +26,11 @@ from rewriter.output import CopyRange, Literal, Output, OutputFile
 from rewriter.plan import Plan
 
 CONFIG = "config.json"
-PATCHED = ("generation_config.json",)  # other files whose fields may follow the layers
+# Other files whose fields may follow the layers.
+PATCHED = (
+    "generation_config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json",
+    "quantization_config.json",
+)  # fmt: skip
 PARAMS, MISTRAL = "params.json", "mistral_native"  # what describes `consolidated*.safetensors`, and its table entry
 PROVENANCE_FILE = "rewriter.json"
 PROVENANCE_ENTRY = "rewriter"  # in the __metadata__ of a lone file
