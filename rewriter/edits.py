@@ -238,7 +238,7 @@ def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterato
     """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
     for name, default in stack.entry.defaults:
         key = stack.key(name)
-        if not isinstance(default, int) or default >= stack.count:
+        if not isinstance(default, int | float) or default >= stack.count:
             continue
         rule = dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)][name]
         overridden = is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))

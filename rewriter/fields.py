@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from math import nextafter, sqrt
 
 from rewriter.checkpoint import LayerMap
 from rewriter.errors import CheckpointError, UnsupportedError, shown
@@ -157,6 +158,16 @@ def run_length(value: object, layers: LayerMap) -> object:
     return [[per_layer(expanded, layers), 1]] if layers.dropped else value
 
 
+def root_of_count(value: object, layers: LayerMap) -> object:
+    """A number that the loader divides by the root of the count: the quotient stays, to the last bit if it can."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"expected a number, found {shown(value)}")
+    quotient, root = value / sqrt(layers.count), sqrt(len(layers.main))
+    near = quotient * root
+    tries = (near, nextafter(near, 0.0), nextafter(near, 2 * near))
+    return next((each for each in tries if each / root == quotient), near) if layers.dropped else value
+
+
 def keyed(value: object, layers: LayerMap) -> object:
     """An object whose keys are layer numbers, as strings that may be padded with zeros."""
     if not isinstance(value, dict) or not all(key.isascii() and key.isdigit() for key in value):
@@ -234,7 +245,7 @@ def _renamed(name: object, pattern: re.Pattern[str], layers: LayerMap) -> object
 RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
-        count, per_layer, per_layer_and_more, scalar_or_per_layer, apart_states, layer_indexes,
+        count, root_of_count, per_layer, per_layer_and_more, scalar_or_per_layer, apart_states, layer_indexes,
         one_based_indexes, leading_count, trailing_count,
         last_index, prediction_count, period, hidden_state, stage_indexes, stage_names, run_length, keyed,
         layer_pairs, layer_names, names_within, keep,

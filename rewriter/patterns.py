@@ -146,7 +146,7 @@ def _must_be_written(
     if pattern.form in ("per_layer", "special_indexes") and is_stated(checkpoint, stack, pattern):
         return False
     listed = pattern.form == "other_indexes" and is_list(checkpoint, stack, pattern.explicit)
-    return listed or wanted != _after(checkpoint, stack, layers, pattern)
+    return pattern.fixed or listed or wanted != _after(checkpoint, stack, layers, pattern)
 
 
 def _after(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, pattern: Pattern) -> tuple[object, ...]:

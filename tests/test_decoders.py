@@ -429,11 +429,14 @@ def test_fact_18_a_wildcard_after_a_number_is_that_layer():
 # -- what is written with a warning (fact 19), and names (fact 20)
 
 
-@pytest.mark.parametrize(("architecture", "words"), [("diffllama", "lambda_init"), ("minimax", "decay slopes")])
-def test_fact_19_what_follows_the_new_number_is_reported(architecture, words):
+@pytest.mark.parametrize(
+    ("architecture", "words", "by_count"), [("diffllama", "lambda_init", False), ("minimax", "decay slopes", True)]
+)
+def test_fact_19_what_follows_the_new_number_is_reported(architecture, words, by_count):
+    """MiniMax's slopes depend on the number of layers too."""
     checkpoint = decoder(architecture, 4, layer_types=["full_attention"] * 4)
     assert any(words in warning for warning in make_plan(checkpoint, [0, 2, 3]).warnings)
-    assert make_plan(checkpoint, [0, 1, 2]).warnings == ()
+    assert any(words in warning for warning in make_plan(checkpoint, [0, 1, 2]).warnings) is by_count
     with pytest.raises(UnsupportedError, match="--strict"):
         make_plan(checkpoint, [0, 2, 3], Options(strict=True))
 

@@ -1,6 +1,7 @@
 """Configs as they lie on the hub: diff-style, with keys of older and remote code, with counts said twice."""
 
 import json
+from math import isclose, sqrt
 
 import pytest
 
@@ -52,6 +53,33 @@ def test_any_decoder_may_have_prediction_layers(architecture):
 def test_layers_beyond_the_count_that_nothing_explains_contradict_it():
     with pytest.raises(CheckpointError, match="num_hidden_layers"):
         make_plan(decoder("llama", more=1), without(1, 4))
+
+
+# -- what a loader makes of the count, or of a list of its own
+
+
+@pytest.mark.parametrize("config", [{}, {"scale_depth": 1.4}])
+def test_minicpm3_scales_by_the_root_of_the_count(config):
+    """Each branch of a layer is scaled by scale_depth / sqrt(num_hidden_layers)."""
+    for left in (61, 48, 40, 31):
+        after = changes(make_plan(decoder("minicpm3", 62, **config), range(left)))["scale_depth"]
+        assert isclose(after / sqrt(left), 1.4 / sqrt(62), rel_tol=2**-52)
+
+
+def test_a_list_of_one_length_that_the_loader_has_in_mind_is_written():
+    """Zamba 2: transformers has one for 54 layers, whatever the count says."""
+    after = changes(make_plan(hf("zamba2", numbered(LAYERS, 54), {"num_hidden_layers": 54}), range(53)))
+    assert len(after["layers_block_type"]) == 53
+
+
+@pytest.mark.parametrize("keep", [range(1, 6), range(5), [0, 2, 4]])
+def test_a_layer_without_an_indexer_stays_with_the_one_before_it(keep):
+    types = ["full", "full", "shared", "full", "shared", "shared"]
+    if 1 in keep or 2 not in keep:
+        assert changes(make_plan(decoder("glm_moe_dsa", indexer_types=types), keep))["indexer_types"]
+    else:
+        with pytest.raises(UnsupportedError, match="indexer"):
+            make_plan(decoder("glm_moe_dsa", indexer_types=types), keep)
 
 
 # -- files beside config.json that name layers

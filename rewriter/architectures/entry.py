@@ -25,7 +25,8 @@ class Pattern:
     `never_all` says why it cannot have that. `when` is a key and the least value with which the loader applies the
     rule; where the key `unless` is there, that says it instead. Layers from the value of `until_key` on (`until` where
     it is absent) are special. `head` is what the first layers are, and i counts from the one after them. `beyond` says
-    what the list has for prediction layers: "" nothing, "special" or, by their number, "pattern".
+    what the list has for prediction layers: "" nothing, "special" or, by their number, "pattern". With `fixed` the
+    loader has a list of one length in mind, whatever the count.
     """
 
     explicit: str = ""
@@ -43,6 +44,7 @@ class Pattern:
     unless: str = ""
     when: tuple[tuple[str, int], ...] = ()
     beyond: str = ""
+    fixed: bool = False
     form: str = "per_layer"
     resets: tuple[tuple[str, object], ...] = ()
     none_left: tuple[tuple[str, object], ...] = ()

@@ -97,6 +97,7 @@ _ZAMBA2 = Pattern(  # for 54 layers, whatever the count says
     special="hybrid",
     other="linear_attention",
     head=_M + (_M * 5 + _H) * 7 + _M * 4 + _H + _M * 3 + _H + _M * 2,
+    fixed=True,
 )
 _TWO_HYBRIDS = Limit(
     kind="at_least_of",
@@ -140,6 +141,21 @@ _KIMI_LISTS = (
 )
 
 _TYPED = _attention("layer_types")
+_INDEXERS_ALONE = Limit(
+    kind="never_with",
+    value=("index_topk_freq", 1),
+    why="index_topk_freq lets layers share indexers by their number: write indexer_types out first",
+)
+_INDEXERS_SHARED = Limit(
+    kind="with_source",
+    value=("indexer_types", "shared"),
+    why="a layer without an indexer of its own uses that of the last one before it, which has to stay with it",
+)
+_DECAYS = Limit(
+    kind="never",
+    soft=True,
+    why="the saved decay slopes stay right; a loader that computes its own makes them of the new number and count",
+)
 _NOT_ALONE = Limit(kind="counts", value=(1,), why="transformers divides by the number of layers less one")
 _LAST_HAS_BIAS = Limit(
     kind="stay", value=-1, why="only the last layer has a dense_bias, and transformers wants one there"
@@ -177,7 +193,7 @@ ENTRIES: tuple[Architecture, ...] = (
         "minimax",
         patterns=(_MINIMAX,),
         fields=(("attn_type_list", "per_layer"),),
-        warnings=(("", "the saved decay slopes stay right; a loader that computes its own uses the new layer number"),),
+        limits=(_DECAYS,),
     ),
     *decoder("llama4_text", patterns=(_NO_ROPE, _LLAMA4_EXPERTS)),
     *decoder(
@@ -256,7 +272,32 @@ ENTRIES: tuple[Architecture, ...] = (
     *decoder("mimo_v2_flash", patterns=(replace(_windows(6), lead=1), _FIRST_DENSE)),
     *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),)),
     *decoder("dots1", defaults=(("max_window_layers", 62),)),
+    *decoder("aria_text", "jetmoe", "hyperclovax", "youtu", "mellum"),
+    *decoder("minicpm3", fields=(("scale_depth", "root_of_count"),), defaults=(("scale_depth", 1.4),)),
+    *decoder("axk1", "axk2", defaults=(("first_k_dense_replace", 1),)),
+    *decoder("hy_v3", patterns=(_FIRST_DENSE,)),
+    *decoder("laguna", patterns=(_FIRST_DENSE,)),
+    *decoder("kolibri1", patterns=(_windows(5),)),
+    *decoder(
+        "bailing_hybrid",
+        patterns=(_blocks(6, "layer_group_size"),),
+        limits=_TYPED,
+        defaults=(("first_k_dense_replace", 2),),
+    ),
+    *decoder(
+        "granite_swa",
+        "granitemoe_swa",
+        patterns=(replace(_windows(4), first=True),),
+        fields=(("layer_rope_theta", "per_layer"),),
+    ),
+    *decoder(
+        "glm_moe_dsa",
+        fields=(("index_topk_pattern", "per_layer"),),
+        defaults=(("first_k_dense_replace", 3),),
+        limits=(_INDEXERS_ALONE, _INDEXERS_SHARED),
+    ),
     # Older ones with names of their own.
+    *decoder("cpmant", prefixes=("cpmant.encoder.layers.", "encoder.layers.")),
     *decoder("ctrl", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
     *decoder("biogpt", prefixes=("biogpt.layers.", "layers.")),
     *decoder("gpt_neox_japanese", prefixes=("gpt_neox_japanese.layers.", "layers."), limits=(_LAST_HAS_BIAS,)),

@@ -44,6 +44,19 @@ _ALBERT_GROUPS = Limit(
 _TEXT = (
     *_encoder("roberta", "xlm-roberta", outer="roberta"),
     *_encoder("electra", outer="electra"),
+    *_encoder("camembert", "xlm-roberta-xl", "xmod", outer="roberta"),
+    *_encoder("ernie", outer="ernie"),
+    *_encoder("data2vec-text", outer="data2vec_text"),
+    *_encoder("roberta-prelayernorm", outer="roberta_prelayernorm"),
+    *_encoder("roc_bert", outer="roc_bert"),
+    *_encoder("roformer", outer="roformer"),
+    *_encoder("megatron-bert", outer="bert"),
+    *_encoder("rembert", outer="rembert"),
+    *_encoder("bert-generation", outer="bert"),
+    *_encoder("esm", outer="esm"),
+    *_encoder("layoutlm", outer="layoutlm"),
+    *_encoder("splinter", outer="splinter"),
+    *_encoder("deberta", outer="deberta", fields=_keep("pos_att_type")),
     *_encoder("deberta-v2", outer="deberta", fields=_keep("pos_att_type"), limits=(_DEBERTA_CONV,)),
     *_encoder("mpnet", outer="mpnet"),
     *_encoder("longformer", outer="longformer"),
@@ -58,7 +71,12 @@ _TEXT = (
         aliases=_ALIAS,
         beside=("layer_norm1.", "ffns.", "layer_norm2."),
     ),
-    *decoder("modernbert", patterns=(_MODERNBERT,), absent_in_first=("attn_norm.weight", "attn_norm.bias")),
+    *decoder(
+        "modernbert",
+        "modernbert-decoder",
+        patterns=(_MODERNBERT,),
+        absent_in_first=("attn_norm.weight", "attn_norm.bias"),
+    ),
     *decoder(
         "nomic_bert",
         aliases=("n_layer",),
@@ -141,7 +159,7 @@ _SEQUENCES = (
     *_t5("t5", _T5_BIAS),
     *_t5("mt5", _T5_BIAS),
     *_t5("umt5", ()),
-    *_bart("bart", "mbart", "marian", "pegasus", "m2m_100"),
+    *_bart("bart", "mbart", "marian", "pegasus", "m2m_100", "blenderbot", "blenderbot-small", "plbart", "mvp"),
     # It sizes its cache by the decoder.
     *_bart(
         "whisper", limits=(), fields=(("generation_config.json:alignment_heads", "layer_pairs"),), stacked=_WEIGHTED
@@ -159,6 +177,9 @@ _SPEECH = _keep("conv_dim", "conv_stride", "conv_kernel", "tdnn_dim", "tdnn_kern
 _AUDIO = (
     *_encoder("wav2vec2", outer="wav2vec2", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
     *_encoder("hubert", outer="hubert", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("data2vec-audio", outer="data2vec_audio", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("unispeech", outer="unispeech", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("unispeech-sat", outer="unispeech_sat", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
 )
 
 
@@ -205,6 +226,7 @@ _SEGMENTS = Limit(
 _VISION = (
     *decoder("deit", prefixes=_vit("deit")),
     *decoder("vit_msn", prefixes=_vit("vit")),
+    *decoder("dinov2_with_registers", prefixes=_vit("dinov2_with_registers"), fields=_STAGES, limits=(_MAPS,)),
     *decoder("dinov2", prefixes=_vit("dinov2"), fields=_STAGES, limits=(_MAPS,)),
     *decoder(
         "beit",
