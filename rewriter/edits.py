@@ -150,13 +150,17 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
 def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]) -> None:
     """Raise UnsupportedError for a list as long as the stack that no rule knows."""
     elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
-    for key, value in checkpoint.metadata.items():
-        name = key.removeprefix(stack.scope + ".")
-        if key in rules or not _in_scope(key, stack, elsewhere) or _is_apart(name) or not _as_long(value, stack):
-            continue
+    unknown = [
+        shown(name)
+        for key, value in checkpoint.metadata.items()
+        if (name := key.removeprefix(stack.scope + ".")) and key not in rules and _in_scope(key, stack, elsewhere)
+        if not _is_apart(name) and _as_long(value, stack)
+    ]
+    if unknown:
         raise UnsupportedError(
-            f"{shown(name)} has one entry for each of the {stack.count} layers, or as many by chance, and no "
-            f"rule says which: --per-layer-field {shown(name)} cuts it, --keep-field {shown(name)} leaves it"
+            f"{unknown[0]} has one entry for each of the {stack.count} layers, or as many by chance, and no "
+            f"rule says which: --per-layer-field {unknown[0]} cuts it, --keep-field {unknown[0]} leaves it"
+            + (f"; so have {', '.join(unknown[1:])}" if unknown[1:] else "")
         )
 
 
@@ -165,10 +169,11 @@ def module_lists(checkpoint: Checkpoint) -> dict[str, str]:
     table = table_of(checkpoint)
     found = {key: rule for key, rule in ROOT_FIELDS[table].items() if key in checkpoint.metadata}
     if table != GGUF:
-        quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION))
+        quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION) and ".json:" not in key)
         named = (key for key in quantised if key.rpartition(".")[2] in MODULE_NAMES)
         found |= {key: "layer_names" for key in named if isinstance(checkpoint.metadata[key], list | dict)}
-        found |= {key: "names_within" for key in checkpoint.metadata if key.startswith(QUANTIZATION_FILES)}
+        files = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION_FILES))
+        found |= {key: "names_within" for key in files if "." not in key.partition(".json:")[2].replace("\\.", "")}
     return found
 
 

@@ -336,7 +336,7 @@ def result(plan: Plan) -> Checkpoint:
         key = _whole_key(edit)
         if isinstance(edit.before, dict):  # its members have other keys now
             metadata = {name: value for name, value in metadata.items() if not name.startswith(key + ".")}
-        metadata.update(_members(key, edit.after) if key == edit.key else {key: edit.after})  # other files: only tops
+        metadata.update(_members(key, edit.after))
     return replace(plan.checkpoint, tensors=tensors, metadata=metadata)
 
 

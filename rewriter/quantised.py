@@ -37,7 +37,7 @@ def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], 
     pattern = fields.layer_pattern(layers.prefixes)
     for key, value in checkpoint.metadata.items():
         head = key.partition(".")[0]
-        if not key.startswith(QUANTIZATION) or key in followed or head in options.keep_fields:
+        if not key.startswith(QUANTIZATION) or ".json:" in key or key in followed or head in options.keep_fields:
             continue
         parent, _, last = key.replace("\\.", "\0").rpartition(".")
         names = [] if parent.replace("\0", "\\.") in followed else [last.replace("\0", ".")]

@@ -7,7 +7,8 @@ import pytest
 
 from rewriter.errors import CheckpointError, UnsupportedError
 from rewriter.plan import make_plan
-from tests.builders import huggingface, prune
+from rewriter.selection import Options
+from tests.builders import huggingface, prune, tensors_of, write_safetensors
 from tests.checkpoints import changes, hf, numbered, without
 
 LAYERS = "model.layers."
@@ -80,6 +81,75 @@ def test_a_layer_without_an_indexer_stays_with_the_one_before_it(keep):
     else:
         with pytest.raises(UnsupportedError, match="indexer"):
             make_plan(decoder("glm_moe_dsa", indexer_types=types), keep)
+
+
+def test_layers_whose_types_nothing_says_stay():
+    """NemotronH: transformers ignores num_hidden_layers and has four types in mind."""
+    with pytest.raises(UnsupportedError, match="list of their types"):
+        make_plan(decoder("nemotron_h", 4), [0, 1, 2])
+    make_plan(decoder("nemotron_h", 4, hybrid_override_pattern="M*E-"), [0, 1, 2])
+
+
+def listed(count, *special):
+    return [int(layer in special) for layer in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "wanted"),
+    [
+        # Without a window EXAONE has full attention everywhere: no pattern to write out.
+        ("exaone4", {"sliding_window": None, "sliding_window_pattern": 4}, {}),
+        ("exaone_moe", {"sliding_window": None, "first_k_dense_replace": 0}, {}),
+        ("exaone4", {}, {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]
+                                         + ["sliding_attention"] * 2 + ["full_attention"]}),
+        # MiniMax's own list says it: one of transformers beside it would contradict it.
+        ("minimax", {"attn_type_list": listed(8, 7)}, {"attn_type_list": listed(6, 5)}),
+        ("hunyuan_v1_moe", {"moe_topk": [8] * 8, "num_shared_expert": [1] * 8, "num_experts": list(range(8)),
+                            "moe_intermediate_size": [3072] * 8, "moe_layer_num_skipped": 2},
+         {"moe_topk": [8] * 6, "num_shared_expert": [1] * 6, "num_experts": [0, 2, 3, 5, 6, 7],
+          "moe_intermediate_size": [3072] * 6, "moe_layer_num_skipped": 1}),
+        ("mimo_v2_flash", {"hybrid_layer_pattern": listed(8, 1, 2, 3, 4, 6, 7), "moe_layer_freq": [0, *[1] * 7],
+                           "layer_types": ["sliding_attention"] * 8},
+         {"hybrid_layer_pattern": listed(6, 1, 2, 4, 5), "moe_layer_freq": listed(6, *range(1, 6)),
+          "layer_types": ["sliding_attention"] * 6}),
+    ],
+)  # fmt: skip
+def test_lists_that_hub_files_carry(architecture, config, wanted):
+    after = changes(make_plan(decoder(architecture, 8, **config), without(1, 4, count=8)))
+    assert {key: value for key, value in after.items() if key != "num_hidden_layers"} == wanted
+
+
+def test_all_lists_that_no_rule_knows_are_named_at_once():
+    with pytest.raises(UnsupportedError, match=r"^one has .*; so have two, three$"):
+        make_plan(decoder("llama", one=[1] * 6, two=[2] * 6, three=[3] * 6), [0])
+
+
+def test_layers_that_share_keys_and_values_go_in_pairs():
+    with pytest.raises(UnsupportedError, match="use_cla"):
+        make_plan(decoder("hunyuan_v1_moe", use_cla=True), without(1, 4))
+    make_plan(decoder("hunyuan_v1_moe", use_cla=True), without(2, 3))
+
+
+def native(folder):
+    """A Pixtral in Mistral's own layout."""
+    folder.mkdir()
+    names = ["norm.weight", *numbered("layers.", 4), *numbered("vision_encoder.transformer.layers.", 3)]
+    write_safetensors(folder / "consolidated.safetensors", names)
+    params = {"dim": 8, "n_layers": 4, "vision_encoder": {"hidden_size": 8, "num_hidden_layers": 3}}
+    params["quantization"] = {"ignore": ["layers.0.wq", "layers.2.wq"]}
+    (folder / "params.json").write_text(json.dumps(params))
+    return folder
+
+
+def test_mistrals_own_layout_has_a_tower_and_names_of_layers(tmp_path):
+    source = native(tmp_path / "source")
+    text = json.loads((prune(source, tmp_path / "text", [1, 2]) / "params.json").read_text())
+    assert (text["n_layers"], text["vision_encoder"]["num_hidden_layers"]) == (2, 3)
+    assert text["quantization"] == {"ignore": ["layers.1.wq"]}
+    target = prune(source, tmp_path / "vision", [0, 2], Options(stack="vision"))
+    vision = json.loads((target / "params.json").read_text())
+    assert (vision["n_layers"], vision["vision_encoder"]["num_hidden_layers"]) == (4, 2)
+    assert len(tensors_of(target)) == 7
 
 
 # -- files beside config.json that name layers

@@ -56,7 +56,12 @@ _LLAMA4_EXPERTS = Pattern(
     other="dense",
     form="special_indexes",
 )
-_MINIMAX = Pattern(explicit="layer_types", default=2, special="linear_attention", other="full_attention")
+# Hub files have attn_type_list instead, which remote code reads.
+_MINIMAX = Pattern(
+    explicit="layer_types", default=2, special="linear_attention", other="full_attention", unless="attn_type_list"
+)
+# Without a window all layers have full attention.
+_EXAONE = replace(_windows(4, "sliding_window_pattern"), off="sliding_window")
 
 # Gemma 3n and 4 keep the embeddings of all layers in one table, and their last layers reuse keys and values.
 _PER_LAYER_INPUTS = (
@@ -141,6 +146,11 @@ _KIMI_LISTS = (
 )
 
 _TYPED = _attention("layer_types")
+_SHARED_KEYS = Limit(
+    kind="aligned_with",
+    value=("use_cla", 2),
+    why="use_cla lets every other layer use the keys and values of the one before it: only pairs may go",
+)
 _INDEXERS_ALONE = Limit(
     kind="never_with",
     value=("index_topk_freq", 1),
@@ -156,6 +166,11 @@ _DECAYS = Limit(
     soft=True,
     why="the saved decay slopes stay right; a loader that computes its own makes them of the new number and count",
 )
+_NEMOTRON_TYPES = Limit(
+    kind="never_without",
+    value=("layers_block_type", "layer_types", "hybrid_override_pattern"),
+    why="without a list of their types transformers takes four layers, whatever the count says",
+)
 _NOT_ALONE = Limit(kind="counts", value=(1,), why="transformers divides by the number of layers less one")
 _LAST_HAS_BIAS = Limit(
     kind="stay", value=-1, why="only the last layer has a dense_bias, and transformers wants one there"
@@ -170,7 +185,8 @@ ENTRIES: tuple[Architecture, ...] = (
         "diffllama", warnings=(("", "lambda_init follows the new layer number: kept layers compute a little else"),)
     ),
     *decoder("gemma2", "gpt_oss", patterns=(_windows(2),)),
-    *decoder("cohere2", "exaone4", patterns=(_windows(4, "sliding_window_pattern"),)),
+    *decoder("cohere2", patterns=(_windows(4, "sliding_window_pattern"),)),
+    *decoder("exaone4", patterns=(_EXAONE,)),
     *decoder("olmo3", patterns=(_windows(4),)),
     *decoder("smollm3", patterns=(_NO_ROPE,)),
     # Mixtures of experts.
@@ -233,7 +249,7 @@ ENTRIES: tuple[Architecture, ...] = (
         "nemotron_h",
         prefixes=_BACKBONE,
         counted_by="layers_block_type",
-        limits=_attention("layers_block_type", "hybrid_override_pattern"),
+        limits=(_NEMOTRON_TYPES, *_attention("layers_block_type", "hybrid_override_pattern")),
     ),
     *decoder("recurrent_gemma", patterns=(_RECURRENT_GEMMA,), limits=_attention("block_types")),
     *decoder("mamba", "mamba2", prefixes=_BACKBONE, aliases=("n_layer",)),
@@ -257,19 +273,34 @@ ENTRIES: tuple[Architecture, ...] = (
         defaults=(("first_k_dense_replace", 1),),
     ),
     # Not in facts/hugging_face_architectures.json as verified, but judged by transformers all the same.
-    *decoder("bitnet", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "flex_olmo", "persimmon", "nanochat"),
+    *decoder("bitnet", "granitemoeshared", "flex_olmo", "persimmon", "nanochat"),
     *decoder("jais2", "doge", "solar_open", "ministral3", "falcon_mamba", prefixes=_BACKBONE),
     *decoder("vaultgemma", patterns=(_windows(2),)),
     *decoder("cwm", patterns=(replace(_windows(4), first=True),)),
     *decoder("afmoe", patterns=(_windows(4, "global_attn_every_n_layers"),), defaults=(("num_dense_layers", 1),)),
     *decoder(
         "exaone_moe",
-        patterns=(_windows(4, "sliding_window_pattern"),),
+        patterns=(_EXAONE,),
         defaults=(("first_k_dense_replace", 1),),
     ),
     *decoder("qwen3_5_moe_text", patterns=(_blocks(4, "full_attention_interval"),), limits=_TYPED),
     *decoder("glm4_moe_lite", patterns=(_FIRST_DENSE,)),
-    *decoder("mimo_v2_flash", patterns=(replace(_windows(6), lead=1), _FIRST_DENSE)),
+    *decoder(
+        "hunyuan_v1_dense",
+        "hunyuan_v1_moe",
+        fields=(
+            ("moe_topk", "scalar_or_per_layer"),
+            ("num_experts", "scalar_or_per_layer"),
+            ("num_shared_expert", "scalar_or_per_layer"),
+            ("moe_layer_num_skipped", "leading_count"),
+        ),
+        limits=(_SHARED_KEYS,),
+    ),
+    *decoder(
+        "mimo_v2_flash",
+        patterns=(replace(_windows(6), lead=1), _FIRST_DENSE),
+        fields=(("hybrid_layer_pattern", "per_layer"),),
+    ),
     *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),)),
     *decoder("dots1", defaults=(("max_window_layers", 62),)),
     *decoder("aria_text", "jetmoe", "hyperclovax", "youtu", "mellum"),

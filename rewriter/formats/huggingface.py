@@ -139,13 +139,13 @@ def _checkpoint(
 
 
 def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
-    """The top members of the other files, each under `file.json:key`."""
+    """What the other files say, each value under `file.json:key`."""
     values = ((document.name, json_text.parse(document.text, document.name)) for document in documents)
     return {
         f"{name}:{key}": member
         for name, value in values
         if name in (*PATCHED, PARAMS) and isinstance(value, dict)
-        for key, member in value.items()
+        for key, member in json_text.flatten(value).items()
     }
 
 
