@@ -267,7 +267,8 @@ KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
     for kind in (
         aligned, aligned_with, one_having, one_besides, in_place, stay, stay_named, stay_before_tail, counts_without,
         stay_below, stay_with, stay_per_entry,
-        states_apart, some_before, stay_listed, stay_marked, counts, counts_with, never, never_named, never_with, never_without,
+        states_apart, some_before, stay_listed, stay_marked, counts, counts_with, never, never_named, never_with,
+        never_without,
         not_first, not_last, tail_sources, at_least_of, one_left, in_turn, with_source,
     )
 }  # fmt: skip

@@ -463,7 +463,9 @@ def test_fact_19_what_follows_the_new_number_is_reported(architecture, words, by
     ],
 )
 def test_fact_20_prefixes_are_found_in_the_tensors(architecture, prefix, key):
-    plan = make_plan(hf(architecture, numbered(prefix, 12), {key: 12}), [0, 1, 10, 11])
+    plan = make_plan(
+        hf(architecture, numbered(prefix, 12), {key: 12, "hybrid_override_pattern": "M*" * 6}), [0, 1, 10, 11]
+    )
     assert list(names(plan).values()) == numbered(prefix, 4)
     assert changes(plan)[key] == 4
 
