@@ -24,6 +24,7 @@ from rewriter.architectures.field_table import (
     QUANTIZATION,
     QUANTIZATION_FILES,
     ROOT_FIELDS,
+    SECOND_SCOPES,
 )  # fmt: skip
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
@@ -59,10 +60,26 @@ def metadata_edits(
         *_pins(checkpoint, stack, layers),
         *_patterns(checkpoint, stack, layers, options),
     )
+    changes = (*_echoes(checkpoint, stacks, stack, changes), *changes)
     for key, (value, rule) in {key: (value, rule) for key, value, rule in changes}.items():
         before = checkpoint.metadata.get(key)
         if repr(value) != repr(before):
             yield _edit(checkpoint, key, before, value, rule)
+
+
+def _echoes(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, changes: tuple[Change, ...]
+) -> Iterator[Change]:
+    """A nested config that stands a second time, at the top or under an older name: what says the same follows."""
+    if not stack.scope or table_of(checkpoint) == GGUF:
+        return
+    others = {other.scope for other in stacks}
+    again = [f"{stack.scope}_dict", *(SECOND_SCOPES if stack is stacks[0] else ())]
+    for key, value, rule in changes:
+        name = key.removeprefix(stack.scope + ".")
+        for echo in [f"{scope}.{name}".lstrip(".") for scope in again if name != key and scope not in others]:
+            if echo in checkpoint.metadata and repr(checkpoint.metadata[echo]) == repr(checkpoint.metadata.get(key)):
+                yield echo, value, rule
 
 
 def _parallel(checkpoint: Checkpoint, layers: LayerMap) -> Iterator[Change]:

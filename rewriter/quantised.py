@@ -28,8 +28,8 @@ def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, op
         for text in filter(_EXPRESSION.match, _texts(checkpoint.metadata[key], followed[key])):
             if not _is_named(text, layers) and any(_differs(meaning, renamed) for meaning in _meanings(text)):
                 raise UnsupportedError(
-                    f"{shown(key)} has {shown(text)}, which would mean other layers; --keep-field {shown(key)} leaves "
-                    "it as it is"
+                    f"{shown(key, 80)} has {shown(text)}, which would mean other layers; --keep-field {shown(key, 80)} "
+                    "leaves it as it is"
                 )
 
 

@@ -42,6 +42,30 @@ def test_a_count_at_the_top_repeats_that_of_the_first_stack():
     assert changes(text) == {"text_config.num_hidden_layers": 5, "num_hidden_layers": 5}
 
 
+@pytest.mark.parametrize("second", ["", "llm_config", "text_config_dict"])
+def test_a_nested_config_that_stands_twice_follows_twice(second):
+    """Qwen's were saved flat and nested at once: an older transformers reads the flat one."""
+    types = ["full_attention"] * 2 + ["sliding_attention"] * 4
+    said = {"num_hidden_layers": 6, "max_window_layers": 2, "layer_types": types, "hidden_size": 6}
+    vision = {"vision_config": {"depth": 6, "num_hidden_layers": 6}}
+    config = {"text_config": said, **vision, **({second: said} if second else said)}
+    tensors = [*numbered(LAYERS, 6), *numbered("visual.blocks.", 6)]
+    after = changes(make_plan(hf("qwen2_5_vl", tensors, config), without(1, 4)))
+    scopes = ["text_config.", f"{second}." if second else ""]
+    for scope in scopes:
+        assert after[f"{scope}num_hidden_layers"] == 4
+        assert after[f"{scope}max_window_layers"] == 1
+        assert len(after[f"{scope}layer_types"]) == 4
+    assert len(after) == 6
+
+
+def test_a_file_without_its_first_stack_is_not_taken_for_another():
+    """LLaVA's own files: a flat config, the text under `model.layers.N`. The tower must not pass for the model."""
+    tower = numbered("model.vision_tower.vision_tower.vision_model.encoder.layers.", 4)
+    with pytest.raises(UnsupportedError, match="no stack text"):
+        make_plan(hf("llava", [*numbered(LAYERS, 6), *tower], {"num_hidden_layers": 6}), without(1, 4))
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe", "solar_open", "hunyuan_v1_moe"])
 def test_any_decoder_may_have_prediction_layers(architecture):
     """DeepSeek's convention: they carry the numbers after the main ones."""

@@ -12,7 +12,7 @@ from rewriter.formats.json_text import edited
 from rewriter.plan import effective, make_plan, result
 from rewriter.provenance import recorded
 from rewriter.selection import Options, Selection, choose, parse_size
-from tests.checkpoints import ggml, hf, llama, llama_gguf, numbered
+from tests.checkpoints import changes, ggml, hf, llama, llama_gguf, numbered
 
 BARE = Options(provenance=False)
 GENERIC = Options(generic=True)
@@ -77,10 +77,12 @@ def test_generic_gguf_keeps_its_prediction_layer():
     assert plan.tensors[-1].name == "blk.3.weight"
 
 
-def test_regexes_in_ignore_lists_are_reported():
-    """design: regexes are left alone and reported."""
+def test_regexes_in_ignore_lists_mean_the_same_layers_or_are_refused():
+    """design: regexes are left alone."""
     checkpoint = llama(4, quantization_config={"ignore": ["re:model.layers.3.*"]})
-    assert any("re:" in warning or "ignore" in warning for warning in make_plan(checkpoint, [0, 1]).warnings)
+    assert changes(make_plan(checkpoint, [0, 1])) == {"num_hidden_layers": 2}
+    with pytest.raises(UnsupportedError, match="other layers"):
+        make_plan(checkpoint, [0, 3])
 
 
 def test_an_empty_no_rope_list_means_the_default():

@@ -90,6 +90,9 @@ DEFAULT_FIELDS: dict[str, dict[str, str]] = {
     "gguf": _by_key(_GGUF),
 }
 
+# Where the nested config of a first stack may stand once more: at the top, or under the names of remote code.
+SECOND_SCOPES = ("", "text_config", "llm_config", "language_config", "language_model_config")
+
 # Lists and objects of module names, by their whole key: they stand at the top whatever the stack.
 ROOT_FIELDS: dict[str, dict[str, str]] = {
     # MLX: settings for all modules beside those of single ones, by their names; it writes them twice.

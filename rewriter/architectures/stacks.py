@@ -193,6 +193,12 @@ def _rules_of(checkpoint: Checkpoint, entry: LayerStack) -> LayerStack:
 def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...]) -> None:
     """A stack that the metadata counts must be there: under a name nobody knows, another one would pass for it."""
     there = {stack.name for stack in stacks}
+    first = architecture.stacks[0]
+    if stacks and first.name not in there and not first.optional:
+        raise UnsupportedError(
+            f"the tensors show no stack {first.name} under a known name such as {shown(first.prefixes[0])}N, only "
+            f"{', '.join(there)}"
+        )
     for entry in architecture.stacks:
         stated = checkpoint.value(_with_keys(checkpoint, entry).count_key)
         if stacks and entry.name not in there and not entry.optional and type(stated) is int and stated > 0:
