@@ -73,8 +73,9 @@ def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture,
     Raises UnsupportedError where there is none, CheckpointError where tensors and entry contradict each other.
     """
     kind = checkpoint.metadata.get("general.type")
-    if kind in ("adapter", "imatrix"):
-        raise UnsupportedError(f"this is an {kind}, not a model: it has no layers of its own")
+    kind = kind if checkpoint.architecture != "controlvector" else "control vector"
+    if kind in ("adapter", "imatrix", "control vector"):
+        raise UnsupportedError(f"this file is for a model (general.type: {kind}): it has no layers of its own")
     if options.architecture is not None:
         _check_entry(checkpoint, options.architecture)
     architecture = options.architecture or find(checkpoint)

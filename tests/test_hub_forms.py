@@ -9,7 +9,7 @@ from rewriter.errors import CheckpointError, UnsupportedError
 from rewriter.plan import make_plan
 from rewriter.selection import Options
 from tests.builders import huggingface, prune, tensors_of, write_safetensors
-from tests.checkpoints import changes, hf, numbered, without
+from tests.checkpoints import changes, ggml, hf, numbered, without
 
 LAYERS = "model.layers."
 
@@ -174,6 +174,14 @@ def test_mistrals_own_layout_has_a_tower_and_names_of_layers(tmp_path):
     vision = json.loads((target / "params.json").read_text())
     assert (vision["n_layers"], vision["vision_encoder"]["num_hidden_layers"]) == (4, 2)
     assert len(tensors_of(target)) == 7
+
+
+@pytest.mark.parametrize("generic", [False, True])
+def test_a_control_vector_is_no_model(generic):
+    """llama.cpp's `direction.N` belong to the layers of another file."""
+    vector = ggml("controlvector", numbered("direction.", 6), {"layer_count": 6})
+    with pytest.raises(UnsupportedError, match="control vector"):
+        make_plan(vector, [0, 1], Options(generic=generic))
 
 
 # -- files beside config.json that name layers

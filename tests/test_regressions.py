@@ -12,7 +12,7 @@ from rewriter.formats.json_text import edited
 from rewriter.plan import effective, make_plan, result
 from rewriter.provenance import recorded
 from rewriter.selection import Options, Selection, choose, parse_size
-from tests.checkpoints import changes, ggml, hf, llama, llama_gguf, numbered
+from tests.checkpoints import ggml, hf, llama, llama_gguf, numbered
 
 BARE = Options(provenance=False)
 GENERIC = Options(generic=True)
@@ -251,7 +251,7 @@ def test_generic_layers_that_hold_other_tensors(keep, fits):
 def test_an_adapter_is_no_model():
     checkpoint = ggml("llama", numbered("blk.", 2), {"block_count": 2})
     checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, "general.type": "adapter"})
-    with pytest.raises(UnsupportedError, match="not a model"):
+    with pytest.raises(UnsupportedError, match="no layers of its own"):
         make_plan(checkpoint, [0])
 
 

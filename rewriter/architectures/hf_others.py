@@ -346,6 +346,26 @@ def _two_towers(name: str, aliases: bool) -> tuple[Architecture, ...]:
     )
 
 
+def _idefics(name: str) -> tuple[Architecture, ...]:
+    return several(
+        name,
+        _text(("model.text_model.layers.", "text_model.layers.")),
+        LayerStack(
+            name="vision",
+            prefixes=("model.vision_model.encoder.layers.", "vision_model.encoder.layers."),
+            count_key="vision_config.num_hidden_layers",
+        ),
+    )
+
+
+def _qwen3_5(name: str) -> tuple[Architecture, ...]:
+    return several(
+        name,
+        _text(),
+        LayerStack(name="vision", prefixes=_within("visual.blocks."), count_key="vision_config.depth", optional=True),
+    )
+
+
 # -- Qwen's vision-language models: on the hub the text's fields stand at the top
 
 _QWEN_TEXT = ("model.layers.", "model.language_model.layers.", "language_model.layers.")
@@ -407,17 +427,27 @@ _VISION_LANGUAGE = (
     *_two_towers("clip", aliases=True),
     *_two_towers("siglip", aliases=False),
     *decoder("clip_text_model", "siglip_text_model", prefixes=("text_model.encoder.layers.", "encoder.layers.")),
-    *decoder("clip_vision_model", "siglip_vision_model", prefixes=_CLIP_TOWER),
+    *decoder("clip_vision_model", "siglip_vision_model", "siglip2_vision_model", prefixes=_CLIP_TOWER),
+    *decoder("pixtral", prefixes=("transformer.layers.",)),
     *several("llava", _text(), _tower(*_CLIP_TOWER, defaults=(("/vision_feature_layer", -2),))),
+    *several("llava_next", _text(), _tower(*_CLIP_TOWER, defaults=(("/vision_feature_layer", -2),))),
+    *several("mistral3", _text(), _tower("transformer.layers.", defaults=(("/vision_feature_layer", -1),))),
+    *several("cohere2_vision", _text(), _tower(*_CLIP_TOWER, fields=())),
+    *several("lfm2_vl", _text(), _tower(*_CLIP_TOWER, fields=())),
     *several("paligemma", _text(), _tower(*_CLIP_TOWER)),
     *several("internvl", _text(), _tower("encoder.layer.")),
+    *_idefics("idefics3"),
+    *_idefics("smolvlm"),
+    *_qwen3_5("qwen3_5"),
+    *_qwen3_5("qwen3_5_moe"),
     *several(
-        "idefics3",
-        _text(("model.text_model.layers.", "text_model.layers.")),
+        "llama4",
+        _text(),
         LayerStack(
             name="vision",
-            prefixes=("model.vision_model.encoder.layers.", "vision_model.encoder.layers."),
+            prefixes=("vision_model.model.layers.",),
             count_key="vision_config.num_hidden_layers",
+            fields=_TAPPED,
         ),
     ),
     *_qwen_vl("qwen2_vl"),
