@@ -167,6 +167,13 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
 def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]) -> None:
     """Raise UnsupportedError for a list as long as the stack that no rule knows."""
     elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
+    for key, value in checkpoint.metadata.items():
+        known = key in rules or _is_apart(key.removeprefix(stack.scope + ".")) or _is_apart(key.rpartition(".")[2])
+        if _in_scope(key, stack, elsewhere) and not known and _is_keyed(value):
+            raise UnsupportedError(
+                f"{shown(key)} has numbers for keys, of layers perhaps, and no rule says so: "
+                f"--keep-field {shown(key)} leaves it"
+            )
     unknown = [
         shown(name)
         for key, value in checkpoint.metadata.items()
@@ -188,7 +195,9 @@ def module_lists(checkpoint: Checkpoint) -> dict[str, str]:
     if table != GGUF:
         quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION) and ".json:" not in key)
         named = (key for key in quantised if key.rpartition(".")[2] in MODULE_NAMES)
-        found |= {key: "layer_names" for key in named if isinstance(checkpoint.metadata[key], list | dict)}
+        for key in named:  # an object has settings for each name
+            if isinstance(checkpoint.metadata[key], list | dict):
+                found[key] = "names_within" if isinstance(checkpoint.metadata[key], list) else "layer_names"
         files = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION_FILES))
         found |= {key: "names_within" for key in files if "." not in key.partition(".json:")[2].replace("\\.", "")}
     return found
@@ -236,6 +245,10 @@ def _as_long(value: object, stack: Stack) -> bool:
     if isinstance(value, LongArray):
         return value.length == stack.count
     return isinstance(value, list | tuple) and len(value) == stack.count
+
+
+def _is_keyed(value: object) -> bool:
+    return isinstance(value, dict) and len(value) > 0 and all(key.isascii() and key.isdigit() for key in value)
 
 
 def _is_apart(name: str) -> bool:

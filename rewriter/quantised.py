@@ -41,9 +41,8 @@ def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], 
             continue
         parent, _, last = key.replace("\\.", "\0").rpartition(".")
         names = [] if parent.replace("\0", "\\.") in followed else [last.replace("\0", ".")]
-        values = value if isinstance(value, list) else [value]
-        texts = [text.strip() for text in (*names, *values) if isinstance(text, str)]
-        if any(pattern.match(text) for text in texts):
+        texts = (*names, *(() if isinstance(value, dict) else _texts(value, "names_within")))
+        if any(pattern.match(text.strip()) for text in texts):
             raise UnsupportedError(
                 f"{shown(key)} names a layer, and no rule says how it follows; --keep-field {head} leaves it as it is"
             )

@@ -176,6 +176,34 @@ def test_mistrals_own_layout_has_a_tower_and_names_of_layers(tmp_path):
     assert len(tensors_of(target)) == 7
 
 
+def test_lists_of_lists_of_layers_follow():
+    """AutoRound quantises blocks by their names."""
+    blocks = [[f"model.layers.{layer}" for layer in range(6)], ["lm_head"]]
+    plan = make_plan(decoder("llama", quantization_config={"to_quant_block_names": blocks}), [0, 2])
+    after = changes(plan)["quantization_config.to_quant_block_names"]
+    assert after == [["model.layers.0", "model.layers.1"], ["lm_head"]]
+    with pytest.raises(UnsupportedError, match="names a layer"):
+        make_plan(decoder("llama", quantization_config={"other": blocks}), [0, 2])
+
+
+def test_torchao_names_modules_deep_inside():
+    named = {f"model.layers.{layer}.q": {"bits": layer} for layer in range(6)}
+    deep = {"quant_type": {"default": {"_data": {"module_fqn_to_config": named}}}}
+    after = changes(make_plan(decoder("llama", quantization_config=deep), [0, 5]))
+    assert {"model.layers.0.q": {"bits": 0}, "model.layers.1.q": {"bits": 5}} in after.values()
+
+
+def test_objects_keyed_by_layers_follow_or_are_refused():
+    """Heads that were pruned are listed by layer."""
+    heads = changes(make_plan(decoder("llama", pruned_heads={"0": [1], "4": [2], "5": [3]}), without(1, 4)))
+    assert heads["pruned_heads"] == {"0": [1], "3": [3]}
+    with pytest.raises(UnsupportedError, match="kv_map has numbers for keys"):
+        make_plan(decoder("llama", kv_map={"5": 2}), without(1, 4))
+    labels = {"id2label": {"0": "a"}, "audio_config": {"id2label": {"0": "a"}}}
+    make_plan(decoder("llama", **labels), without(1, 4))
+    make_plan(decoder("llama", kv_map={"5": 2}), without(1, 4), Options(keep_fields=("kv_map",)))
+
+
 @pytest.mark.parametrize("generic", [False, True])
 def test_a_control_vector_is_no_model(generic):
     """llama.cpp's `direction.N` belong to the layers of another file."""

@@ -225,7 +225,7 @@ def test_a_list_that_only_the_loader_has_in_mind_is_written():
     "quantization",
     [
         {"tensor_storage": {"model.layers.3.mlp": {"bits": 4}}},
-        {"quant_type": {"default": {"fqn_to_config": {"model.layers.5.mlp": 1}}}},
+        {"quant_type": {"default": {"new_to_config": {"model.layers.5.mlp": 1}}}},
         {"odd": ["lm_head", "model.layers.2.mlp"]},
     ],
 )
