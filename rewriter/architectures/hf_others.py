@@ -412,6 +412,20 @@ _DEEPSTACK_BLOCK = Limit(
     why="a deepstack block goes and takes its merger along: the text layers get one feature less",
 )
 
+
+def _qwen3_vl(name: str) -> tuple[Architecture, ...]:
+    return _qwen_vl(
+        name,
+        text=("model.language_model.layers.", "language_model.layers."),
+        text_limits=(_INJECTED,),
+        text_defaults=((f"/vision_config.{_DEEPSTACK}", _DEEPSTACK_DEFAULT),),
+        defaults=((_DEEPSTACK, _DEEPSTACK_DEFAULT),),
+        fields=((_DEEPSTACK, "layer_indexes"),),
+        by_position=(("deepstack_merger_list.", _DEEPSTACK, ""),),
+        limits=(_DEEPSTACK_BLOCK,),
+    )
+
+
 # -- Mllama
 
 _MLLAMA_TAPPED = Limit(
@@ -452,16 +466,8 @@ _VISION_LANGUAGE = (
     ),
     *_qwen_vl("qwen2_vl"),
     *_qwen_vl("qwen2_5_vl", defaults=(("fullatt_block_indexes", (7, 15, 23, 31)),)),
-    *_qwen_vl(
-        "qwen3_vl",
-        text=("model.language_model.layers.", "language_model.layers."),
-        text_limits=(_INJECTED,),
-        text_defaults=((f"/vision_config.{_DEEPSTACK}", _DEEPSTACK_DEFAULT),),
-        defaults=((_DEEPSTACK, _DEEPSTACK_DEFAULT),),
-        fields=((_DEEPSTACK, "layer_indexes"),),
-        by_position=(("deepstack_merger_list.", _DEEPSTACK, ""),),
-        limits=(_DEEPSTACK_BLOCK,),
-    ),
+    *_qwen3_vl("qwen3_vl"),
+    *_qwen3_vl("qwen3_vl_moe"),
     *decoder("mllama_text_model", defaults=_MLLAMA_CROSS),
     *several(
         "mllama",
