@@ -22,7 +22,9 @@ from rewriter.architectures.field_table import (
     OVERRIDDEN_BY,
     PARALLEL,
     QUANTIZATION,
+    QUANTIZATION_FILES,
     ROOT_FIELDS,
+    SECOND_SCOPES,
 )  # fmt: skip
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
@@ -58,10 +60,26 @@ def metadata_edits(
         *_pins(checkpoint, stack, layers),
         *_patterns(checkpoint, stack, layers, options),
     )
+    changes = (*_echoes(checkpoint, stacks, stack, changes), *changes)
     for key, (value, rule) in {key: (value, rule) for key, value, rule in changes}.items():
         before = checkpoint.metadata.get(key)
         if repr(value) != repr(before):
             yield _edit(checkpoint, key, before, value, rule)
+
+
+def _echoes(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, changes: tuple[Change, ...]
+) -> Iterator[Change]:
+    """A nested config that stands a second time, at the top or under an older name: what says the same follows."""
+    if not stack.scope or table_of(checkpoint) == GGUF:
+        return
+    others = {other.scope for other in stacks}
+    again = [f"{stack.scope}_dict", *(SECOND_SCOPES if stack is stacks[0] else ())]
+    for key, value, rule in changes:
+        name = key.removeprefix(stack.scope + ".")
+        for echo in [f"{scope}.{name}".lstrip(".") for scope in again if name != key and scope not in others]:
+            if echo in checkpoint.metadata and repr(checkpoint.metadata[echo]) == repr(checkpoint.metadata.get(key)):
+                yield echo, value, rule
 
 
 def _parallel(checkpoint: Checkpoint, layers: LayerMap) -> Iterator[Change]:
@@ -97,7 +115,7 @@ def _new_counts(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
             there = [alias for alias in stack.aliases if checkpoint.value(alias) is not None]
             if checkpoint.value(stack.count_key) is not None or not there:
                 yield _with_count(checkpoint, stack, count)
-            yield from ((alias, count, "count") for alias in there)
+            yield from ((key, count, "count") for key in (*there, *stack.echoes))
         elif other is not stack and follows_us and checkpoint.value(other.count_key) is None:
             yield other.count_key, other.count, "count"
 
@@ -150,12 +168,23 @@ def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: St
     """Raise UnsupportedError for a list as long as the stack that no rule knows."""
     elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
     for key, value in checkpoint.metadata.items():
-        name = key.removeprefix(stack.scope + ".")
-        if key in rules or not _in_scope(key, stack, elsewhere) or _is_apart(name) or not _as_long(value, stack):
-            continue
+        known = key in rules or _is_apart(key.removeprefix(stack.scope + ".")) or _is_apart(key.rpartition(".")[2])
+        if _in_scope(key, stack, elsewhere) and not known and _is_keyed(value):
+            raise UnsupportedError(
+                f"{shown(key)} has numbers for keys, of layers perhaps, and no rule says so: "
+                f"--keep-field {shown(key)} leaves it"
+            )
+    unknown = [
+        shown(name)
+        for key, value in checkpoint.metadata.items()
+        if (name := key.removeprefix(stack.scope + ".")) and key not in rules and _in_scope(key, stack, elsewhere)
+        if not _is_apart(name) and _as_long(value, stack)
+    ]
+    if unknown:
         raise UnsupportedError(
-            f"{shown(name)} has one entry for each of the {stack.count} layers, or as many by chance, and no "
-            f"rule says which: --per-layer-field {shown(name)} cuts it, --keep-field {shown(name)} leaves it"
+            f"{unknown[0]} has one entry for each of the {stack.count} layers, or as many by chance, and no "
+            f"rule says which: --per-layer-field {unknown[0]} cuts it, --keep-field {unknown[0]} leaves it"
+            + (f"; so have {', '.join(unknown[1:])}" if unknown[1:] else "")
         )
 
 
@@ -164,9 +193,13 @@ def module_lists(checkpoint: Checkpoint) -> dict[str, str]:
     table = table_of(checkpoint)
     found = {key: rule for key, rule in ROOT_FIELDS[table].items() if key in checkpoint.metadata}
     if table != GGUF:
-        quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION))
+        quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION) and ".json:" not in key)
         named = (key for key in quantised if key.rpartition(".")[2] in MODULE_NAMES)
-        found |= {key: "layer_names" for key in named if isinstance(checkpoint.metadata[key], list | dict)}
+        for key in named:  # an object has settings for each name
+            if isinstance(checkpoint.metadata[key], list | dict):
+                found[key] = "names_within" if isinstance(checkpoint.metadata[key], list) else "layer_names"
+        files = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION_FILES))
+        found |= {key: "names_within" for key in files if "." not in key.partition(".json:")[2].replace("\\.", "")}
     return found
 
 
@@ -214,6 +247,10 @@ def _as_long(value: object, stack: Stack) -> bool:
     return isinstance(value, list | tuple) and len(value) == stack.count
 
 
+def _is_keyed(value: object) -> bool:
+    return isinstance(value, dict) and len(value) > 0 and all(key.isascii() and key.isdigit() for key in value)
+
+
 def _is_apart(name: str) -> bool:
     return name.partition(".")[0] in NOT_ABOUT_LAYERS
 
@@ -236,7 +273,7 @@ def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterato
     """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
     for name, default in stack.entry.defaults:
         key = stack.key(name)
-        if not isinstance(default, int) or default >= stack.count:
+        if not isinstance(default, int | float) or default >= stack.count:
             continue
         rule = dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)][name]
         overridden = is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from math import nextafter, sqrt
 
 from rewriter.checkpoint import LayerMap
 from rewriter.errors import CheckpointError, UnsupportedError, shown
@@ -157,6 +158,16 @@ def run_length(value: object, layers: LayerMap) -> object:
     return [[per_layer(expanded, layers), 1]] if layers.dropped else value
 
 
+def root_of_count(value: object, layers: LayerMap) -> object:
+    """A number that the loader divides by the root of the count: the quotient stays, to the last bit if it can."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"expected a number, found {shown(value)}")
+    quotient, root = value / sqrt(layers.count), sqrt(len(layers.main))
+    near = quotient * root
+    tries = (near, nextafter(near, 0.0), nextafter(near, 2 * near))
+    return next((each for each in tries if each / root == quotient), near) if layers.dropped else value
+
+
 def keyed(value: object, layers: LayerMap) -> object:
     """An object whose keys are layer numbers, as strings that may be padded with zeros."""
     if not isinstance(value, dict) or not all(key.isascii() and key.isdigit() for key in value):
@@ -184,7 +195,7 @@ def keep(value: object, layers: LayerMap) -> object:
 def layer_names(value: object, layers: LayerMap) -> object:
     """Module names such as `model.layers.3.mlp`: dropped ones go, the number in the others follows.
 
-    A regular expression (`re:...`) names no layer that could be counted; it is left alone.
+    A regular expression (`re:...`) stays as it is: see rewriter.quantised.
     """
     pattern = layer_pattern(layers.prefixes)
     if isinstance(value, dict):
@@ -194,10 +205,23 @@ def layer_names(value: object, layers: LayerMap) -> object:
     return type(value)(name for name in names if name is not _GONE)  # type: ignore[call-arg]
 
 
+def names_within(value: object, layers: LayerMap) -> object:
+    """Module names anywhere inside a value: keys and entries of dropped layers go, the others follow."""
+    if isinstance(value, dict | list | tuple):
+        kept = layer_names(value, layers)
+        if isinstance(kept, dict):
+            return {name: names_within(item, layers) for name, item in kept.items()}
+        return [item if isinstance(item, str) else names_within(item, layers) for item in _sequence(kept)]
+    renamed = _renamed(value, layer_pattern(layers.prefixes), layers)
+    if renamed is _GONE:
+        raise UnsupportedError(f"names a layer that goes: {shown(value)}")
+    return renamed
+
+
 def layer_pattern(prefixes: tuple[str, ...]) -> re.Pattern[str]:
     """Match a layer under any of `prefixes`, or under their ends: lists often leave `model.` out."""
     ends = {prefix[start:] for prefix in prefixes for start in _starts(prefix)}
-    return re.compile(f"({'|'.join(map(re.escape, sorted(ends)))})([0-9]+)(?=[.]|$)", re.ASCII)
+    return re.compile(f"({'|'.join(map(re.escape, sorted(ends)))})([0-9]+)(?=[.*]|$)", re.ASCII)
 
 
 def _starts(prefix: str) -> list[int]:
@@ -206,19 +230,25 @@ def _starts(prefix: str) -> list[int]:
 
 def _renamed(name: object, pattern: re.Pattern[str], layers: LayerMap) -> object:
     match = pattern.match(name) if isinstance(name, str) else None
-    if match is None or int(match[2]) >= layers.count + layers.predictions:
+    total = layers.count + layers.predictions
+    if match is None or int(match[2]) >= total:
         return name
+    rest = match.string[match.end() :]
+    if rest.startswith("*"):  # `layers.61*` is layer 61, `layers.1*` may be ten others too
+        if int(match[2]) * 10 < total:
+            return name
+        rest = "." + rest
     new = layers.numbers.get(int(match[2]))
-    return _GONE if new is None else f"{match[1]}{new}{match.string[match.end() :]}"
+    return _GONE if new is None else f"{match[1]}{new}{rest}"
 
 
 RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
-        count, per_layer, per_layer_and_more, scalar_or_per_layer, apart_states, layer_indexes,
+        count, root_of_count, per_layer, per_layer_and_more, scalar_or_per_layer, apart_states, layer_indexes,
         one_based_indexes, leading_count, trailing_count,
         last_index, prediction_count, period, hidden_state, stage_indexes, stage_names, run_length, keyed,
-        layer_pairs, layer_names, keep,
+        layer_pairs, layer_names, names_within, keep,
     )
 }  # fmt: skip
 

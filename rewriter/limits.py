@@ -145,6 +145,12 @@ def never_named(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, never=isinstance(listed, list | tuple) and name in listed)
 
 
+def never_without(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+    """No layer can go where none of the keys `value` is set."""
+    keys = limit.value if isinstance(limit.value, tuple) else (limit.value,)
+    return Bound(limit.why, never=not any(checkpoint.value(stack.key(str(key))) for key in keys))
+
+
 def never(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     """No layer can go."""
     return Bound(limit.why, never=True)
@@ -262,6 +268,7 @@ KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
         aligned, aligned_with, one_having, one_besides, in_place, stay, stay_named, stay_before_tail, counts_without,
         stay_below, stay_with, stay_per_entry,
         states_apart, some_before, stay_listed, stay_marked, counts, counts_with, never, never_named, never_with,
+        never_without,
         not_first, not_last, tail_sources, at_least_of, one_left, in_turn, with_source,
     )
 }  # fmt: skip

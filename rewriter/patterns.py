@@ -45,6 +45,9 @@ def active_patterns(checkpoint: Checkpoint, stack: Stack) -> tuple[Pattern, ...]
 def _is_active(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> bool:
     found = ((checkpoint.value(stack.key(key)), least) for key, least in pattern.when)
     instead = pattern.unless and checkpoint.value(stack.key(pattern.unless)) is not None
+    key = stack.key(pattern.off) if pattern.off else ""
+    if key in checkpoint.metadata and checkpoint.metadata[key] is None:
+        return False
     return not instead and all(isinstance(value, int) and value >= least for value, least in found)
 
 
@@ -146,7 +149,7 @@ def _must_be_written(
     if pattern.form in ("per_layer", "special_indexes") and is_stated(checkpoint, stack, pattern):
         return False
     listed = pattern.form == "other_indexes" and is_list(checkpoint, stack, pattern.explicit)
-    return listed or wanted != _after(checkpoint, stack, layers, pattern)
+    return pattern.fixed or listed or wanted != _after(checkpoint, stack, layers, pattern)
 
 
 def _after(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, pattern: Pattern) -> tuple[object, ...]:

@@ -6,7 +6,6 @@ Laws:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,6 @@ from rewriter.edits import (
     count_problems,
     field_rules,
     metadata_edits,
-    module_lists,
     period_fields,
     with_list_defaults,
 )
@@ -29,6 +27,7 @@ from rewriter.errors import CheckpointError, RequestError, UnsupportedError, sho
 from rewriter.limits import bound_for
 from rewriter.patterns import active_patterns, common_period, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
+from rewriter.quantised import refuse_unfollowed
 from rewriter.selection import Options, format_layers
 from rewriter.tensors import TensorCopy, linear_widths, tensor_copies
 
@@ -74,8 +73,9 @@ def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture,
     Raises UnsupportedError where there is none, CheckpointError where tensors and entry contradict each other.
     """
     kind = checkpoint.metadata.get("general.type")
-    if kind in ("adapter", "imatrix"):
-        raise UnsupportedError(f"this is an {kind}, not a model: it has no layers of its own")
+    kind = kind if checkpoint.architecture != "controlvector" else "control vector"
+    if kind in ("adapter", "imatrix", "control vector"):
+        raise UnsupportedError(f"this file is for a model (general.type: {kind}): it has no layers of its own")
     if options.architecture is not None:
         _check_entry(checkpoint, options.architecture)
     architecture = options.architecture or find(checkpoint)
@@ -173,7 +173,7 @@ def allowed_layers(
     """The layers to keep, and what was overruled. Raises UnsupportedError, naming selections that would work."""
     layers = _layer_map(stack, keep, options)
     if layers.dropped and table_of(checkpoint) != GGUF:
-        _refuse_unfollowed_names(checkpoint, layers, options)
+        refuse_unfollowed(checkpoint, stack, layers, options)
     if guessed(checkpoint, options) and layers.dropped:
         _refuse_doubts(checkpoint, stack, options)
         _refuse_broken_chain(checkpoint, stack, layers)
@@ -246,24 +246,6 @@ def selection_bounds(
     return tuple(bound for bound in bounds if options.strict or not bound.soft)
 
 
-def _refuse_unfollowed_names(checkpoint: Checkpoint, layers: LayerMap, options: Options) -> None:
-    """A layer named anywhere in how the weights are quantised must follow, or another one is taken for it."""
-    pattern = fields.layer_pattern(layers.prefixes)
-    followed = module_lists(checkpoint)
-    for key, value in checkpoint.metadata.items():
-        head = key.partition(".")[0]
-        if head not in ("quantization_config", "compression_config") or key in followed or head in options.keep_fields:
-            continue
-        parent, _, last = key.replace("\\.", "\0").rpartition(".")
-        names = [] if parent.replace("\0", "\\.") in followed else [last.replace("\0", ".")]
-        values = value if isinstance(value, list) else [value]
-        texts = [text.strip() for text in (*names, *values) if isinstance(text, str)]
-        if any(pattern.match(text) for text in texts):
-            raise UnsupportedError(
-                f"{shown(key)} names a layer, and no rule says how it follows; --keep-field {head} leaves it as it is"
-            )
-
-
 def _refuse_doubts(checkpoint: Checkpoint, stack: Stack, options: Options) -> None:
     """Without rules nobody knows which layers a window is for, unless the metadata says it."""
     name, list_name = GENERIC_DOUBTS[table_of(checkpoint)]
@@ -325,18 +307,9 @@ def _warnings(
     for key, meaning in architecture.warnings:
         if moved and (not key or checkpoint.value(stack.key(key))):
             yield f"{f'{key} is set: ' if key else ''}{meaning}"
-    for key in module_lists(checkpoint):
-        names = checkpoint.value(key)
-        if layers.dropped and any(map(_is_expression, names if isinstance(names, list | dict) else ())):
-            yield f"{key} has regular expressions, which are left alone: check that they still name the right layers"
     if stack.entry.absent_in_first and layers.main[0]:
         lost = ", ".join(stack.entry.absent_in_first)
         yield f"layer {layers.main[0]} becomes the first, which has no {lost}: what it computes changes a little"
-
-
-def _is_expression(name: object) -> bool:
-    """Whether a module name is a pattern that may depend on a layer's number."""
-    return isinstance(name, str) and bool(re.search(r"[*+?\[(|^$\\]", name) and re.search("[0-9]", name))
 
 
 def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:

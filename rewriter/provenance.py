@@ -113,7 +113,7 @@ def recorded(checkpoint: Checkpoint) -> Provenance | None:
     if value is None:
         return None
     try:
-        if value["schema"] != SCHEMA or type(value["layers"]["before"]) is not int:
+        if type(value["schema"]) is not int or value["schema"] != SCHEMA or type(value["layers"]["before"]) is not int:
             raise TypeError
         source, original = value["source"], value["original"]
         layers = LayerMap(_text(value["stack"]), _numbers(value["layers"]["kept"]), value["layers"]["before"])

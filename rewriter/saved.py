@@ -38,7 +38,7 @@ def load_plan(path: str | Path) -> SavedPlan:
     """Read the plan saved at `path`. Raises CheckpointError if it is not one."""
     value = json_text.parse(read_document(Path(path), named(path)).text, named(path))
     try:
-        if value["kind"] != "rewriter-plan" or value["schema"] != 1:
+        if value["kind"] != "rewriter-plan" or type(value["schema"]) is not int or value["schema"] != 1:
             raise KeyError
         source, layers = value["source"], value["layers"]
         kept = tuple(layers["kept"])

@@ -74,6 +74,7 @@ def score_layers(
     functions = [find(name, sparsity if name == "lamp" or metric else None) for name in chosen]
     stack = select(open_stacks(checkpoint, options)[1], options.stack)
     with _model(checkpoint, stack, threads or workers()) as model:
+        why = ""
         for name, function in zip(chosen, functions, strict=True):
             try:
                 with np.errstate(all="ignore"):  # what is not finite is said below
@@ -81,9 +82,9 @@ def score_layers(
             except UnsupportedError as error:
                 if name == chosen[-1]:
                     raise
-                why = f"{name} does not apply: {model.why or error}"
+                why = why or f"{name} does not apply: {model.why or error}"
                 continue
-            return _scores(name, stack, values, "" if name == chosen[0] else why)
+            return _scores(name, stack, values, why)
     raise AssertionError("the last one returns or raises")  # pragma: no cover
 
 

@@ -12,8 +12,9 @@ from tests.checkpoints import changes, hf, llama, names, numbered, without
 LAYERS = "model.layers."
 
 
-def decoder(architecture, count=6, prefix=LAYERS, **config):
-    return hf(architecture, ["model.norm.weight", *numbered(prefix, count)], {"num_hidden_layers": count, **config})
+def decoder(architecture, count=6, prefix=LAYERS, more=0, **config):
+    tensors = ["model.norm.weight", *numbered(prefix, count + more)]
+    return hf(architecture, tensors, {"num_hidden_layers": count, **config})
 
 
 def after(architecture, keep, count=6, **config):
@@ -383,28 +384,59 @@ def test_fact_18_objects_keyed_by_modules_are_filtered(key):
 
 
 @pytest.mark.parametrize(
-    ("key", "name", "warned"),
+    ("key", "name"),
     [
-        ("ignore", "re:model.layers.3.*", True),
-        ("ignore", "re:.*lm_head", False),
-        ("dynamic", r"-:model\.layers\.1\..*", True),
-        ("ignore", "model.layers.3.mlp", False),
+        ("ignore", "re:model.layers.3.*"),
+        ("ignore", r"re:.*layers\.[01]\..*"),
+        ("exclude_modules", "*layers.3*"),
+        ("dynamic", r"-:model\.layers\.1\..*"),
+        ("dynamic", r"+:.*\.(?:2|3)\..*"),
     ],
 )
-def test_fact_18_expressions_are_left_and_reported(key, name, warned):
+def test_fact_18_expressions_that_would_mean_other_layers_are_refused(key, name):
     value = {name: {}} if key == "dynamic" else [name]
-    plan = make_plan(llama(4, quantization_config={key: value}), [0, 3])
-    assert [warning.split(" has ")[0] for warning in plan.warnings] == [f"quantization_config.{key}"] * warned
+    checkpoint = llama(4, quantization_config={key: value})
+    with pytest.raises(UnsupportedError, match=f"quantization_config.{key} has .*other layers; --keep-field"):
+        make_plan(checkpoint, [0, 3])
+    kept = Options(keep_fields=(f"quantization_config.{key}",))
+    assert changes(make_plan(checkpoint, [0, 3], kept)) == {"num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [
+        ("re:.*lm_head", [0, 3]),
+        (r"re:.*layers\.\d+\.mlp", [0, 3]),
+        (r"re:.*experts\.[0-9]+\..*", [0, 3]),
+        (r"re:.*layers\.[0-1]\..*", [0, 1]),
+        ("model.layers.1*", [0, 1]),
+    ],
+)
+def test_fact_18_expressions_that_mean_the_same_stay(name, keep):
+    plan = make_plan(llama(20, quantization_config={"ignore": [name]}), keep)
+    assert changes(plan) == {"num_hidden_layers": 2}
+
+
+def test_fact_18_a_wildcard_after_a_number_is_that_layer():
+    """ModelOpt excludes `model.layers.61*`: no other layer can be meant."""
+    checkpoint = decoder("deepseek_v3", 61, more=1, num_nextn_predict_layers=1, quantization_config={
+        "ignore": ["model.layers.61*", "model.layers.7*"],
+    })  # fmt: skip
+    plan = make_plan(checkpoint, without(60, 40, count=61))
+    assert changes(plan)["quantization_config.ignore"] == ["model.layers.59.*", "model.layers.7.*"]
 
 
 # -- what is written with a warning (fact 19), and names (fact 20)
 
 
-@pytest.mark.parametrize(("architecture", "words"), [("diffllama", "lambda_init"), ("minimax", "decay slopes")])
-def test_fact_19_what_follows_the_new_number_is_reported(architecture, words):
+@pytest.mark.parametrize(
+    ("architecture", "words", "by_count"), [("diffllama", "lambda_init", False), ("minimax", "decay slopes", True)]
+)
+def test_fact_19_what_follows_the_new_number_is_reported(architecture, words, by_count):
+    """MiniMax's slopes depend on the number of layers too."""
     checkpoint = decoder(architecture, 4, layer_types=["full_attention"] * 4)
     assert any(words in warning for warning in make_plan(checkpoint, [0, 2, 3]).warnings)
-    assert make_plan(checkpoint, [0, 1, 2]).warnings == ()
+    assert any(words in warning for warning in make_plan(checkpoint, [0, 1, 2]).warnings) is by_count
     with pytest.raises(UnsupportedError, match="--strict"):
         make_plan(checkpoint, [0, 2, 3], Options(strict=True))
 
@@ -431,7 +463,9 @@ def test_fact_19_what_follows_the_new_number_is_reported(architecture, words):
     ],
 )
 def test_fact_20_prefixes_are_found_in_the_tensors(architecture, prefix, key):
-    plan = make_plan(hf(architecture, numbered(prefix, 12), {key: 12}), [0, 1, 10, 11])
+    plan = make_plan(
+        hf(architecture, numbered(prefix, 12), {key: 12, "hybrid_override_pattern": "M*" * 6}), [0, 1, 10, 11]
+    )
     assert list(names(plan).values()) == numbered(prefix, 4)
     assert changes(plan)[key] == 4
 

@@ -201,6 +201,8 @@ def value_for(rule: str, count: int, draw):
         "layer_pairs": lambda: [[number, 7] for number in draw(st.lists(st.integers(0, count - 1)))],
         "period": lambda: [str(number) for number in range(count)],
         "keep": lambda: list(range(count)),
+        "names_within": lambda: {"a": [{f"layers.{number}.mlp": 4 for number in range(count)}]},
+        "root_of_count": lambda: 0.0,
         "layer_names": lambda: [f"layers.{number}.mlp" for number in range(count)] + ["lm_head"],
     }[rule]()
 

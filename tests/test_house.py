@@ -37,6 +37,7 @@ ROOMS = [
     ["provenance", "patterns", "bounds"],
     ["limits", "tensors"],
     ["edits"],
+    ["quantised"],
     ["output", "plan"],
     ["formats", "roles", "recipes", "facts"],
     ["metrics"],

@@ -77,10 +77,12 @@ def test_generic_gguf_keeps_its_prediction_layer():
     assert plan.tensors[-1].name == "blk.3.weight"
 
 
-def test_regexes_in_ignore_lists_are_reported():
-    """design: regexes are left alone and reported."""
+def test_regexes_in_ignore_lists_mean_the_same_layers_or_are_refused():
+    """design: regexes are left alone."""
     checkpoint = llama(4, quantization_config={"ignore": ["re:model.layers.3.*"]})
-    assert any("re:" in warning or "ignore" in warning for warning in make_plan(checkpoint, [0, 1]).warnings)
+    assert changes(make_plan(checkpoint, [0, 1])) == {"num_hidden_layers": 2}
+    with pytest.raises(UnsupportedError, match="other layers"):
+        make_plan(checkpoint, [0, 3])
 
 
 def test_an_empty_no_rope_list_means_the_default():
@@ -223,7 +225,7 @@ def test_a_list_that_only_the_loader_has_in_mind_is_written():
     "quantization",
     [
         {"tensor_storage": {"model.layers.3.mlp": {"bits": 4}}},
-        {"quant_type": {"default": {"fqn_to_config": {"model.layers.5.mlp": 1}}}},
+        {"quant_type": {"default": {"new_to_config": {"model.layers.5.mlp": 1}}}},
         {"odd": ["lm_head", "model.layers.2.mlp"]},
     ],
 )
@@ -249,7 +251,7 @@ def test_generic_layers_that_hold_other_tensors(keep, fits):
 def test_an_adapter_is_no_model():
     checkpoint = ggml("llama", numbered("blk.", 2), {"block_count": 2})
     checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, "general.type": "adapter"})
-    with pytest.raises(UnsupportedError, match="not a model"):
+    with pytest.raises(UnsupportedError, match="no layers of its own"):
         make_plan(checkpoint, [0])
 
 

@@ -20,12 +20,13 @@ class Pattern:
     - form "special_indexes": the numbers of the special layers. An empty list says that there are none.
     - form "other_indexes": the numbers of more layers that are `other`, besides those by period.
 
-    Without `explicit` the loader knows period and offset alone: others are searched for that give the same.
-    `resets` are written along with the list. `none_left` is what the loader wants once every layer is special;
-    `never_all` says why it cannot have that. `when` is a key and the least value with which the loader applies the
-    rule; where the key `unless` is there, that says it instead. Layers from the value of `until_key` on (`until` where
-    it is absent) are special. `head` is what the first layers are, and i counts from the one after them. `beyond` says
-    what the list has for prediction layers: "" nothing, "special" or, by their number, "pattern".
+    Without `explicit` the loader knows period and offset alone: others are searched for that give the same. `resets`
+    are written along with the list. `none_left` is what the loader wants once every layer is special; `never_all` says
+    why it cannot have that. `when` is a key and the least value with which the loader applies the rule; where the key
+    `unless` is there, that says it instead, and a null under `off` switches it off. Layers from the value of
+    `until_key` on (`until` where it is absent) are special. `head` is what the first layers are, and i counts from the
+    one after them. `beyond` says what the list has for prediction layers: "" nothing, "special" or, by their number,
+    "pattern". With `fixed` the loader has a list of one length in mind, whatever the count.
     """
 
     explicit: str = ""
@@ -41,8 +42,10 @@ class Pattern:
     until_key: str = ""
     until: int = 0
     unless: str = ""
+    off: str = ""
     when: tuple[tuple[str, int], ...] = ()
     beyond: str = ""
+    fixed: bool = False
     form: str = "per_layer"
     resets: tuple[tuple[str, object], ...] = ()
     none_left: tuple[tuple[str, object], ...] = ()

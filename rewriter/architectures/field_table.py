@@ -20,7 +20,7 @@ _HUGGINGFACE = {
     "leading_count": ("first_k_dense_replace", "num_dense_layers", "max_window_layers"),
     "trailing_count": ("num_kv_shared_layers",),
     "prediction_count": ("num_nextn_predict_layers",),
-    "keyed": ("per_layer_config",),
+    "keyed": ("per_layer_config", "pruned_heads"),
     "period": (
         "sliding_window_pattern", "_sliding_window_pattern", "full_attention_interval",
         "global_attn_every_n_layers", "no_rope_layer_interval", "interleave_moe_layer_step",
@@ -90,6 +90,9 @@ DEFAULT_FIELDS: dict[str, dict[str, str]] = {
     "gguf": _by_key(_GGUF),
 }
 
+# Where the nested config of a first stack may stand once more: at the top, or under the names of remote code.
+SECOND_SCOPES = ("", "text_config", "llm_config", "language_config", "language_model_config")
+
 # Lists and objects of module names, by their whole key: they stand at the top whatever the stack.
 ROOT_FIELDS: dict[str, dict[str, str]] = {
     # MLX: settings for all modules beside those of single ones, by their names; it writes them twice.
@@ -98,12 +101,20 @@ ROOT_FIELDS: dict[str, dict[str, str]] = {
 }
 
 # Where a config.json says how the weights are quantised, and the last part of the keys that name modules there: in
-# compressed-tensors, FP8, AWQ, bitsandbytes, Quark, ModelOpt, HQQ, AQLM, AutoRound, VPTQ, SpQR, HIGGS, GPTQModel.
+# compressed-tensors, FP8, AWQ, bitsandbytes, Quark, ModelOpt, HQQ, AQLM, AutoRound, VPTQ, SpQR, HIGGS, GPTQModel and
+# torchao.
 QUANTIZATION = ("quantization_config.", "compression_config.")
 MODULE_NAMES = (
     "ignore", "targets", "ignored_layers", "modules_to_not_convert", "llm_int8_skip_modules", "exclude",
     "layer_quant_config", "exclude_modules", "quantized_layers", "skip_modules", "linear_weights_not_to_quantize",
     "extra_config", "config_for_layers", "shapes", "tune_metadata", "dynamic",
+    "module_fqn_to_config", "fqn_to_config", "block_name_to_quantize", "to_quant_block_names",
+)  # fmt: skip
+
+# The same in files of their own: ModelOpt, AutoGPTQ and GPTQModel, AutoAWQ, AutoRound and ExLlamaV3, Mistral.
+QUANTIZATION_FILES = (
+    "hf_quant_config.json:", "quantize_config.json:", "quant_config.json:", "quantization_config.json:",
+    "params.json:quantization",
 )  # fmt: skip
 
 # Lists whose entries belong to those of another list, by their whole keys: an entry goes with the other one.

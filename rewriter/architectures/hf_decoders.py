@@ -11,7 +11,6 @@ _ALIAS = ("num_hidden_layers",)
 _TRANSFORMER = ("transformer.h.", "h.")
 _BLOCKS = ("transformer.blocks.", "blocks.")
 _BACKBONE = ("backbone.layers.", "model.layers.", "layers.")
-_PREDICTED = "num_nextn_predict_layers"
 
 
 def _windows(default: int, *period_keys: str, other: str = "sliding_attention") -> Pattern:
@@ -57,7 +56,12 @@ _LLAMA4_EXPERTS = Pattern(
     other="dense",
     form="special_indexes",
 )
-_MINIMAX = Pattern(explicit="layer_types", default=2, special="linear_attention", other="full_attention")
+# Hub files have attn_type_list instead, which remote code reads.
+_MINIMAX = Pattern(
+    explicit="layer_types", default=2, special="linear_attention", other="full_attention", unless="attn_type_list"
+)
+# Without a window all layers have full attention.
+_EXAONE = replace(_windows(4, "sliding_window_pattern"), off="sliding_window")
 
 # Gemma 3n and 4 keep the embeddings of all layers in one table, and their last layers reuse keys and values.
 _PER_LAYER_INPUTS = (
@@ -98,6 +102,7 @@ _ZAMBA2 = Pattern(  # for 54 layers, whatever the count says
     special="hybrid",
     other="linear_attention",
     head=_M + (_M * 5 + _H) * 7 + _M * 4 + _H + _M * 3 + _H + _M * 2,
+    fixed=True,
 )
 _TWO_HYBRIDS = Limit(
     kind="at_least_of",
@@ -141,6 +146,31 @@ _KIMI_LISTS = (
 )
 
 _TYPED = _attention("layer_types")
+_SHARED_KEYS = Limit(
+    kind="aligned_with",
+    value=("use_cla", 2),
+    why="use_cla lets every other layer use the keys and values of the one before it: only pairs may go",
+)
+_INDEXERS_ALONE = Limit(
+    kind="never_with",
+    value=("index_topk_freq", 1),
+    why="index_topk_freq lets layers share indexers by their number: write indexer_types out first",
+)
+_INDEXERS_SHARED = Limit(
+    kind="with_source",
+    value=("indexer_types", "shared"),
+    why="a layer without an indexer of its own uses that of the last one before it, which has to stay with it",
+)
+_DECAYS = Limit(
+    kind="never",
+    soft=True,
+    why="the saved decay slopes stay right; a loader that computes its own makes them of the new number and count",
+)
+_NEMOTRON_TYPES = Limit(
+    kind="never_without",
+    value=("layers_block_type", "layer_types", "hybrid_override_pattern"),
+    why="without a list of their types transformers takes four layers, whatever the count says",
+)
 _NOT_ALONE = Limit(kind="counts", value=(1,), why="transformers divides by the number of layers less one")
 _LAST_HAS_BIAS = Limit(
     kind="stay", value=-1, why="only the last layer has a dense_bias, and transformers wants one there"
@@ -155,7 +185,8 @@ ENTRIES: tuple[Architecture, ...] = (
         "diffllama", warnings=(("", "lambda_init follows the new layer number: kept layers compute a little else"),)
     ),
     *decoder("gemma2", "gpt_oss", patterns=(_windows(2),)),
-    *decoder("cohere2", "exaone4", patterns=(_windows(4, "sliding_window_pattern"),)),
+    *decoder("cohere2", patterns=(_windows(4, "sliding_window_pattern"),)),
+    *decoder("exaone4", patterns=(_EXAONE,)),
     *decoder("olmo3", patterns=(_windows(4),)),
     *decoder("smollm3", patterns=(_NO_ROPE,)),
     # Mixtures of experts.
@@ -167,8 +198,8 @@ ENTRIES: tuple[Architecture, ...] = (
     *decoder("qwen3_next", patterns=(_blocks(4, "full_attention_interval"), _SPARSE_STEP), limits=_TYPED),
     *decoder("qwen3_5_text", patterns=(_blocks(4, "full_attention_interval"),), limits=_TYPED),
     *decoder("deepseek_v2"),
-    *decoder("deepseek_v3", defaults=(("first_k_dense_replace", 3),), prediction_key=_PREDICTED),
-    *decoder("glm4_moe", defaults=(("first_k_dense_replace", 1),), prediction_key=_PREDICTED),
+    *decoder("deepseek_v3", defaults=(("first_k_dense_replace", 3),)),
+    *decoder("glm4_moe", defaults=(("first_k_dense_replace", 1),)),
     *decoder(
         "ernie4_5_moe",
         fields=(("moe_layer_start_index", "leading_count"), ("moe_layer_end_index", "last_index")),
@@ -178,7 +209,7 @@ ENTRIES: tuple[Architecture, ...] = (
         "minimax",
         patterns=(_MINIMAX,),
         fields=(("attn_type_list", "per_layer"),),
-        warnings=(("", "the saved decay slopes stay right; a loader that computes its own uses the new layer number"),),
+        limits=(_DECAYS,),
     ),
     *decoder("llama4_text", patterns=(_NO_ROPE, _LLAMA4_EXPERTS)),
     *decoder(
@@ -218,7 +249,7 @@ ENTRIES: tuple[Architecture, ...] = (
         "nemotron_h",
         prefixes=_BACKBONE,
         counted_by="layers_block_type",
-        limits=_attention("layers_block_type", "hybrid_override_pattern"),
+        limits=(_NEMOTRON_TYPES, *_attention("layers_block_type", "hybrid_override_pattern")),
     ),
     *decoder("recurrent_gemma", patterns=(_RECURRENT_GEMMA,), limits=_attention("block_types")),
     *decoder("mamba", "mamba2", prefixes=_BACKBONE, aliases=("n_layer",)),
@@ -242,23 +273,62 @@ ENTRIES: tuple[Architecture, ...] = (
         defaults=(("first_k_dense_replace", 1),),
     ),
     # Not in facts/hugging_face_architectures.json as verified, but judged by transformers all the same.
-    *decoder("bitnet", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "flex_olmo", "persimmon", "nanochat"),
+    *decoder("bitnet", "granitemoeshared", "flex_olmo", "persimmon", "nanochat"),
     *decoder("jais2", "doge", "solar_open", "ministral3", "falcon_mamba", prefixes=_BACKBONE),
     *decoder("vaultgemma", patterns=(_windows(2),)),
     *decoder("cwm", patterns=(replace(_windows(4), first=True),)),
     *decoder("afmoe", patterns=(_windows(4, "global_attn_every_n_layers"),), defaults=(("num_dense_layers", 1),)),
     *decoder(
         "exaone_moe",
-        patterns=(_windows(4, "sliding_window_pattern"),),
+        patterns=(_EXAONE,),
         defaults=(("first_k_dense_replace", 1),),
-        prediction_key=_PREDICTED,
     ),
     *decoder("qwen3_5_moe_text", patterns=(_blocks(4, "full_attention_interval"),), limits=_TYPED),
-    *decoder("glm4_moe_lite", patterns=(_FIRST_DENSE,), prediction_key=_PREDICTED),
-    *decoder("mimo_v2_flash", patterns=(replace(_windows(6), lead=1), _FIRST_DENSE)),
-    *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),), prediction_key=_PREDICTED),
+    *decoder("glm4_moe_lite", patterns=(_FIRST_DENSE,)),
+    *decoder(
+        "hunyuan_v1_dense",
+        "hunyuan_v1_moe",
+        fields=(
+            ("moe_topk", "scalar_or_per_layer"),
+            ("num_experts", "scalar_or_per_layer"),
+            ("num_shared_expert", "scalar_or_per_layer"),
+            ("moe_layer_num_skipped", "leading_count"),
+        ),
+        limits=(_SHARED_KEYS,),
+    ),
+    *decoder(
+        "mimo_v2_flash",
+        patterns=(replace(_windows(6), lead=1), _FIRST_DENSE),
+        fields=(("hybrid_layer_pattern", "per_layer"),),
+    ),
+    *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),)),
     *decoder("dots1", defaults=(("max_window_layers", 62),)),
+    *decoder("aria_text", "jetmoe", "hyperclovax", "youtu", "mellum"),
+    *decoder("minicpm3", fields=(("scale_depth", "root_of_count"),), defaults=(("scale_depth", 1.4),)),
+    *decoder("axk1", "axk2", defaults=(("first_k_dense_replace", 1),)),
+    *decoder("hy_v3", patterns=(_FIRST_DENSE,)),
+    *decoder("laguna", patterns=(_FIRST_DENSE,)),
+    *decoder("kolibri1", patterns=(_windows(5),)),
+    *decoder(
+        "bailing_hybrid",
+        patterns=(_blocks(6, "layer_group_size"),),
+        limits=_TYPED,
+        defaults=(("first_k_dense_replace", 2),),
+    ),
+    *decoder(
+        "granite_swa",
+        "granitemoe_swa",
+        patterns=(replace(_windows(4), first=True),),
+        fields=(("layer_rope_theta", "per_layer"),),
+    ),
+    *decoder(
+        "glm_moe_dsa",
+        fields=(("index_topk_pattern", "per_layer"),),
+        defaults=(("first_k_dense_replace", 3),),
+        limits=(_INDEXERS_ALONE, _INDEXERS_SHARED),
+    ),
     # Older ones with names of their own.
+    *decoder("cpmant", prefixes=("cpmant.encoder.layers.", "encoder.layers.")),
     *decoder("ctrl", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
     *decoder("biogpt", prefixes=("biogpt.layers.", "layers.")),
     *decoder("gpt_neox_japanese", prefixes=("gpt_neox_japanese.layers.", "layers."), limits=(_LAST_HAS_BIAS,)),

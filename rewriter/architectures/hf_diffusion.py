@@ -46,8 +46,17 @@ ENTRIES: tuple[Architecture, ...] = (
     *_counted_by_tensors("sd3", "joint_blocks.", limits=(_SQUARE,), shown=True),
     *_counted_by_tensors("wan", "blocks."),
     *_counted_by_tensors("qwen_image", "transformer_blocks."),
-    *decoder(
-        "mistral_native", prefixes=("layers.",), count_key="params.json:n_layers", aliases=("/num_hidden_layers",)
+    *several(
+        "mistral_native",
+        LayerStack(
+            name="text", prefixes=("layers.",), count_key="params.json:n_layers", aliases=("/num_hidden_layers",)
+        ),
+        LayerStack(
+            name="vision",
+            prefixes=("vision_encoder.transformer.layers.",),
+            count_key="params.json:vision_encoder.num_hidden_layers",
+            optional=True,
+        ),
     ),
     *_flux("FluxTransformer2DModel"),
     *_flux("Flux2Transformer2DModel"),

@@ -44,6 +44,19 @@ _ALBERT_GROUPS = Limit(
 _TEXT = (
     *_encoder("roberta", "xlm-roberta", outer="roberta"),
     *_encoder("electra", outer="electra"),
+    *_encoder("camembert", "xlm-roberta-xl", "xmod", outer="roberta"),
+    *_encoder("ernie", outer="ernie"),
+    *_encoder("data2vec-text", outer="data2vec_text"),
+    *_encoder("roberta-prelayernorm", outer="roberta_prelayernorm"),
+    *_encoder("roc_bert", outer="roc_bert"),
+    *_encoder("roformer", outer="roformer"),
+    *_encoder("megatron-bert", outer="bert"),
+    *_encoder("rembert", outer="rembert"),
+    *_encoder("bert-generation", outer="bert"),
+    *_encoder("esm", outer="esm"),
+    *_encoder("layoutlm", outer="layoutlm"),
+    *_encoder("splinter", outer="splinter"),
+    *_encoder("deberta", outer="deberta", fields=_keep("pos_att_type")),
     *_encoder("deberta-v2", outer="deberta", fields=_keep("pos_att_type"), limits=(_DEBERTA_CONV,)),
     *_encoder("mpnet", outer="mpnet"),
     *_encoder("longformer", outer="longformer"),
@@ -58,7 +71,12 @@ _TEXT = (
         aliases=_ALIAS,
         beside=("layer_norm1.", "ffns.", "layer_norm2."),
     ),
-    *decoder("modernbert", patterns=(_MODERNBERT,), absent_in_first=("attn_norm.weight", "attn_norm.bias")),
+    *decoder(
+        "modernbert",
+        "modernbert-decoder",
+        patterns=(_MODERNBERT,),
+        absent_in_first=("attn_norm.weight", "attn_norm.bias"),
+    ),
     *decoder(
         "nomic_bert",
         aliases=("n_layer",),
@@ -141,7 +159,7 @@ _SEQUENCES = (
     *_t5("t5", _T5_BIAS),
     *_t5("mt5", _T5_BIAS),
     *_t5("umt5", ()),
-    *_bart("bart", "mbart", "marian", "pegasus", "m2m_100"),
+    *_bart("bart", "mbart", "marian", "pegasus", "m2m_100", "blenderbot", "blenderbot-small", "plbart", "mvp"),
     # It sizes its cache by the decoder.
     *_bart(
         "whisper", limits=(), fields=(("generation_config.json:alignment_heads", "layer_pairs"),), stacked=_WEIGHTED
@@ -159,6 +177,9 @@ _SPEECH = _keep("conv_dim", "conv_stride", "conv_kernel", "tdnn_dim", "tdnn_kern
 _AUDIO = (
     *_encoder("wav2vec2", outer="wav2vec2", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
     *_encoder("hubert", outer="hubert", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("data2vec-audio", outer="data2vec_audio", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("unispeech", outer="unispeech", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("unispeech-sat", outer="unispeech_sat", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
 )
 
 
@@ -205,6 +226,7 @@ _SEGMENTS = Limit(
 _VISION = (
     *decoder("deit", prefixes=_vit("deit")),
     *decoder("vit_msn", prefixes=_vit("vit")),
+    *decoder("dinov2_with_registers", prefixes=_vit("dinov2_with_registers"), fields=_STAGES, limits=(_MAPS,)),
     *decoder("dinov2", prefixes=_vit("dinov2"), fields=_STAGES, limits=(_MAPS,)),
     *decoder(
         "beit",
@@ -324,6 +346,26 @@ def _two_towers(name: str, aliases: bool) -> tuple[Architecture, ...]:
     )
 
 
+def _idefics(name: str) -> tuple[Architecture, ...]:
+    return several(
+        name,
+        _text(("model.text_model.layers.", "text_model.layers.")),
+        LayerStack(
+            name="vision",
+            prefixes=("model.vision_model.encoder.layers.", "vision_model.encoder.layers."),
+            count_key="vision_config.num_hidden_layers",
+        ),
+    )
+
+
+def _qwen3_5(name: str) -> tuple[Architecture, ...]:
+    return several(
+        name,
+        _text(),
+        LayerStack(name="vision", prefixes=_within("visual.blocks."), count_key="vision_config.depth", optional=True),
+    )
+
+
 # -- Qwen's vision-language models: on the hub the text's fields stand at the top
 
 _QWEN_TEXT = ("model.layers.", "model.language_model.layers.", "language_model.layers.")
@@ -370,6 +412,20 @@ _DEEPSTACK_BLOCK = Limit(
     why="a deepstack block goes and takes its merger along: the text layers get one feature less",
 )
 
+
+def _qwen3_vl(name: str) -> tuple[Architecture, ...]:
+    return _qwen_vl(
+        name,
+        text=("model.language_model.layers.", "language_model.layers."),
+        text_limits=(_INJECTED,),
+        text_defaults=((f"/vision_config.{_DEEPSTACK}", _DEEPSTACK_DEFAULT),),
+        defaults=((_DEEPSTACK, _DEEPSTACK_DEFAULT),),
+        fields=((_DEEPSTACK, "layer_indexes"),),
+        by_position=(("deepstack_merger_list.", _DEEPSTACK, ""),),
+        limits=(_DEEPSTACK_BLOCK,),
+    )
+
+
 # -- Mllama
 
 _MLLAMA_TAPPED = Limit(
@@ -385,31 +441,33 @@ _VISION_LANGUAGE = (
     *_two_towers("clip", aliases=True),
     *_two_towers("siglip", aliases=False),
     *decoder("clip_text_model", "siglip_text_model", prefixes=("text_model.encoder.layers.", "encoder.layers.")),
-    *decoder("clip_vision_model", "siglip_vision_model", prefixes=_CLIP_TOWER),
+    *decoder("clip_vision_model", "siglip_vision_model", "siglip2_vision_model", prefixes=_CLIP_TOWER),
+    *decoder("pixtral", prefixes=("transformer.layers.",)),
     *several("llava", _text(), _tower(*_CLIP_TOWER, defaults=(("/vision_feature_layer", -2),))),
+    *several("llava_next", _text(), _tower(*_CLIP_TOWER, defaults=(("/vision_feature_layer", -2),))),
+    *several("mistral3", _text(), _tower("transformer.layers.", defaults=(("/vision_feature_layer", -1),))),
+    *several("cohere2_vision", _text(), _tower(*_CLIP_TOWER, fields=())),
+    *several("lfm2_vl", _text(), _tower(*_CLIP_TOWER, fields=())),
     *several("paligemma", _text(), _tower(*_CLIP_TOWER)),
     *several("internvl", _text(), _tower("encoder.layer.")),
+    *_idefics("idefics3"),
+    *_idefics("smolvlm"),
+    *_qwen3_5("qwen3_5"),
+    *_qwen3_5("qwen3_5_moe"),
     *several(
-        "idefics3",
-        _text(("model.text_model.layers.", "text_model.layers.")),
+        "llama4",
+        _text(),
         LayerStack(
             name="vision",
-            prefixes=("model.vision_model.encoder.layers.", "vision_model.encoder.layers."),
+            prefixes=("vision_model.model.layers.",),
             count_key="vision_config.num_hidden_layers",
+            fields=_TAPPED,
         ),
     ),
     *_qwen_vl("qwen2_vl"),
     *_qwen_vl("qwen2_5_vl", defaults=(("fullatt_block_indexes", (7, 15, 23, 31)),)),
-    *_qwen_vl(
-        "qwen3_vl",
-        text=("model.language_model.layers.", "language_model.layers."),
-        text_limits=(_INJECTED,),
-        text_defaults=((f"/vision_config.{_DEEPSTACK}", _DEEPSTACK_DEFAULT),),
-        defaults=((_DEEPSTACK, _DEEPSTACK_DEFAULT),),
-        fields=((_DEEPSTACK, "layer_indexes"),),
-        by_position=(("deepstack_merger_list.", _DEEPSTACK, ""),),
-        limits=(_DEEPSTACK_BLOCK,),
-    ),
+    *_qwen3_vl("qwen3_vl"),
+    *_qwen3_vl("qwen3_vl_moe"),
     *decoder("mllama_text_model", defaults=_MLLAMA_CROSS),
     *several(
         "mllama",

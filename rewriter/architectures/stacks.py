@@ -8,7 +8,7 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -32,7 +32,8 @@ class Stack:
     """A stack that is really there: its entry, the prefix its tensors carry, how many layers they make.
 
     `scope`, `count_key` and `count_default` are whole metadata keys here, "" where there is none. `predictions` more
-    layers follow the main ones; `counts_predictions` says that the count includes them.
+    layers follow the main ones; `counts_predictions` says that the count includes them. `echoes` are keys that say the
+    count once more and that no loader of the entry reads.
     """
 
     entry: LayerStack
@@ -42,6 +43,7 @@ class Stack:
     count_key: str = ""
     count_default: str = ""
     aliases: tuple[str, ...] = ()
+    echoes: tuple[str, ...] = ()
     predictions: int = 0
     counts_predictions: bool = False
 
@@ -123,7 +125,7 @@ def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, 
     """
     names = tuple(tensor.name for tensor in checkpoint.tensors)
     found = [stack for entry in architecture.stacks if (stack := _resolved(checkpoint, names, entry)) is not None]
-    stacks = _without_alternatives(checkpoint, found)
+    stacks = _with_echoes(checkpoint, _without_alternatives(checkpoint, found))
     _check_absent(checkpoint, architecture, stacks)
     if not stacks:
         expected = " or ".join(entry.prefixes[0] + "N" for entry in architecture.stacks)
@@ -141,6 +143,37 @@ def _without_alternatives(checkpoint: Checkpoint, stacks: list[Stack]) -> tuple[
         if checkpoint.value(before.count_key) is None and checkpoint.value(stack.count_key) is not None:
             chosen[stack.name] = stack
     return tuple(chosen.values())
+
+
+def _with_echoes(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> tuple[Stack, ...]:
+    """`stacks` with the keys that hub files count the same layers by a second time: remote code may read those.
+
+    They stand in the stack's own scope, or at the top for the first stack. A scope with several stacks has counts of
+    its own for each.
+    """
+    if table_of(checkpoint) == GGUF:
+        return stacks
+    scopes = [stack.scope for stack in stacks]
+    read = {key for stack in stacks for key in (stack.count_key, stack.count_default, *stack.aliases)}
+    return tuple(
+        replace(
+            stack,
+            echoes=tuple(key for key in _echoes(stack, scopes) if key not in read and _agrees(checkpoint, stack, key)),
+        )
+        for stack in stacks
+    )
+
+
+def _echoes(stack: Stack, scopes: list[str]) -> Iterator[str]:
+    own = [stack.scope] if scopes.count(stack.scope) == 1 else []
+    top = [""] if stack.scope == scopes[0] and "" not in scopes else []
+    for scope in (*own, *top):
+        yield from (f"{scope}.{word}".lstrip(".") for word in _COUNT_KEYS)
+
+
+def _agrees(checkpoint: Checkpoint, stack: Stack, key: str) -> bool:
+    value = checkpoint.value(key)
+    return type(value) is int and value == stack.count
 
 
 def _rules_of(checkpoint: Checkpoint, entry: LayerStack) -> LayerStack:
@@ -168,6 +201,12 @@ def _rules_of(checkpoint: Checkpoint, entry: LayerStack) -> LayerStack:
 def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...]) -> None:
     """A stack that the metadata counts must be there: under a name nobody knows, another one would pass for it."""
     there = {stack.name for stack in stacks}
+    first = architecture.stacks[0]
+    if stacks and first.name not in there and not first.optional:
+        raise UnsupportedError(
+            f"the tensors show no stack {first.name} under a known name such as {shown(first.prefixes[0])}N, only "
+            f"{', '.join(there)}"
+        )
     for entry in architecture.stacks:
         stated = checkpoint.value(_with_keys(checkpoint, entry).count_key)
         if stacks and entry.name not in there and not entry.optional and type(stated) is int and stated > 0:

@@ -29,7 +29,11 @@ from rewriter.output import Literal, Output, OutputFile, whole_file
 from rewriter.plan import Plan
 
 CONFIG = "config.json"
-PATCHED = ("generation_config.json",)  # other files whose fields may follow the layers
+# Other files whose fields may follow the layers.
+PATCHED = (
+    "generation_config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json",
+    "quantization_config.json",
+)  # fmt: skip
 PARAMS, MISTRAL = "params.json", "mistral_native"  # what describes `consolidated*.safetensors`, and its table entry
 PROVENANCE_FILE = "rewriter.json"
 _INDEX = ".safetensors.index.json"
@@ -152,11 +156,14 @@ def _checkpoint(
 
 
 def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
-    """The top members of the other files, each under `file.json:key`."""
+    """What the other files say, each value under `file.json:key`."""
     others = (document for document in documents if document.name in (*PATCHED, PARAMS))
     values = ((document.name, json_text.parse(document.text, document.name)) for document in others)
     return {
-        f"{name}:{key}": member for name, value in values if isinstance(value, dict) for key, member in value.items()
+        f"{name}:{key}": member
+        for name, value in values
+        if isinstance(value, dict)
+        for key, member in json_text.flatten(value).items()
     }
 
 

@@ -1,0 +1,91 @@
+"""Layers that are named in how the weights are quantised: each name follows, or the drop is refused. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+
+from rewriter import fields
+from rewriter.architectures.field_table import QUANTIZATION
+from rewriter.architectures.stacks import Stack
+from rewriter.checkpoint import Checkpoint, LayerMap
+from rewriter.edits import module_lists
+from rewriter.errors import UnsupportedError, shown
+from rewriter.selection import Options
+
+_EXPRESSION = re.compile(r"(?=.*[0-9])(?=.*[*+?\[(|^$\\])", re.DOTALL)
+_MARK = re.compile(r"re:|[-+]:")  # what compressed-tensors and GPTQModel put before an expression
+
+
+def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: Options) -> None:
+    """Raise UnsupportedError where a kept layer would be taken for another one."""
+    followed = module_lists(checkpoint)
+    left = {key for key in followed if {key, key.partition(".")[0]} & set(options.keep_fields)}
+    _refuse_names(checkpoint, layers, {*followed}, options)
+    renamed = tuple(_modules(checkpoint, stack, layers))
+    for key in [key for key in followed if key not in left]:
+        for text in filter(_EXPRESSION.match, _texts(checkpoint.metadata[key], followed[key])):
+            if not _is_named(text, layers) and any(_differs(meaning, renamed) for meaning in _meanings(text)):
+                raise UnsupportedError(
+                    f"{shown(key, 80)} has {shown(text)}, which would mean other layers; --keep-field {shown(key, 80)} "
+                    "leaves it as it is"
+                )
+
+
+def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], options: Options) -> None:
+    pattern = fields.layer_pattern(layers.prefixes)
+    for key, value in checkpoint.metadata.items():
+        head = key.partition(".")[0]
+        if not key.startswith(QUANTIZATION) or ".json:" in key or key in followed or head in options.keep_fields:
+            continue
+        parent, _, last = key.replace("\\.", "\0").rpartition(".")
+        names = [] if parent.replace("\0", "\\.") in followed else [last.replace("\0", ".")]
+        texts = (*names, *(() if isinstance(value, dict) else _texts(value, "names_within")))
+        if any(pattern.match(text.strip()) for text in texts):
+            raise UnsupportedError(
+                f"{shown(key)} names a layer, and no rule says how it follows; --keep-field {head} leaves it as it is"
+            )
+
+
+def _texts(value: object, rule: str) -> Iterator[str]:
+    """The names that a rule follows: keys or entries, and with `names_within` all that is inside them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        yield from (item for item in value if isinstance(item, str))
+        inner = value.values() if isinstance(value, dict) else (item for item in value if not isinstance(item, str))
+        for item in inner if rule == "names_within" else ():
+            yield from _texts(item, rule)
+
+
+def _is_named(text: str, layers: LayerMap) -> bool:
+    """Whether the rule for names has followed it."""
+    return fields.RULES["layer_names"]([text], layers) != [text]
+
+
+def _modules(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[tuple[str, str]]:
+    """Every module and tensor of the kept layers, as it was called and as it will be."""
+    numbers = layers.numbers
+    inner: dict[tuple[int, str], None] = {}
+    for tensor in checkpoint.tensors:
+        layer = stack.layer_of(tensor.name)
+        if layer is not None and numbers.get(layer, layer) != layer:
+            rest = tensor.name[len(f"{stack.prefix}{layer}") :]
+            inner |= {(layer, rest): None, (layer, rest.rpartition(".")[0]): None}
+    for prefix in dict.fromkeys(layers.prefixes):
+        yield from ((f"{prefix}{layer}{rest}", f"{prefix}{numbers[layer]}{rest}") for layer, rest in inner)
+
+
+def _meanings(text: str) -> Iterator[Callable[[str], object]]:
+    """What loaders make of an expression: a regular one, from the start of the name, or one with wildcards."""
+    bare = _MARK.sub("", text, count=1)
+    yield lambda name: fnmatchcase(name, bare)
+    try:
+        yield re.compile(bare).match
+    except re.error:
+        return
+
+
+def _differs(meaning: Callable[[str], object], renamed: tuple[tuple[str, str], ...]) -> bool:
+    return any(bool(meaning(old)) != bool(meaning(new)) for old, new in renamed)
