@@ -7,8 +7,8 @@
     assert not rewriter.verify("smaller.gguf", source="model.gguf")
 
 `Options` chooses the stack and what else matters; `parse_layers("3,7-9,-1", 12)` reads the syntax of the command
-line. Errors derive from `RewriterError`. No tensor is loaded and no framework is imported: bytes move from file to
-file.
+line; `score_layers(checkpoint).layers` ranks the layers by their weights, the only thing that decodes a tensor. Errors
+derive from `RewriterError`. No framework is imported: bytes move from file to file.
 """
 
 from importlib import import_module
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rewriter.formats import layout, open_checkpoint
     from rewriter.output import Output, OutputFile, Writing
     from rewriter.plan import Plan, make_plan
+    from rewriter.scoring import LayerScore, Scores, score_layers
     from rewriter.selection import Options, parse_layers
     from rewriter.verifying import verify
     from rewriter.version import VERSION as __version__
@@ -33,12 +34,14 @@ _HOMES = {
     "Output": "output", "OutputFile": "output", "Plan": "plan", "make_plan": "plan", "Options": "selection",
     "parse_layers": "selection", "verify": "verifying", "write": "writing",
     "Writing": "output",
+    "LayerScore": "scoring", "Scores": "scoring", "score_layers": "scoring",
 }  # fmt: skip
 
 __all__ = [
-    "Checkpoint", "CheckpointError", "FieldEdit", "LayerMap", "Options", "Output", "OutputError", "OutputFile",
-    "Plan", "Problem", "RequestError", "RewriterError", "TensorInfo", "UnsupportedError", "Writing", "__version__",
-    "layout", "make_plan", "open_checkpoint", "parse_layers", "verify", "write",
+    "Checkpoint", "CheckpointError", "FieldEdit", "LayerMap", "LayerScore", "Options", "Output", "OutputError",
+    "OutputFile", "Plan", "Problem", "RequestError", "RewriterError", "Scores", "TensorInfo",
+    "UnsupportedError", "Writing", "__version__", "layout", "make_plan", "open_checkpoint", "parse_layers",
+    "score_layers", "verify", "write",
 ]  # fmt: skip
 
 

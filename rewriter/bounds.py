@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -85,27 +85,54 @@ def nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int = 3) 
 
 
 def _nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int) -> list[Layers]:
-    """As nearest, without groups.
-
-    Walks over the layers and remembers, for every number of layers kept so far and what else decides what may follow,
-    the best few ways to get there.
-    Among equally near ones those come first that drop as many layers as asked for.
-    """
+    """As nearest, without groups. Among equally near ones those come first that drop as many layers as asked for."""
     wanted = set(kept)
-    ways: dict[Layers, list[tuple[int, Layers]]] = {(): [(0, ())]}
-    for layer in range(count):
-        following: dict[Layers, list[tuple[int, Layers]]] = {}
-        for cost, chosen in chain.from_iterable(ways.values()):
-            if not any(layer in bound.stay for bound in bounds):
-                following.setdefault(_state(bounds, chosen), []).append((cost + (layer in wanted), chosen))
-            if _may_stay(bounds, layer, chosen):
-                more = (*chosen, layer)
-                following.setdefault(_state(bounds, more), []).append((cost + (layer not in wanted), more))
-        ways = {state: sorted(best)[: 2 * most] for state, best in following.items()}
-    ends = (way for way in chain.from_iterable(ways.values()) if way[1])
+    gain = [(0.0, 1.0) if layer not in wanted else (1.0, 0.0) for layer in range(count)]
+    ends = _walked(bounds, gain, 2 * most, count)
     found = [(cost, abs(len(chosen) - len(kept)), chosen) for cost, chosen in ends]
     found = [each for each in found if len(each[2]) < count and broken(bounds, each[2], count) is None]
     return [chosen for _, _, chosen in sorted(found)[:most]]
+
+
+def cheapest(bounds: tuple[Bound, ...], costs: Sequence[float], dropped: int, most: int) -> list[Layers]:
+    """Up to `most` selections that drop `dropped` layers of the least cost together and break no bound.
+
+    `costs[layer]` is what dropping the layer costs. The cheapest comes first.
+    """
+    count = len(costs)
+    free = [layer for layer in range(count) if not any(layer in bound.stay for bound in bounds)]
+    lowest = set(sorted(free, key=lambda layer: (costs[layer], layer))[:dropped])
+    best = tuple(layer for layer in range(count) if layer not in lowest)
+    first = [best] if len(lowest) == dropped and best and broken(bounds, best, count) is None else []
+    groups = [bound.one_of for bound in bounds if bound.one_of]
+    tries = [bounds]
+    for group in groups:
+        tries = [(*each, Bound("", stay=frozenset((one,)))) for each in tries for one in sorted(group)[-_TRIED:]]
+    steps = [(cost, 0.0) for cost in costs]
+    ends = [way for each in tries for way in _walked(each, steps, most, dropped) if len(way[1]) == count - dropped]
+    found = [chosen for _, chosen in sorted(ends) if broken(bounds, chosen, count) is None]
+    return list(dict.fromkeys((*first, *found)))[:most]
+
+
+def _walked(
+    bounds: tuple[Bound, ...], steps: Sequence[tuple[float, float]], ways: int, most_dropped: int
+) -> list[tuple[float, Layers]]:
+    """Ways to go over all layers, each dropped at the first cost of its step or kept at the second.
+
+    Remembers, for every number of layers kept so far and what else decides what may follow, the best few ways to get
+    there.
+    """
+    known: dict[Layers, list[tuple[float, Layers]]] = {(): [(0.0, ())]}
+    for layer, (drop, keep) in enumerate(steps):
+        following: dict[Layers, list[tuple[float, Layers]]] = {}
+        for cost, chosen in chain.from_iterable(known.values()):
+            if layer - len(chosen) < most_dropped and not any(layer in bound.stay for bound in bounds):
+                following.setdefault(_state(bounds, chosen), []).append((cost + drop, chosen))
+            if _may_stay(bounds, layer, chosen):
+                more = (*chosen, layer)
+                following.setdefault(_state(bounds, more), []).append((cost + keep, more))
+        known = {state: sorted(best)[:ways] for state, best in following.items()}
+    return [way for way in chain.from_iterable(known.values()) if way[1]]
 
 
 def _state(bounds: tuple[Bound, ...], chosen: Layers) -> Layers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewriter.architectures import Architecture, Stack, all_stacks, find
 from rewriter.architectures.stacks import entries
@@ -12,6 +12,10 @@ from rewriter.output import Output
 from rewriter.plan import Plan
 from rewriter.provenance import edit_to_json, options_to_json
 from rewriter.version import VERSION
+
+if TYPE_CHECKING:
+    from rewriter.components import Component
+    from rewriter.suggesting import Suggestion
 
 SCHEMA = 1
 
@@ -137,6 +141,32 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
         "disk_needed": output.nbytes,
         "left_behind": list(checkpoint.left_behind),
         "warnings": list(plan.warnings),
+    }
+
+
+def describe_suggestion(suggestion: Suggestion, parts: Iterable[Component]) -> dict[str, Any]:
+    """Everything that `score --json` prints. A score is importance, and rank 1 goes first."""
+    scores = suggestion.scores
+    return {
+        "schema": SCHEMA,
+        "metric": scores.metric,
+        "why": scores.why,
+        "stack": scores.stack,
+        "protected": list(suggestion.protected),
+        "scores": [{"layer": each.layer, "score": each.score, "rank": each.rank} for each in scores.layers],
+        "suggested": list(suggestion.dropped),
+        "shared": {"deepest": suggestion.shared("top"), "middle": suggestion.shared("middle")},
+        "components": [
+            {
+                "name": part.name,
+                "tensors": part.tensors,
+                "parameters": part.parameters,
+                "bytes": part.nbytes,
+                "magnitude": part.magnitude,
+                "survives": part.survives,
+            }
+            for part in parts
+        ],
     }
 
 

@@ -232,6 +232,15 @@ def stack_bounds(
     return tuple(bounds)
 
 
+def selection_bounds(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options
+) -> tuple[Bound, ...]:
+    """What limits every selection of layers of `stack`, whichever it is."""
+    known = with_list_defaults(checkpoint, stack)
+    bounds = stack_bounds(known, stacks, stack, _layer_map(stack, range(stack.count)))
+    return tuple(bound for bound in bounds if options.strict or not bound.soft)
+
+
 def _refuse_unfollowed_names(checkpoint: Checkpoint, layers: LayerMap, options: Options) -> None:
     """A layer named anywhere in how the weights are quantised must follow, or another one is taken for it."""
     pattern = fields.layer_pattern(layers.prefixes)

@@ -18,12 +18,17 @@ _ITEM = re.compile(r"(?P<one>-?(?:0|[1-9][0-9]*))|(?P<low>0|[1-9][0-9]*)-(?P<hig
 _SIZE = re.compile(
     r"(?P<number>[0-9]{1,15}(?:[.][0-9]{1,9})?) ?(?:(?P<scale>[KMGT])(?P<binary>i)?)?B?", re.IGNORECASE | re.ASCII
 )
+RECIPE = "recipe:"  # how the names of published removal orders begin, among the strategies
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What was asked for. Exactly one of `drop`, `keep` and `strategy`; a strategy needs one amount."""
+    """What was asked for. At most one of `drop`, `keep` and `strategy`; a strategy needs one amount.
+
+    With an amount alone the layers go by their scores. `contiguous`: scored layers go as one block. Where nothing is
+    said about protection, strategies by position protect nothing, and scores the ends (`default_protection`).
+    """
 
     drop: str | None = None
     keep: str | None = None
@@ -31,8 +36,25 @@ class Selection:
     count: int | None = None
     ratio: float | None = None
     target_size: str | None = None
-    protect_first: int = 0
-    protect_last: int = 0
+    protect_first: int | None = None
+    protect_last: int | None = None
+    contiguous: bool = False
+
+    @property
+    def scored(self) -> bool:
+        """Whether the layers go by their scores: no list of them, no strategy by position."""
+        listed = self.drop is not None or self.keep is not None
+        amounts = (self.count, self.ratio, self.target_size)
+        by_position = self.strategy in strategies.STRATEGIES or (self.strategy or "").startswith(RECIPE)
+        return not listed and not by_position and (self.strategy is not None or amounts != (None, None, None))
+
+
+def default_protection(count: int) -> tuple[int, int]:
+    """How many layers at the beginning and at the end scores never suggest: ceil(count / 8), and 2.
+
+    What they cost is far more than any score that knows no data tells (docs/metrics.md).
+    """
+    return -(-count // 8), 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,46 +147,51 @@ def parse_size(text: str) -> int:
 
 
 def choose(
-    selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int], predictions: int = 0
+    selection: Selection,
+    count: int,
+    size_of: Callable[[tuple[int, ...]], int],
+    predictions: int = 0,
+    strategy: strategies.Strategy | None = None,
 ) -> tuple[int, ...]:
     """Return the layers to keep of a stack of `count` layers and `predictions` more.
 
-    `size_of(kept)` must give the output's size in bytes. Raises RequestError when the request is
-    incomplete, out of range, or leaves no layer.
+    `size_of(kept)` must give the output's size in bytes. `strategy` stands for one that is not by position: scores or
+    a recipe. Raises RequestError when the request is incomplete, out of range, or leaves no layer.
     """
-    _check_request(selection)
+    check_request(selection)
     if selection.keep is not None:
         return parse_layers(selection.keep, count, predictions)
     if selection.drop is not None:
         dropped = parse_layers(selection.drop, count, predictions)
         kept = _without(dropped, count + predictions)
     else:
-        kept = _by_strategy(selection, count, size_of)
+        kept = _by_strategy(selection, count, size_of, strategy)
     if not kept or kept[0] >= count:
         raise RequestError(f"that would leave no layer: at most {count - 1} of the {count} can go")
     return kept
 
 
-def _check_request(selection: Selection) -> None:
+def check_request(selection: Selection) -> None:
+    """Raise RequestError for a request that is incomplete or contradicts itself."""
     ways = [name for name in ("drop", "keep", "strategy") if getattr(selection, name) is not None]
     amounts = [name for name in ("count", "ratio", "target_size") if getattr(selection, name) is not None]
     options = ", ".join("--" + name.replace("_", "-") for name in ways + amounts)
-    amount = options.rpartition(", ")[2]
-    if not ways and amounts:
-        raise RequestError(f"{amount} says how much goes, not which: add --strategy NAME, such as --strategy middle")
-    if not ways:
+    if not ways and not amounts:
         raise RequestError(
-            "which layers? Give --drop 3,7-9,-1 or --keep 0-20,31 or --strategy NAME with --count, --ratio or "
-            "--target-size"
+            "which layers? Give --drop 3,7-9,-1 or --keep 0-20,31, or how much: --count, --ratio 0.25 or --target-size "
+            "(with --strategy NAME, else by their scores)"
         )
     for several in (ways, amounts):
         if len(several) > 1:
             named = " and ".join("--" + name.replace("_", "-") for name in several)
             raise RequestError(f"{named} cannot be combined: give one")
-    if selection.strategy is None and amounts:
-        raise RequestError(f"{options} cannot be combined: an amount needs --strategy NAME")
-    if selection.strategy is None and (selection.protect_first or selection.protect_last):
-        raise RequestError("--protect-first and --protect-last go with --strategy: --drop and --keep are exact")
+    exact = selection.drop is not None or selection.keep is not None
+    if exact and amounts:
+        raise RequestError(f"{options} cannot be combined: an amount needs --strategy NAME, or scores")
+    if exact and (selection.protect_first or selection.protect_last):
+        raise RequestError("--protect-first and --protect-last go with an amount: --drop and --keep are exact")
+    if selection.contiguous and not selection.scored:
+        raise RequestError("--contiguous is about layers chosen by their scores")
     if selection.strategy is not None and not amounts:
         raise RequestError("how much? --strategy needs --count K, --ratio 0.25 or --target-size 4GiB")
 
@@ -174,21 +201,48 @@ def _without(dropped: tuple[int, ...], count: int) -> tuple[int, ...]:
     return tuple(number for number in range(count) if number not in gone)
 
 
-def _by_strategy(selection: Selection, count: int, size_of: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
-    strategy = strategies.find(selection.strategy or "")
-    if selection.protect_last and selection.strategy in strategies.COUNTS_KEPT:
+def _by_strategy(
+    selection: Selection,
+    count: int,
+    size_of: Callable[[tuple[int, ...]], int],
+    strategy: strategies.Strategy | None,
+) -> tuple[int, ...]:
+    strategy = strategy or strategies.find(selection.strategy or "")
+    first, last = protection(selection, count)
+    if last and selection.strategy in strategies.COUNTS_KEPT:
         raise RequestError(f"{selection.strategy} keeps the first layers alone: --protect-last contradicts it")
     # one that spares the last layer by itself must not spare the one before the protected ones as well
-    spared = (
-        max(0, selection.protect_last - 1) if selection.strategy in strategies.SPARES_LAST else selection.protect_last
-    )
-    candidates = tuple(range(selection.protect_first, count - spared))
+    spared = max(0, last - 1) if selection.strategy in strategies.SPARES_LAST else last
+    candidates = tuple(range(first, count - spared))
     if selection.target_size is not None:
         return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of)
     amount = _amount(selection, count)
     if amount > len(candidates):
-        raise RequestError(f"cannot drop {amount} layers: {len(candidates)} of the {count} may go")
+        why = "; --protect-first 0 --protect-last 0 lets all go" if selection.scored else ""
+        raise RequestError(f"cannot drop {amount} layers: {len(candidates)} of the {count} may go{why}")
+    if selection.scored and selection.ratio is not None:
+        return _without(_nearest_amount(strategy, candidates, amount), count)
     return _without(strategy(candidates, amount), count)
+
+
+def protection(selection: Selection, count: int) -> tuple[int, int]:
+    """How many layers at the beginning and at the end may not go."""
+    first, last = default_protection(count) if selection.scored else (0, 0)
+    return (
+        first if selection.protect_first is None else selection.protect_first,
+        last if selection.protect_last is None else selection.protect_last,
+    )
+
+
+def _nearest_amount(strategy: strategies.Strategy, candidates: tuple[int, ...], amount: int) -> tuple[int, ...]:
+    """The layers to drop, `amount` of them or, where the architecture does not let so many go, as near as it can be."""
+    refused: UnsupportedError | None = None
+    for other in sorted(range(1, len(candidates) + 1), key=lambda other: (abs(other - amount), other)):
+        try:
+            return strategy(candidates, other)
+        except UnsupportedError as error:
+            refused = refused or error
+    raise refused or RequestError("no layer may go")
 
 
 def _amount(selection: Selection, count: int) -> int:
@@ -220,10 +274,9 @@ def _fitting(
     for amount in range(min(len(candidates), count - 1) + 1):
         try:
             kept = _without(strategy(candidates, amount), count)
+            size = size_of(kept)
         except RequestError:
             break  # this strategy can drop no more
-        try:
-            size = size_of(kept)
         except UnsupportedError as error:
             refused = error  # this many cannot go, more perhaps can
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rewriter.errors import RequestError
+from rewriter.errors import RequestError, shown
 
 Layers = tuple[int, ...]
 Strategy = Callable[[Layers, int], Layers]
@@ -79,5 +79,8 @@ COUNTS_KEPT = frozenset({"first-n"})  # strategies whose --count says how many l
 def find(name: str) -> Strategy:
     """Return the strategy called `name`; raise RequestError naming the others."""
     if name not in STRATEGIES:
-        raise RequestError(f"no strategy is called {name[:40]!r}; there are {', '.join(STRATEGIES)}")
+        raise RequestError(
+            f"no strategy is called '{shown(name)}'; there are {', '.join(STRATEGIES)}, recipe:NAME and the metrics of "
+            "rewriter list metrics"
+        )
     return STRATEGIES[name]

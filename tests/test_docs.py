@@ -69,8 +69,8 @@ def test_the_readme_shows_working_python(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["inspect", "tiny-llama-12L"], ["plan", "tiny-llama-12L", "--drop", "3"]],
-    ids=["inspect", "plan"],
+    [["inspect", "tiny-llama-12L"], ["plan", "tiny-llama-12L", "--drop", "3"], ["score", "tiny-llama-12L"]],
+    ids=["inspect", "plan", "score"],
 )
 def test_the_docs_name_every_key_of_the_json(arguments):
     printed = json.loads(ours([*arguments, "--json"], FIXTURES / "models").stdout)

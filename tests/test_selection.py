@@ -214,7 +214,6 @@ def test_a_target_size_asks_for_the_exact_size_of_each_selection():
     ("asked", "message"),
     [
         ({}, "which layers"),
-        ({"count": 2}, "--count says how much goes, not which"),
         ({"protect_first": 2}, "which layers"),
         ({"strategy": "top"}, "how much"),
         ({"strategy": "top", "protect_last": 1}, "how much"),
@@ -227,8 +226,8 @@ def test_a_target_size_asks_for_the_exact_size_of_each_selection():
         ({"drop": "1", "count": 1}, "an amount needs --strategy"),
         ({"keep": "1", "ratio": 0.5}, "an amount needs --strategy"),
         ({"drop": "1", "target_size": "1GB"}, "an amount needs --strategy"),
-        ({"drop": "1", "protect_first": 1}, "go with --strategy"),
-        ({"keep": "1", "protect_last": 1}, "go with --strategy"),
+        ({"drop": "1", "protect_first": 1}, "go with an amount"),
+        ({"keep": "1", "protect_last": 1}, "go with an amount"),
         ({"drop": ""}, "is not a layer"),
         ({"keep": ""}, "is not a layer"),
         ({"drop": "0-11"}, "would leave no layer: at most 11 of the 12 can go"),

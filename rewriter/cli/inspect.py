@@ -61,12 +61,9 @@ def _share(row: dict[str, Any]) -> str:
 
 
 def _table(stack: dict[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
-
     more = f" and {stack['prediction_layers']} for prediction" if stack["prediction_layers"] else ""
     title = f"stack {shown(stack['name'])}: {stack['layers']} layers{more}, {_amount(stack)}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = show.table(title)
     for column in ("layer", "tensors", "parameters", "size"):
         table.add_column(column, justify="right")
     table.add_column("")

@@ -11,9 +11,12 @@ from rewriter.architectures.stacks import named_entry
 from rewriter.architectures.toml_file import as_toml
 from rewriter.cli import show
 from rewriter.inspection import architecture_rows as rows
+from rewriter.recipes import RECIPES
 from rewriter.strategies import STRATEGIES
 
-listing = typer.Typer(help="Show what there is: strategies, architectures.", no_args_is_help=True, add_completion=False)
+listing = typer.Typer(
+    help="Show what there is: strategies, metrics, recipes, architectures.", no_args_is_help=True, add_completion=False
+)
 
 
 @listing.command()
@@ -25,6 +28,32 @@ def strategies() -> None:
     width = max(map(len, STRATEGIES))
     for name, function in STRATEGIES.items():
         show.console().print(f"{name:{width}}  {inspect.getdoc(function)}")
+
+
+@listing.command()
+def metrics() -> None:
+    """Ways to score layers by their weights: `rewriter score --metric NAME`, `rewriter prune --strategy NAME`.
+
+    Example: `rewriter list metrics`
+    """
+    from rewriter.metrics import METRICS  # numpy takes time
+
+    width = max(map(len, METRICS))
+    for name, function in METRICS.items():
+        show.console().print(f"{name:{width}}  {(inspect.getdoc(function) or '').partition(chr(10))[0]}")
+
+
+@listing.command()
+def recipes() -> None:
+    """Published removal orders, each for one model: `rewriter prune --strategy recipe:NAME`.
+
+    Example: `rewriter list recipes`
+    """
+    for recipe in RECIPES.values():
+        show.console().print(
+            f"recipe:{recipe.name}: {recipe.model} ({recipe.layers} layers, width {recipe.width}, vocabulary "
+            f"{recipe.vocabulary}); {recipe.paper}; {','.join(map(str, recipe.order))}"
+        )
 
 
 @listing.command()

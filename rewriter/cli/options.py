@@ -15,9 +15,11 @@ import typer
 from rewriter.architectures import select
 from rewriter.architectures.toml_file import load_architecture
 from rewriter.checkpoint import Checkpoint
+from rewriter.errors import RequestError
 from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
-from rewriter.selection import Options, Selection, choose
+from rewriter.selection import Options, Selection, check_request, choose
+from rewriter.suggesting import Suggestion, strategy_for, suggest
 
 _LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
 
@@ -36,19 +38,32 @@ class Request:
 
     selection: Selection
     options: Options
+    sparsity: float | None = None
 
-    def plan(self, checkpoint: Checkpoint, name: str) -> Plan:
-        """The plan for `checkpoint`; `name` is what the output will be called."""
+    def plan(self, checkpoint: Checkpoint, name: str, told: Callable[[str], None] = lambda text: None) -> Plan:
+        """The plan for `checkpoint`; `name` is what the output will be called. `told` hears how layers were scored."""
+        check_request(self.selection)
         stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
-
-        @functools.cache
-        def size_of(kept: tuple[int, ...]) -> int:
-            """Exact, so that a target size is met to the byte."""
-            return layout(make_plan(checkpoint, kept, self.options), name).nbytes
-
-        kept = choose(self.selection, stack.count, size_of, stack.predictions)
+        strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity)
+        if scores is not None:
+            told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
+        size_of = self._sizes(checkpoint, name)
+        kept = choose(self.selection, stack.count, size_of, stack.predictions, strategy)
         dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
         return make_plan(checkpoint, kept, replace(self.options, drop_mtp=True) if dropped else self.options)
+
+    def suggestion(self, checkpoint: Checkpoint, name: str) -> Suggestion:
+        """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
+        selection = self.selection
+        if selection.drop is not None or selection.keep is not None:
+            raise RequestError("score suggests layers: --drop and --keep name them already")
+        if (selection.count, selection.ratio, selection.target_size) == (None, None, None):
+            selection = replace(selection, ratio=0.25)
+        return suggest(checkpoint, selection, self.options, self._sizes(checkpoint, name), self.sparsity)
+
+    def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
+        """How large an output would be: exact, so that a target size is met to the byte."""
+        return functools.cache(lambda kept: layout(make_plan(checkpoint, kept, self.options), name).nbytes)
 
 
 def _layers(help: str, metavar: str, **settings: int) -> object:
@@ -59,15 +74,24 @@ def _request(
     drop: Annotated[list[str] | None, _layers("Layers to drop: 3,7-9,-1 (from 0; -1 is the last).", "LAYERS")] = None,
     keep: Annotated[list[str] | None, _layers("Layers to keep, the others go: 0-20,31.", "LAYERS")] = None,
     strategy: Annotated[
-        str | None, _layers("Drop by position; `rewriter list strategies` shows the names.", "NAME")
+        str | None,
+        _layers("How to choose: by position, recipe:NAME, or a metric (see `rewriter list`); else by score.", "NAME"),
     ] = None,
-    count: Annotated[int | None, _layers("With --strategy: how many to drop (first-n: to keep).", "K")] = None,
-    ratio: Annotated[float | None, _layers("With --strategy: the share of layers to drop, 0.25.", "R")] = None,
+    count: Annotated[int | None, _layers("How many to drop (first-n: to keep).", "K")] = None,
+    ratio: Annotated[float | None, _layers("The share of layers to drop, 0.25.", "R")] = None,
     target_size: Annotated[
-        str | None, _layers("With --strategy: the fewest layers that make the output fit, 4GiB.", "SIZE")
+        str | None, _layers("Drop the fewest layers that make the output fit, 4GiB.", "SIZE")
     ] = None,
-    protect_first: Annotated[int, _layers("With --strategy: never drop the first N.", "N", min=0)] = 0,
-    protect_last: Annotated[int, _layers("With --strategy: never drop the last N.", "N", min=0)] = 0,
+    protect_first: Annotated[
+        int | None, _layers("Never drop the first N (by score: ceil(L/8) unless given, else 0).", "N", min=0)
+    ] = None,
+    protect_last: Annotated[
+        int | None, _layers("Never drop the last N (by score: 2 unless given, else 0).", "N", min=0)
+    ] = None,
+    contiguous: Annotated[
+        bool, typer.Option("--contiguous", help="By score: as one block.", rich_help_panel=_LAYERS)
+    ] = False,
+    sparsity: Annotated[float | None, _layers("With the metric lamp: the sparsity it is about, 0.8.", "S")] = None,
     stack: Annotated[
         str, _layers("Which stack: encoder, decoder, text, vision, ... (`inspect` shows them).", "NAME")
     ] = "main",
@@ -106,11 +130,11 @@ def _request(
     ] = False,
 ) -> Request:
     dropped, kept = (None if each is None else ",".join(each) for each in (drop, keep))  # given twice, they add up
-    selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last)
+    selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last, contiguous)
     fields = tuple(keep_field or ()), tuple(per_layer_field or ())
     own = load_architecture(architecture) if architecture else None
     options = Options(stack, generic, *fields, not no_provenance, force, align, strict, drop_mtp, own)
-    return Request(selection, options)
+    return Request(selection, options, sparsity)
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:

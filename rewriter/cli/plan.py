@@ -34,7 +34,8 @@ def plan(
     Example: `rewriter plan model.gguf --drop 20-23`
     """
     name = output_name(source)
-    made = request.plan(open_checkpoint(source), name)
+    told: list[str] = []
+    made = request.plan(open_checkpoint(source), name, told.append)
     described = describe_plan(made, layout(made, name))
     if output is not None:
         _save(described, output, overwrite)
@@ -42,7 +43,7 @@ def plan(
         show.print_json(described)
     else:
         saved = [] if output is None else [f"saved: {shown(output, 200)}"]
-        show.console().print("\n".join([_text(described), *saved]))
+        show.console().print("\n".join([_text(described), *told, *saved]))
 
 
 def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:

@@ -45,15 +45,16 @@ def prune(
     """
     began = time.monotonic()
     checkpoint = open_checkpoint(source)
+    told: list[str] = []
     if saved_plan is None:
-        plan = request.plan(checkpoint, Path(destination).name)
+        plan = request.plan(checkpoint, Path(destination).name, told.append)
     else:
         plan = _saved(saved_plan, checkpoint, request)
     total = layout(plan, Path(destination).name).nbytes
     with _progress(total) as progress:
         how = Writing(overwrite=overwrite, verify_bytes=verify)
         output = write(plan, destination, how, progress=progress, committed=_committed)
-    lines = _summary(plan, output, destination, time.monotonic() - began)
+    lines = _summary(plan, output, destination, time.monotonic() - began) + told
     written = _written(output, destination)
     lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
     _say("\n".join(lines), written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -14,8 +15,10 @@ from rewriter.selection import format_layers
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _BAR = 24  # characters of the longest bar
+_DECADES = 50  # ratio of the largest to the smallest from which bars grow with the logarithm
 
 
 def console(error: bool = False) -> Console:
@@ -45,7 +48,27 @@ def number(count: int) -> str:
     return f"{amount:.3g} T"
 
 
-def bar(value: int, largest: int) -> str:
+def table(title: str, caption: str = "") -> Table:
+    """A table as all of ours look."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        caption=caption or None, caption_justify="left",
+    )  # fmt: skip
+
+
+def lengths(values: list[float]) -> list[float]:
+    """How long the bars of `values` are, between 0 and 1. Where they span decades, a decade is a step."""
+    low, high = min(values), max(values)
+    if low > 0 and high / low > _DECADES:
+        return [0.05 + 0.95 * math.log(each / low) / math.log(high / low) for each in values]
+    bottom = min(0.0, low)
+    return [(each - bottom) / (high - bottom) if high > bottom else 0.0 for each in values]
+
+
+def bar(value: float, largest: float) -> str:
     """A bar in eighths of a character."""
     eighths = round(value / largest * _BAR * 8) if largest else 0
     return "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")

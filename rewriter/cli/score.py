@@ -1,0 +1,102 @@
+"""rewriter score"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rewriter.cli import show
+from rewriter.cli.options import Request, Source, output_name, selecting
+from rewriter.errors import RequestError, shown
+from rewriter.formats import open_checkpoint
+from rewriter.inspection import describe_suggestion
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@selecting
+def score(
+    source: Source,
+    request: Request,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which metric (`rewriter list metrics`); else the best measured.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw it too, as .png or .svg (pip install 'rewriter[plot]').")
+    ] = None,
+) -> None:
+    """Rank the layers by their weights alone, and suggest which to drop: a quarter, unless an amount is given.
+
+    A score is a prior, not a measurement: compare the pruned model with the whole one on your own text.
+
+    Example: `rewriter score model.gguf --ratio 0.25`
+    """
+    from rewriter.components import components  # numpy takes time
+
+    if metric is not None:
+        if request.selection.strategy is not None:
+            raise RequestError("--metric and --strategy cannot be combined: give one")
+        request = replace(request, selection=replace(request.selection, strategy=metric))
+    checkpoint = open_checkpoint(source)
+    suggestion = request.suggestion(checkpoint, output_name(source))
+    described = describe_suggestion(suggestion, components(checkpoint, request.options))
+    if plot is not None:
+        from rewriter.plotting import plot_scores  # matplotlib is an extra
+
+        plot_scores(described, checkpoint.name, plot)
+    if json:
+        show.print_json(described)
+        return
+    out = show.console()
+    out.print(_table(described, shown(checkpoint.name, 80)))
+    out.print(_components(described["components"]))
+    out.print(_conclusion(described, source))
+
+
+def _table(described: dict[str, Any], name: str) -> Table:
+    table = show.table(f"{name}: stack {shown(described['stack'])}, scored by {described['metric']}", described["why"])
+    for column in ("layer", "score", "rank"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    table.add_column("")
+    lengths = show.lengths([row["score"] for row in described["scores"]])
+    marks = {**dict.fromkeys(described["protected"], "protected"), **dict.fromkeys(described["suggested"], "drop")}
+    for row, length in zip(described["scores"], lengths, strict=True):
+        mark = marks.get(row["layer"], "")
+        style = "bold" if mark == "drop" else "dim" if mark else None
+        table.add_row(
+            str(row["layer"]), f"{row['score']:.4g}", str(row["rank"]), show.bar(length, 1.0), mark, style=style
+        )
+    return table
+
+
+def _components(parts: list[dict[str, Any]]) -> Table:
+    table = show.table("components", "kept: share of its weights if half of all go by magnitude")
+    for column in ("", "parameters", "size", "mean |w|", "kept"):
+        table.add_column(column, justify="right" if column else "left")
+    for part in parts:
+        table.add_row(
+            part["name"], show.number(part["parameters"]), show.size(part["bytes"]), f"{part['magnitude']:.3g}",
+            f"{part['survives']:.0%}",
+        )  # fmt: skip
+    return table
+
+
+def _conclusion(described: dict[str, Any], source: str) -> str:
+    dropped, shared = described["suggested"], described["shared"]
+    count = len(dropped)
+    stack = () if described["stack"] == "main" else ("--stack", described["stack"])
+    command = show.command("prune", show.as_path(source), output_name(source), "--drop", show.layers(dropped), *stack)
+    return "\n".join(
+        [
+            f"suggested: drop {show.layers(dropped)} ({count} of {len(described['scores'])}); "
+            f"{shared['deepest']} of them are among the {count} deepest, {shared['middle']} in the middle {count}",
+            "a score from weights alone is a prior, not a measurement: compare the result on your own text",
+            f"next: {command}",
+        ]
+    )

@@ -1,0 +1,38 @@
+"""Layer importance from weights alone: one function each. Its docstring is its help text and its row in the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from rewriter.errors import RequestError, shown
+from rewriter.metrics.closed_form import influence
+from rewriter.metrics.model import Model
+from rewriter.metrics.spectra import alpha, spectral_entropy, stable_rank
+from rewriter.metrics.stream import stream_influence, stream_removal
+from rewriter.metrics.values import lamp, magnitude_l1, magnitude_l2, neighbour_cosine, variance
+
+Metric = Callable[[Model], list[float]]
+
+METRICS: dict[str, Callable[..., list[float]]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        stream_influence, stream_removal, influence, magnitude_l1, magnitude_l2, variance, lamp, stable_rank,
+        spectral_entropy, alpha, neighbour_cosine,
+    )
+}  # fmt: skip
+
+
+def find(name: str, sparsity: float | None = None) -> Metric:
+    """The metric called `name`. Raises RequestError naming the others."""
+    if name not in METRICS:
+        raise RequestError(
+            f"no metric is called '{shown(name)}'; there are {', '.join(METRICS)} (or recipe:NAME, or a strategy)"
+        )
+    if sparsity is None:
+        return METRICS[name]
+    if name != "lamp":
+        raise RequestError("--sparsity goes with --metric lamp")
+    if not 0 < sparsity < 1:
+        raise RequestError(f"--sparsity {sparsity:g}: write a number between 0 and 1, such as 0.8")
+    return partial(lamp, sparsity=sparsity)

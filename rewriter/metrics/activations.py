@@ -1,0 +1,55 @@
+"""Activation functions under the names that a config.json has for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriter.metrics.model import Activation
+
+_Floats = NDArray[Any]
+
+
+def _sigmoid(x: _Floats) -> _Floats:
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def _silu(x: _Floats) -> _Floats:
+    return x * _sigmoid(x)
+
+
+def _erf(x: _Floats) -> _Floats:
+    """Abramowitz and Stegun 7.1.26, exact to 1.5e-7: numpy has none."""
+    t = 1 / (1 + 0.3275911 * np.abs(x))
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    return np.sign(x) * (1 - series * np.exp(-x * x))
+
+
+def _gelu(x: _Floats) -> _Floats:
+    return 0.5 * x * (1 + _erf(x / np.sqrt(2)))
+
+
+def _gelu_tanh(x: _Floats) -> _Floats:
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def _gelu_quick(x: _Floats) -> _Floats:
+    return x * _sigmoid(1.702 * x)
+
+
+def _relu(x: _Floats) -> _Floats:
+    return np.maximum(x, 0)
+
+
+def _relu_squared(x: _Floats) -> _Floats:
+    return np.square(np.maximum(x, 0))
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": _silu, "swish": _silu, "gelu": _gelu, "gelu_python": _gelu,
+    "gelu_new": _gelu_tanh, "gelu_pytorch_tanh": _gelu_tanh, "gelu_fast": _gelu_tanh, "gelu_accurate": _gelu_tanh,
+    "quick_gelu": _gelu_quick, "relu": _relu, "relu2": _relu_squared, "relu_squared": _relu_squared,
+    "tanh": np.tanh,
+}  # fmt: skip

@@ -1,0 +1,67 @@
+"""Statistics of the singular values of a layer's matrices. Each matrix costs a decomposition: slow on large models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriter.formats.decode import Weight
+from rewriter.metrics.model import Model
+from rewriter.metrics.values import Scores
+
+Spectrum = NDArray[np.float64]  # eigenvalues of W^T W (squares of the singular values), ascending
+_BINS = 100  # of the histogram whose peak AlphaPruning takes for the start of the tail
+
+_ZERO = 1e-12  # of the largest eigenvalue: below this there is rounding alone
+
+
+def stable_rank(model: Model) -> Scores:
+    """Mean over the matrices of ||W||_F^2 / ||W||_2^2: layers that use few directions go first."""
+    return _means(model, lambda spectrum: float(spectrum.sum() / spectrum[-1]))
+
+
+def spectral_entropy(model: Model) -> Scores:
+    """Mean over the matrices of the entropy of the squared singular values, 1 where all are equal."""
+    return _means(model, _entropy)
+
+
+def alpha(model: Model) -> Scores:
+    """Minus the mean power-law exponent of the matrices' spectra: heavy tails stay (AlphaPruning, Lu et al. 2024)."""
+    return _means(model, lambda spectrum: -_alpha(spectrum))
+
+
+def _means(model: Model, statistic: Callable[[Spectrum], float]) -> Scores:
+    return [_mean(model, layer, statistic) for layer in range(len(model.layers))]
+
+
+def _mean(model: Model, layer: int, statistic: Callable[[Spectrum], float]) -> float:
+    spectra = map(eigenvalues, model.matrices(layer))  # one matrix after the other: LAPACK has threads of its own
+    values = [statistic(spectrum) if spectrum[-1] > 0 else 0.0 for spectrum in spectra]
+    return float(np.mean(values)) if values else 0.0
+
+
+def eigenvalues(weight: Weight) -> Spectrum:
+    """Of the smaller of W^T W and W W^T, in float64: squaring halves the digits that are left."""
+    matrix = weight.whole().astype(np.float64)
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    return np.clip(np.linalg.eigvalsh(gram), 0, None)
+
+
+def _entropy(spectrum: Spectrum) -> float:
+    share = spectrum / spectrum.sum()
+    share = share[share > 0]
+    return float(-(share * np.log(share)).sum() / np.log(len(spectrum))) if len(spectrum) > 1 else 0.0
+
+
+def _alpha(spectrum: Spectrum) -> float:
+    """The Hill estimate over the eigenvalues above the peak of their histogram over the logarithm.
+
+    alpha = 1 + n / (sum of ln e_i - n ln e_min).
+    """
+    logs = np.log(spectrum[spectrum > _ZERO * spectrum[-1]])
+    counts, edges = np.histogram(logs, bins=_BINS)
+    tail = logs[logs >= edges[int(np.argmax(counts))]]
+    spread = float(tail.sum() - len(tail) * tail[0])
+    return 1 + len(tail) / spread if spread > 0 else float(len(tail))

@@ -1,0 +1,48 @@
+"""A picture of the scores, drawn with matplotlib: the extra `plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rewriter.errors import OutputError, RequestError, shown
+
+_KINDS = (".png", ".svg", ".pdf")
+_COLOURS = {"drop": "#d1495b", "kept": "#30638e", "protected": "#b8c4cc"}
+_DECADES = 50  # ratio of the largest score to the smallest from which the axis is logarithmic
+
+
+def plot_scores(described: dict[str, Any], name: str, path: Path) -> None:
+    """Draw what `score --json` says, one bar for each layer, to `path`.
+
+    Raises RequestError for a file of another kind or without matplotlib, OutputError where it cannot be written.
+    """
+    if path.suffix.lower() not in _KINDS:
+        raise RequestError(f"{shown(path.name)}: a picture is a {', '.join(_KINDS)}")
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+    except ImportError:
+        raise RequestError("--plot needs matplotlib: pip install 'rewriter[plot]'") from None
+    rows = described["scores"]
+    kinds = {**dict.fromkeys(described["protected"], "protected"), **dict.fromkeys(described["suggested"], "drop")}
+    colours = [_COLOURS[kinds.get(row["layer"], "kept")] for row in rows]
+    figure = Figure(figsize=(max(6.4, 0.22 * len(rows)), 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.bar([row["layer"] for row in rows], [row["score"] for row in rows], color=colours, width=0.8)
+    values = [row["score"] for row in rows]
+    if min(values) > 0 and max(values) / min(values) > _DECADES:
+        axes.set_yscale("log")
+    axes.set_title(f"{shown(name, 60)}: stack {described['stack']}, {described['metric']}", loc="left")
+    axes.set_xlabel("layer")
+    axes.set_ylabel("importance (the lowest goes first)")
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(
+        handles=[Patch(color=colour, label=label) for label, colour in _COLOURS.items()],
+        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False,
+    )  # fmt: skip
+    try:
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+    except OSError as error:
+        raise OutputError(f"cannot write {shown(path)}: {(error.strerror or str(error)).lower()}") from None

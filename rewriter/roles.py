@@ -1,0 +1,189 @@
+"""What a tensor does in its layer: value projection, output projection, norm, gate, up, down.
+
+The words are llama.cpp's: `attn_v`, `ffn_gate`, `post_attention_norm`. A GGUF says them in its names. For Hugging Face
+names gguf's own tensor-name maps are asked: the map of the same architecture, else the first one that has a word for
+every tensor of the layers. So one table of roles serves both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from rewriter.architectures.stacks import Stack, table_of
+from rewriter.checkpoint import GGUF, Checkpoint
+
+# model types whose layers are named as those of a gguf architecture with another name
+_CALLED = {
+    "mistral": "llama", "ministral": "llama", "mixtral": "llama", "helium": "llama", "cwm": "llama",
+    "gpt_bigcode": "starcoder", "phi": "phi2", "cohere": "command-r", "gemma3_text": "gemma3", "gemma4_text": "gemma4",
+    "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2", "deepseek_v32": "deepseek2", "glm": "chatglm",
+    "granitemoeshared": "granitemoe", "granitemoehybrid": "granitehybrid", "hunyuan_v1_dense": "hunyuan-dense",
+    "hunyuan_v1_moe": "hunyuan-moe", "roberta": "bert", "xlm-roberta": "bert", "distilbert": "bert",
+    "modernbert": "modern-bert", "olmo3": "olmo2", "llama4_text": "llama4", "ministral3": "mistral3", "mt5": "t5",
+    "umt5": "t5", "vaultgemma": "gemma2", "flex_olmo": "olmoe", "electra": "bert", "camembert": "bert",
+}  # fmt: skip
+# what the maps lack: how one expert's or all experts' tensors are called before a converter has stacked them
+_EXPERT_WORDS = {
+    "w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps",
+    "gate_proj": "ffn_gate_exps", "down_proj": "ffn_down_exps", "up_proj": "ffn_up_exps",
+    "gate_up_proj": "ffn_gate_up_exps", "w1_proj": "ffn_gate_exps", "v1_proj": "ffn_up_exps",
+    "w2_proj": "ffn_down_exps",
+}  # fmt: skip
+_EXPERT = re.compile(r".*\bexperts\.(?:([0-9]+)\.)?([a-z0-9_]+?)(_bias|\.bias|\.weight)?", re.ASCII)
+# what the maps lack besides, by how the name after the layer's number ends: looked up last
+_MORE = tuple(
+    (re.compile(rf"(?:.*\.)?(?:{names})", re.ASCII), word)
+    for names, word in (
+        (r"e_score_correction_bias|e_score_correction", "exp_probs_b"),
+        (r"sinks|attention_sink_bias", "attn_sinks"),
+        (r"rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias", "attn_rot_embd"),
+        (r"attn_sub_norm", "attn_sub_norm"),
+        (r"ffn_sub_norm", "ffn_sub_norm"),
+        (r"input_layernorm|layernorm_before|layer_norm1|norm1|norm_1|self_attn_layer_norm", "attn_norm"),
+        (
+            r"post_attention_layernorm|pre_ff_layernorm|layernorm_after|layer_norm2|norm2|norm_2|ln_2|mlp_norm|ffn_norm"
+            r"|final_layer_norm|feedforward_layer_norm",
+            "ffn_norm",
+        ),
+        (r"(?:attention|attn|self)\.(?:q_proj|query|query_proj|q)", "attn_q"),
+        (r"(?:attention|attn|self)\.(?:k_proj|key|key_proj|k)", "attn_k"),
+        (r"(?:attention|attn|self)\.(?:v_proj|value|value_proj|v)", "attn_v"),
+        (r"attention\.output\.dense|(?:attention|attn)\.(?:out_proj|o_proj|o|proj)", "attn_output"),
+        (r"(?:attention|attn)\.qkv(?:_proj)?", "attn_qkv"),
+        (r"fc1|intermediate\.dense|intermediate_dense|mlp\.fc1", "ffn_up"),
+        (r"fc2|output\.dense|output_dense|mlp\.fc2", "ffn_down"),
+        (r"shared_expert_gate", "ffn_gate_inp_shexp"),
+        (r"block_sparse_moe\.input_linear", "ffn_gate_up_exps"),
+        (r"block_sparse_moe\.output_linear", "ffn_down_exps"),
+        (r"shared_mlp\.input_linear", "ffn_up_shexp"),
+        (r"shared_mlp\.output_linear", "ffn_down_shexp"),
+        (r".*relative_position_bias.*", "attn_rel_b"),
+        (r"(?:block_sparse_moe|mlp|moe|feed_forward)\.(?:router|gate)(?:\.layer)?", "ffn_gate_inp"),
+    )
+)
+_ENCODER_DECODER = re.compile(r"(?:encoder_attn|encdecattention|crossattention|cross_attn)[._].*", re.IGNORECASE)
+_SAME = {"attn_o": "attn_output", "gate_up": "ffn_gate_up", "attn_rel_b": "attn_rel_b"}  # words for one thing
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """`word` is llama.cpp's name of the module, `part` its `weight` or `bias`; `expert` the number of a lone expert."""
+
+    word: str
+    part: str = "weight"
+    expert: int | None = None
+
+
+def layer_roles(checkpoint: Checkpoint, stack: Stack, names: Iterable[str]) -> dict[str, Role | None]:
+    """The role of every tensor of the stack's layers among `names`; None where nobody has a word for it."""
+    inside = {name: layer for name in names if (layer := stack.layer_of(name)) is not None}
+    if table_of(checkpoint) == GGUF:
+        return {name: _from_gguf(name[len(f"{stack.prefix}{layer}.") :]) for name, layer in inside.items()}
+    endings = {name: name[len(f"{stack.prefix}{layer}.") :] for name, layer in inside.items()}
+    words = _words(checkpoint.architecture, stack.prefix, frozenset(endings.values()))
+    return {name: words[ending] for name, ending in endings.items()}
+
+
+def outer_roles(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """The word -> the name of what stands outside the layers: `token_embd`, `output_norm`, `output`, ..."""
+    if table_of(checkpoint) == GGUF:
+        return {name.removesuffix(".weight").replace(".bias", "_bias"): name for name in names}
+    found: dict[str, str] = {}
+    for name in names:
+        for architecture in _candidates(checkpoint.architecture):
+            if word := _outer_word(architecture, name):
+                found.setdefault(word, name)
+                break
+    return found
+
+
+def _from_gguf(ending: str) -> Role:
+    module, _, part = ending.rpartition(".")
+    if part not in ("weight", "bias"):
+        return Role(ending)
+    return Role(_SAME.get(module, module), part)
+
+
+@cache
+def _words(model_type: str, prefix: str, endings: frozenset[str]) -> dict[str, Role | None]:
+    """Of all the maps the first that explains the most."""
+    best: dict[str, Role | None] = dict.fromkeys(endings)
+    for architecture in _candidates(model_type):
+        roles = {ending: _role(architecture, prefix, ending) for ending in endings}
+        if sum(role is not None for role in roles.values()) > sum(role is not None for role in best.values()):
+            best = roles
+        if all(best.values()):
+            break
+    return best
+
+
+def _candidates(model_type: str) -> Iterator[str]:
+    """The architecture of that name first, then the commonest, then all others."""
+    from gguf import MODEL_ARCH_NAMES
+
+    names = {name.replace("-", "").replace("_", "").replace(".", ""): name for name in MODEL_ARCH_NAMES.values()}
+    first = _CALLED.get(model_type) or names.get(model_type.replace("-", "").replace("_", ""))
+    return iter(dict.fromkeys((*([first] if first else []), "llama", *sorted(names.values()))))
+
+
+def _role(architecture: str, prefix: str, ending: str) -> Role | None:
+    expert = _EXPERT.fullmatch(ending)
+    if expert and expert[2] in _EXPERT_WORDS and "shared" not in ending:
+        part = "bias" if expert[3] in ("_bias", ".bias") else "weight"
+        return Role(_EXPERT_WORDS[expert[2]], part, int(expert[1]) if expert[1] else None)
+    module, _, part = ending.rpartition(".")
+    if part not in ("weight", "bias"):
+        module, part = ending, "weight"
+    words = (_asked(architecture, f"{each}0.{module}") for each in _spellings(prefix))
+    word = next(filter(None, words), None) or _more(module)
+    return None if word is None else Role(_SAME.get(word, word), part)
+
+
+def _more(module: str) -> str | None:
+    if _ENCODER_DECODER.match(module):
+        return "cross_attn"
+    return next((word for pattern, word in _MORE if pattern.fullmatch(module)), None)
+
+
+def _spellings(prefix: str) -> tuple[str, ...]:
+    """The prefix and its ends: `model.language_model.layers.`, `language_model.layers.`, `layers.`, `model.layers.`."""
+    parts = prefix.rstrip(".").split(".")
+    ends = [".".join(parts[index:]) + "." for index in range(len(parts))]
+    heads = ("model.", "transformer.", "encoder.", "bert.")
+    return tuple(dict.fromkeys((*ends, *(head + ends[-1] for head in heads), "model.layers.", "transformer.h.")))
+
+
+@cache
+def _map(architecture: str) -> dict[str, Any]:
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    number = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    mapping: dict[str, Any] = get_tensor_name_map(number, 1).mapping
+    return mapping
+
+
+def _asked(architecture: str, name: str) -> str | None:
+    """The word for a tensor of layer 0."""
+    found = _map(architecture).get(name)
+    if found is None:
+        return None
+    match = re.fullmatch(r"(?:enc\.|dec\.)?blk\.0\.(.+)", str(found[1]))
+    return match[1] if match else None
+
+
+def _outer_word(architecture: str, name: str) -> str | None:
+    module, _, part = name.rpartition(".")
+    if part not in ("weight", "bias"):
+        module, part = name, "weight"
+    pieces = module.split(".")
+    for index in range(len(pieces)):
+        end = ".".join(pieces[index:])
+        for spelling in (end, "model." + end):
+            found = _map(architecture).get(spelling)
+            if found is not None and "blk." not in str(found[1]):
+                return str(found[1]) + ("" if part == "weight" else "_bias")
+    return None

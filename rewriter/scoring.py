@@ -1,0 +1,121 @@
+"""Scores for the layers of a stack, from their weights alone.
+
+A score is importance, whatever the metric: the lowest goes first. It is a prior, not a measurement: what dropping a
+layer really costs only a forward pass over real text can say.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite
+
+if "numpy" not in sys.modules:  # one thread for each of ours: sums then do not depend on how many there are
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import numpy as np
+
+from rewriter.architectures.stacks import Stack, select
+from rewriter.checkpoint import Checkpoint
+from rewriter.errors import UnsupportedError
+from rewriter.formats.decode import Weight, open_weights, workers
+from rewriter.metrics import find
+from rewriter.metrics.model import Model, Team
+from rewriter.plan import open_stacks
+from rewriter.residual import describe_stream
+from rewriter.selection import Options
+
+# The metrics to take where none is asked for: the first one that applies. docs/metrics.md has the measurements.
+DEFAULTS = ("stream-removal", "magnitude-l1")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScore:
+    """`score` is importance; `rank` counts from 1 for the lowest, which goes first."""
+
+    layer: int
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The scores of every layer of a stack, in order. `why` says why the first default was not used, if so."""
+
+    metric: str
+    stack: str
+    layers: tuple[LayerScore, ...]
+    why: str = ""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The scores alone."""
+        return tuple(each.score for each in self.layers)
+
+
+def score_layers(
+    checkpoint: Checkpoint,
+    metric: str | None = None,
+    options: Options | None = None,
+    sparsity: float | None = None,
+    threads: int | None = None,
+) -> Scores:
+    """Score every layer of the stack that `options` name with `metric`, or with the default.
+
+    Raises RequestError for an unknown metric, UnsupportedError where it does not apply or the weights cannot be
+    decoded, CheckpointError for a damaged file. The scores do not depend on `threads`.
+    """
+    options = options or Options()
+    chosen = [metric] if metric is not None else list(DEFAULTS)
+    functions = [find(name, sparsity if name == "lamp" or metric else None) for name in chosen]
+    stack = select(open_stacks(checkpoint, options)[1], options.stack)
+    with _model(checkpoint, stack, threads or workers()) as model:
+        for name, function in zip(chosen, functions, strict=True):
+            try:
+                with np.errstate(all="ignore"):  # what is not finite is said below
+                    values = function(model)
+            except UnsupportedError as error:
+                if name == chosen[-1]:
+                    raise
+                why = f"{name} does not apply: {model.why or error}"
+                continue
+            return _scores(name, stack, values, "" if name == chosen[0] else why)
+    raise AssertionError("the last one returns or raises")  # pragma: no cover
+
+
+@contextmanager
+def _model(checkpoint: Checkpoint, stack: Stack, threads: int) -> Iterator[Model]:
+    team = Team(threads)
+    try:
+        with open_weights(checkpoint) as weights:
+            yield _described(checkpoint, stack, weights, team)
+    finally:
+        team.close()
+
+
+def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weight], team: Team) -> Model:
+    layers: list[dict[str, Weight]] = [{} for _ in range(stack.count)]
+    for name, weight in weights.items():
+        number = stack.layer_of(name)
+        if number is not None and number < stack.count:
+            layers[number][name[len(f"{stack.prefix}{number}.") :]] = weight
+    try:
+        return Model(tuple(layers), team, describe_stream(checkpoint, stack, weights))
+    except UnsupportedError as error:
+        return Model(tuple(layers), team, None, str(error))
+
+
+def _scores(metric: str, stack: Stack, values: Sequence[float], why: str) -> Scores:
+    strange = next((layer for layer, value in enumerate(values) if not isfinite(value)), None)
+    if strange is not None:
+        raise UnsupportedError(
+            f"{metric} gives no number for layer {strange}: there are weights that are infinite or not numbers"
+        )
+    order = sorted(range(len(values)), key=lambda layer: (values[layer], layer))
+    ranks = {layer: rank for rank, layer in enumerate(order, 1)}
+    layers = tuple(LayerScore(layer, float(value), ranks[layer]) for layer, value in enumerate(values))
+    return Scores(metric, stack.name, layers, why)
