@@ -49,24 +49,25 @@ SPECS = {
     ),
     "neox-14": Spec(
         GPTNeoXConfig(
-            num_hidden_layers=14, hidden_size=128, intermediate_size=512, num_attention_heads=4, vocab_size=256,
+            num_hidden_layers=14, hidden_size=96, intermediate_size=384, num_attention_heads=4, vocab_size=256,
             max_position_embeddings=192, use_parallel_residual=True, bos_token_id=0, eos_token_id=0,
         ),
         "bytes", context=192, tokens=20_000_000, seed=3,
     ),
     "bert-12": Spec(
         BertConfig(
-            num_hidden_layers=12, hidden_size=96, intermediate_size=384, num_attention_heads=4, vocab_size=2049,
-            max_position_embeddings=128, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            num_hidden_layers=12, hidden_size=96, intermediate_size=384, num_attention_heads=4, vocab_size=257,
+            max_position_embeddings=96, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            initializer_range=0.06,
         ),
-        "pieces", context=128, tokens=20_000_000, seed=4, peak=1e-3, masked=True,
+        "bytes", context=96, tokens=20_000_000, seed=4, peak=1e-3, masked=True,
     ),
     "olmo2-14": Spec(
         llama_like(Olmo2Config, 14, 112, 4, 2048), "pieces", context=128, tokens=12_000_000, seed=5, aside=True
     ),
     "qwen2-18": Spec(
-        llama_like(Qwen2Config, 18, 120, 6, 256, tie_word_embeddings=True),
+        llama_like(Qwen2Config, 18, 108, 6, 256, tie_word_embeddings=True),
         "bytes", context=192, tokens=20_000_000, seed=6, aside=True,
     ),
 }  # fmt: skip
-MASK = 2048  # bert-12's extra entry
+MASK = 256  # bert-12's extra entry
