@@ -2,7 +2,8 @@
 
     python benchmarks/quality/corpus.py
 
-Writes `train.txt`, `heldout.txt` (one file in 64, seen by no model) and `tokenizer.json` (byte-level BPE, 2048 entries).
+Writes `train.txt`, `heldout.txt` (one file in 64, seen by no model) and `tokenizer.json` (byte-level BPE, 2048
+entries).
 CPython's tests are in neither: `fixtures/models/heldout.txt` is made of them.
 """
 
@@ -45,7 +46,7 @@ def download() -> None:
     pins = CORPUS / "requirements.txt"
     pins.write_text("".join(f"{name} --hash=sha256:{sha}\n" for name, sha in DISTRIBUTIONS.items()))
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    subprocess.run([*pip, "--require-hashes", "-r", pins, "-d", CORPUS], check=True)  # noqa: S603
+    subprocess.run([*pip, "--require-hashes", "-r", pins, "-d", CORPUS], check=True)
 
 
 def files() -> Iterator[tuple[str, str]]:

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import candidates
 import numpy as np
 import torch
 from models import SPECS
 from oracles import block_influence, greedy, random_sets, single_removal
-from paths import FIXTURES, WORK
+from paths import FIXTURES, RESULTS, WORK
 from subject import RATIOS, Subject
 
 from rewriter.errors import RequestError
@@ -45,12 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*", type=Path)
     parser.add_argument("--tiny", action="store_true", help="a model of train.py --tiny, to check the scripts")
+    parser.add_argument("--candidates", action="store_true", help="also what candidates.py proposes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for directory in [WORK / "tiny"] if asked.tiny else asked.directories or known_models():
-        subject = Subject(directory)
+        subject = Subject(directory, WORK if asked.tiny else RESULTS)
         check_against_prune(subject)
-        evaluate(subject)
+        evaluate(subject, asked.candidates)
 
 
 def known_models() -> list[Path]:
@@ -71,14 +73,17 @@ def check_against_prune(subject: Subject) -> None:
 
 def rewriter(*arguments: str | Path) -> str:
     command = [sys.executable, "-m", "rewriter", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def evaluate(subject: Subject) -> None:
+def evaluate(subject: Subject, with_candidates: bool) -> None:
     references = {ratio: reference(subject, subject.drop_count(ratio)) for ratio in RATIOS}
     singles = single_removal(subject)
     judged = {"greedy oracle": judge(subject, references, lambda count: sorted(greedy(subject, count)))}
     rankings = {"single-removal oracle": singles, "block influence (data)": block_influence(subject), **tool(subject)}
+    if with_candidates:
+        rankings |= candidates.rankings(subject)
+        judged |= {name: judge(subject, references, how) for name, how in candidates.choosers(subject).items()}
     for name, scores in rankings.items():
         choose = lowest(subject.candidates(), scores)
         judged[name] = judge(subject, references, choose) | {
@@ -95,8 +100,14 @@ def evaluate(subject: Subject) -> None:
         counts={ratio: each.count for ratio, each in references.items()},
         single=singles,
         judged=judged,
+        training=training(subject),
     )
     show(subject, judged)
+
+
+def training(subject: Subject) -> dict | None:
+    path = subject.directory / "training.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def reference(subject: Subject, count: int) -> Reference:
@@ -168,7 +179,8 @@ def show(subject: Subject, judged: dict[str, dict]) -> None:
     print(f"\n{subject.name}: base {subject.loss([]):.3f}, error of a cost {half_error(subject):.3f}")
     for name, each in sorted(judged.items(), key=lambda item: -gaps(item[1])[1]):
         cells = "".join(f"{gap:8.2f}" for gap in gaps(each))
-        print(f"  {name:24}{cells}   rho {each.get('spearman', float('nan')):5.2f}   {each['0.25']['dropped']}")
+        dropped = each["0.25"] and each["0.25"]["dropped"]
+        print(f"  {name:24}{cells}   rho {each.get('spearman', float('nan')):5.2f}   {dropped}")
 
 
 def gaps(judged: dict) -> list[float]:

@@ -1,10 +1,11 @@
-"""The models trained here: each another family, depth, width or tokenisation. `aside` ones are looked at once, at the end."""
+"""The models trained here, each another family, depth, width or tokenisation.
+
+Those `aside` are looked at once, at the end: nothing is chosen by them.
+"""
 
 from dataclasses import dataclass
 
 from transformers import BertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, Olmo2Config, PreTrainedConfig, Qwen2Config
-
-VOCABULARY = {"pieces": 2048, "bytes": 256}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def llama_like(kind: type[PreTrainedConfig], layers: int, width: int, heads: int
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
         vocab_size=vocabulary,
-        max_position_embeddings=192,
+        max_position_embeddings=128,
         bos_token_id=0,
         eos_token_id=0,
         **{"pad_token_id": None, "rms_norm_eps": 1e-5, **more},
@@ -45,7 +46,7 @@ SPECS = {
         "pieces", context=128, tokens=12_000_000, seed=1,
     ),
     "llama-24": Spec(
-        llama_like(LlamaConfig, 24, 96, 4, 2048), "pieces", context=128, tokens=20_000_000, seed=2
+        llama_like(LlamaConfig, 24, 64, 4, 2048), "pieces", context=128, tokens=20_000_000, seed=2
     ),
     "neox-14": Spec(
         GPTNeoXConfig(
@@ -63,11 +64,12 @@ SPECS = {
         "bytes", context=96, tokens=20_000_000, seed=4, peak=1e-3, masked=True,
     ),
     "olmo2-14": Spec(
-        llama_like(Olmo2Config, 14, 112, 4, 2048), "pieces", context=128, tokens=12_000_000, seed=5, aside=True
+        llama_like(Olmo2Config, 14, 64, 4, 256), "bytes", context=128, tokens=20_000_000, seed=5, aside=True
     ),
     "qwen2-18": Spec(
-        llama_like(Qwen2Config, 18, 108, 6, 256, tie_word_embeddings=True),
-        "bytes", context=192, tokens=20_000_000, seed=6, aside=True,
+        llama_like(Qwen2Config, 18, 72, 6, 256, tie_word_embeddings=True),
+        "bytes", context=128, tokens=20_000_000, seed=6, aside=True,
     ),
 }  # fmt: skip
+TINY = Spec(llama_like(LlamaConfig, 6, 32, 4, 256), "bytes", context=128, tokens=20_480, seed=0)
 MASK = 256  # bert-12's extra entry

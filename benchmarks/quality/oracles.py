@@ -35,9 +35,14 @@ def single_removal(subject: Subject) -> list[float]:
     return [subject.loss([layer]) for layer in range(len(subject.layers))]
 
 
-@torch.no_grad()
 def block_influence(subject: Subject) -> list[float]:
-    """ShortGPT: 1 - the mean cosine of a layer's input and output, on the held-out text."""
+    """ShortGPT, on the held-out text."""
+    return turning(subject, subject.windows[0])
+
+
+@torch.no_grad()
+def turning(subject: Subject, ids: torch.Tensor) -> list[float]:
+    """1 - the mean cosine of each layer's input and output."""
     turned: list[float] = []
 
     def watch(_: torch.nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
@@ -45,7 +50,7 @@ def block_influence(subject: Subject) -> list[float]:
         turned.append(1 - torch.cosine_similarity(inputs[0], after, dim=-1).mean().item())
 
     hooks = [layer.register_forward_hook(watch) for layer in subject.layers]
-    subject.model(input_ids=subject.windows[0])
+    subject.model(input_ids=ids)
     for hook in hooks:
         hook.remove()
     return turned

@@ -8,3 +8,4 @@ REPOSITORY = HERE.parents[1]
 FIXTURES = REPOSITORY / "fixtures" / "models"
 WORK = Path(os.environ.get("QUALITY_WORK", HERE / "work"))
 CORPUS = WORK / "corpus"
+RESULTS = HERE / "results"

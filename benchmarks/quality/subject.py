@@ -1,6 +1,7 @@
-"""A model under test: its layers, the held-out tokens it is judged on, and its loss without any set of layers (cached)."""
+"""A model under test: its layers, its held-out tokens, and its loss without any set of layers (cached)."""
 
 import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from paths import FIXTURES, WORK
+from paths import FIXTURES, RESULTS
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -21,7 +22,7 @@ RATIOS = (0.125, 0.25, 0.375)
 class Subject:
     """One model directory. `loss(dropped)` is the mean next-token (or masked-token) loss in nats."""
 
-    def __init__(self, directory: Path, results: Path = WORK / "results") -> None:
+    def __init__(self, directory: Path, results: Path = RESULTS) -> None:
         self.directory, self.name = directory, directory.name
         config = AutoConfig.from_pretrained(directory)
         self.is_masked = "ForMaskedLM" in config.architectures[0]
@@ -37,7 +38,14 @@ class Subject:
     @cached_property
     def losses(self) -> dict[str, list[float]]:
         """Dropped layers -> the loss on either half of the windows; read from and kept in the results file."""
-        return json.loads(self.path.read_text())["losses"] if self.path.exists() else {}
+        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return known["losses"] if known.get("weights") == self.weights else {}
+
+    @cached_property
+    def weights(self) -> str:
+        """What the cached losses belong to: a model that is trained anew is another one."""
+        files = sorted(self.directory.glob("*.safetensors"))
+        return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
     def candidates(self) -> list[int]:
         """The layers that the default protection lets go."""
@@ -89,7 +97,13 @@ class Subject:
     def save(self, **more: object) -> None:
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        known |= {"model": self.name, "layers": len(self.layers), "losses": self.losses, **more}
+        known |= {
+            "model": self.name,
+            "weights": self.weights,
+            "layers": len(self.layers),
+            "losses": self.losses,
+            **more,
+        }
         self.path.write_text(json.dumps(known) + "\n")
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from corpus import tokens_of
-from models import MASK, SPECS, Spec
-from paths import CORPUS, WORK
+from corpus import encode, tokens_of
+from models import MASK, SPECS, TINY, Spec
+from paths import CORPUS, FIXTURES, WORK
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 TOKENS_PER_STEP = 1024
@@ -33,11 +33,16 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*SPECS, []], metavar="NAME")
     parser.add_argument("--tokens", type=float, help="tokens to read (default: the model's own)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after so long")
-    parser.add_argument("--tiny", action="store_true", help="twenty steps of a 4-layer model, to check the scripts")
+    parser.add_argument("--tiny", action="store_true", help="twenty steps of a 6-layer model, to check the scripts")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.tiny:
+        train("tiny", TINY, encode((FIXTURES / "heldout.txt").read_bytes(), "bytes"), TINY.tokens, math.inf)
+        return
     for name in asked.names or SPECS:
-        train(name, SPECS[name], int(asked.tokens or SPECS[name].tokens), asked.minutes * 60)
+        spec = SPECS[name]
+        data = tokens_of(CORPUS / "train.txt", spec.tokenisation)
+        train(name, spec, data, int(asked.tokens or spec.tokens), asked.minutes * 60)
 
 
 def new_model(spec: Spec) -> PreTrainedModel:
@@ -65,8 +70,8 @@ def help_post_norms(name: str, weight: torch.nn.Parameter) -> None:
         weight.data += torch.eye(*weight.shape)
 
 
-def train(name: str, spec: Spec, tokens: int, seconds: float) -> None:
-    model, data = new_model(spec), tokens_of(CORPUS / "train.txt", spec.tokenisation)
+def train(name: str, spec: Spec, data: np.ndarray, tokens: int, seconds: float) -> None:
+    model = new_model(spec)
     optimiser = torch.optim.AdamW(groups(model), lr=spec.peak, betas=(0.9, 0.98), fused=True)
     batches = np.random.default_rng(spec.seed)
     steps, began, losses = tokens // TOKENS_PER_STEP, time.monotonic(), []
