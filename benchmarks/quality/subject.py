@@ -27,7 +27,7 @@ class Subject:
         config = AutoConfig.from_pretrained(directory)
         self.is_masked = "ForMaskedLM" in config.architectures[0]
         kind = AutoModelForMaskedLM if self.is_masked else AutoModelForCausalLM
-        self.model = kind.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+        self.model = kind.from_pretrained(directory, dtype=torch.float32).eval()
         self.model.config.use_cache = False
         self.holder = next(part for part in self.model.modules() if has_layers(part, config.num_hidden_layers))
         self.attribute = next(name for name, part in self.holder.named_children() if is_list(part))

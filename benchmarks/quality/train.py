@@ -33,21 +33,24 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*SPECS, []], metavar="NAME")
     parser.add_argument("--tokens", type=float, help="tokens to read (default: the model's own)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after so long")
+    parser.add_argument("--more", action="store_true", help="go on from what was saved, with a new warm-up and cosine")
     parser.add_argument("--tiny", action="store_true", help="twenty steps of a 6-layer model, to check the scripts")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.tiny:
-        train("tiny", TINY, encode((FIXTURES / "heldout.txt").read_bytes(), "bytes"), TINY.tokens, math.inf)
+        data = encode((FIXTURES / "heldout.txt").read_bytes(), "bytes")
+        train("tiny", TINY, new_model(TINY), data, TINY.tokens, math.inf)
         return
     for name in asked.names or SPECS:
         spec = SPECS[name]
         data = tokens_of(CORPUS / "train.txt", spec.tokenisation)
-        train(name, spec, data, int(asked.tokens or spec.tokens), asked.minutes * 60)
+        model = saved_model(name, spec) if asked.more else new_model(spec)
+        train(name, spec, model, data, int(asked.tokens or spec.tokens), asked.minutes * 60)
 
 
 def new_model(spec: Spec) -> PreTrainedModel:
     torch.manual_seed(spec.seed)
-    model = (AutoModelForMaskedLM if spec.masked else AutoModelForCausalLM).from_config(spec.config)
+    model = model_class(spec).from_config(spec.config)
     for name, weight in model.named_parameters():
         if name.endswith(("wpe.weight", "position_embeddings.weight")):
             weight.data = sinusoids(*weight.shape) * weight.std().item() * math.sqrt(2)
@@ -70,10 +73,18 @@ def help_post_norms(name: str, weight: torch.nn.Parameter) -> None:
         weight.data += torch.eye(*weight.shape)
 
 
-def train(name: str, spec: Spec, data: np.ndarray, tokens: int, seconds: float) -> None:
-    model = new_model(spec)
+def saved_model(name: str, spec: Spec) -> PreTrainedModel:
+    return model_class(spec).from_pretrained(WORK / name, dtype=torch.float32).train()
+
+
+def model_class(spec: Spec) -> type:
+    return AutoModelForMaskedLM if spec.masked else AutoModelForCausalLM
+
+
+def train(name: str, spec: Spec, model: PreTrainedModel, data: np.ndarray, tokens: int, seconds: float) -> None:
+    before = trained_before(name) if model.name_or_path else 0
     optimiser = torch.optim.AdamW(groups(model), lr=spec.peak, betas=(0.9, 0.98), fused=True)
-    batches = np.random.default_rng(spec.seed)
+    batches = np.random.default_rng(spec.seed + before)
     steps, began, losses = tokens // TOKENS_PER_STEP, time.monotonic(), []
     step, progress = 0, 0.0
     while progress < 1:
@@ -85,7 +96,7 @@ def train(name: str, spec: Spec, data: np.ndarray, tokens: int, seconds: float) 
         if step % 100 == 0 or progress >= 1:
             done = {
                 "model": name,
-                "tokens": step * TOKENS_PER_STEP,
+                "tokens": before + step * TOKENS_PER_STEP,
                 "parameters": model.num_parameters(),
                 "minutes": round((time.monotonic() - began) / 60, 1),
                 "loss": round(float(np.mean(losses[-100:])), 4),
@@ -95,6 +106,10 @@ def train(name: str, spec: Spec, data: np.ndarray, tokens: int, seconds: float) 
             print(done["tokens"], done["minutes"], done["loss"], flush=True)
         if step % 500 == 0 or progress >= 1:
             save(model, spec, done, WORK / name)
+
+
+def trained_before(name: str) -> int:
+    return json.loads((WORK / name / "training.json").read_text())["tokens"]
 
 
 def groups(model: torch.nn.Module) -> list[dict]:
