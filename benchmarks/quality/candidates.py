@@ -127,7 +127,7 @@ def own(subject: Subject) -> Iterator[None]:
 def uniform(subject: Subject) -> Iterator[None]:
     scaled = [(part, part.scaling) for part in attentions(subject)]
     for part, _ in scaled:
-        part.scaling = 0.0
+        part.scaling = 1e-9  # at 0 torch's own attention gives NaN
     yield
     for part, scaling in scaled:
         part.scaling = scaling

@@ -76,7 +76,7 @@ class Subject:
     @torch.no_grad()
     def window_loss(self, half: slice) -> float:
         ids, labels = self.windows
-        return self.model(input_ids=ids[half], labels=labels[half]).loss.item()
+        return self.model(input_ids=ids[half], labels=labels[half].contiguous()).loss.item()
 
     @cached_property
     def windows(self) -> tuple[torch.Tensor, torch.Tensor]:
