@@ -25,8 +25,9 @@ from rewriter.selection import Options
 _PARTS = (
     ("embedding", ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "v.patch", "v.position")),
     ("head", ("output", "cls")),
-    ("attention", ("attn", "cross_attn", "ssm", "time_mix", "shortconv", "indexer")),
+    ("attention", ("attn", "cross_attn", "indexer")),
     ("feed-forward", ("ffn", "exp_probs", "channel_mix")),
+    ("state-space", ("ssm", "time_mix", "shortconv")),
 )  # fmt: skip
 _PIECES = 4  # of a large tensor that are looked at, evenly spaced
 Tally = NDArray[np.float64]

@@ -13,15 +13,16 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rewriter.errors import CheckpointError
 from rewriter.formats.files import named, opened, read_at
-from rewriter.output import BLOCK, CopyRange, Literal, OutputFile, StridedRange
+from rewriter.output import BLOCK, CopyRange, Digest, Literal, OutputFile, StridedRange
 
 Progress = Callable[[int], None]
+Finished = Callable[[OutputFile], None]
 
 _STEP = 64 << 20  # bytes in one call: often enough for a progress bar, rare enough to cost nothing
 _AT_ONCE = 1 << 20  # bytes in one read of what the kernel cannot copy
@@ -39,9 +40,11 @@ class _CancelledError(Exception):
 class _Work:
     """Files to be written by several threads, and what went wrong first."""
 
-    def __init__(self, files: tuple[OutputFile, ...], folder: Path, progress: Progress, sync: bool) -> None:
+    def __init__(
+        self, files: Iterable[OutputFile], folder: Path, progress: Progress, finished: Finished, sync: bool
+    ) -> None:
         self._waiting = sorted(files, key=lambda file: file.nbytes)
-        self._folder, self._progress, self._sync = folder, progress, sync
+        self._folder, self._progress, self._finished, self._sync = folder, progress, finished, sync
         self.failures: list[OSError | CheckpointError] = []
         self.stopped = False
 
@@ -54,6 +57,7 @@ class _Work:
     def _write(self, file: OutputFile) -> None:
         try:
             write_file(file, str(self._folder / file.name), self._advance, self._sync)
+            self._finished(file)
         except (OSError, CheckpointError) as error:
             self.failures.append(error)
             self.stopped = True
@@ -64,9 +68,14 @@ class _Work:
         self._progress(nbytes)
 
 
-def write_files(files: tuple[OutputFile, ...], folder: Path, progress: Progress, sync: bool = True) -> None:
-    """Write `files` into `folder`, several large ones at the same time. Raises what write_file raised first."""
-    work = _Work(files, folder, progress, sync)
+def write_files(
+    files: Collection[OutputFile], folder: Path, progress: Progress, finished: Finished, sync: bool = True
+) -> None:
+    """Write `files` into `folder`, several large ones at the same time. Raises what write_file raised first.
+
+    `finished(file)` is called after each, by any thread.
+    """
+    work = _Work(files, folder, progress, finished, sync)
     large = sum(file.nbytes >= _LARGE for file in files)
     helpers = [threading.Thread(target=work.run, daemon=True) for _ in range(min(_THREADS, large) - 1)]
     for helper in helpers:
@@ -93,6 +102,8 @@ def write_file(file: OutputFile, path: str, progress: Progress, sync: bool = Tru
         with ExitStack() as sources:
             descriptors: dict[str, int] = {}
             for piece in file.pieces:
+                if isinstance(piece, Digest):
+                    raise TypeError(piece)  # hashing.filled has put a literal in its place
                 if isinstance(piece, Literal):
                     _write(target, piece.data)
                     progress(piece.nbytes)

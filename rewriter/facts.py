@@ -14,40 +14,88 @@ ACTIVATION = {
     **dict.fromkeys(("bloom", "gpt2", "gptj", "phi2", "starcoder", "starcoder2", "jais", "grok"), "gelu_new"),
     **dict.fromkeys(("nemotron", "arcee", "bitnet"), "relu2"),
     "opt": "relu",
+    "openai-gpt": "gelu_new",
     "xglm": "gelu",
     "gpt-oss": "quick_gelu",
     "gpt_oss": "quick_gelu",
 }
-TRANSPOSED = {"gpt2", "openai-gpt", "jais"}  # Conv1D, on the Hugging Face side
+NOT_AS_STATED = {"gpt_oss", "gpt-oss", "openai-gpt"}  # what the config calls the activation is another one
+CLIPPED_GATES = {"gpt_oss", "gpt-oss"}  # clipped at 7, and one is added to what the gate lets through
+TRANSPOSED = {"gpt2", "openai-gpt"}  # Conv1D, on the Hugging Face side
 GROUPED = {"gpt_neox", "bloom", "persimmon", "internlm2"}  # fused as q, k, v of a head, then of the next
+GROUPED_IF_MANY = {"falcon", "gpt_bigcode"}  # the same, but not where all heads share one key and value
+PARTITIONED = {"codegen": (4, (0, 2, 1))}  # fused as so many parts, each of queries, values, keys
 INTERLEAVED_EXPERTS = {"gpt_oss"}  # gate and up row by row
+_ALL = ("ffn_gate_exps", "ffn_up_exps", "ffn_gate_up_exps", "ffn_down_exps")
+TRANSPOSED_EXPERTS = {  # stored as (inputs, outputs), on the Hugging Face side
+    "gpt_oss": _ALL, "llama4": _ALL, "llama4_text": _ALL, "dbrx": ("ffn_down_exps",),
+}  # fmt: skip
 UNKNOWN = {
-    "codegen": "its fused projection has a layout of its own",
     "diffllama": "it subtracts two attentions",
-    "apertus": "its activation has weights of its own",
-    "nanochat": "it norms without weights",
-    "dbrx": "its experts are stacked in one matrix",
+    "gpt_neox_japanese": "the bias of its last attention stands in all layers",
+    "ctrl": "its layers normalise in an order of their own",
 }
-PLUS_ONE = {
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "gemma3_text",
-    "vaultgemma",
-    "nemotron",
-    "paligemma",
-}  # the gain is 1 + weight
-PLAIN_NORMS = {"olmo"}  # LayerNorm without weights: no tensor shows it
+PLUS_ONE = {"gemma", "gemma2", "gemma3", "gemma3_text", "vaultgemma", "nemotron", "paligemma"}  # gain: 1 + weight
+PLAIN_NORMS = {"olmo": False, "nanochat": True}  # norms without weights, RMS or not: no tensor shows them
+STARTS_NORMED = {"nanochat"}  # the same norm on the embeddings
+LAYER_NORM = {"dbrx", "modernbert", "modern-bert"}  # where neither a bias nor a key shows it
 RMS = {"t5", "mt5", "umt5", "t5encoder"}  # called layer norm, but without a mean
+EPS = {"distilbert": 1e-12, "biogpt": 1e-5}  # not the default, or not what the config says
+FIRST_NOT_NORMED = {"modernbert", "modern-bert"}  # the first layer has no norm before attention
+CLOSING = {"bart", "marian", "openai-gpt", "plbart", "nomic_bert"}  # the stream itself is normed, though names differ
+CLOSED_WITH_HEAD = {"openai-gpt", "opt"}  # where the last layer's norm is the last one, and logits follow at once
 ROOT_OF_WIDTH = {"gemma", "gemma2", "gemma3", "gemma3_text", "gemma-embedding", "vaultgemma", "paligemma"}
 PARALLEL = {"gptneox", "gpt_neox", "falcon", "phi2", "phi", "gptj", "command-r", "cohere", "cohere2", "plamo"}
+GROUPS_IF_SAID = {"deepseek_v2": "group_limited_greedy"}  # groups of experts count with this topk_method alone
 NOT_NORMALISED = {"qwen2moe", "qwen2_moe", "olmoe", "deepseek", "deepseek2", "deepseek_v2", "llama4", "llama4_text"}
+SIGMOID_INPUTS = {"llama4", "llama4_text"}  # sigmoid of the best logits, put on what the expert gets
+SPARSEMIXER = {"phimoe"}
+SOFTMAX_AND_BIAS = {"ernie4_5_moe", "ernie4_5-moe"}  # a bias for the choice, though scores are not sigmoids
 DIVIDES_LOGITS = ("granite", "minicpm")
+# where positions start in their table, on the Hugging Face side: converters drop the rows before
+POSITIONS_FROM = dict.fromkeys(("opt", "biogpt", "bart", "mbart", "plbart", "mpnet"), 2)
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer"}
+# positions that are computed: where they start (None: after the padding), and by how much less than half of the width
+# the steps between frequencies are divided
+SINUSOIDS = {"xglm": (2, 1), "m2m_100": (None, 1), "marian": (0, 0)}
+
+# Where tokens look. Kinds whose rotary pairs are neighbours; in a GGUF llama.cpp's rope type "norm".
+NEIGHBOURS = {
+    True: {  # on the Hugging Face side
+        "gptj", "codegen", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "ernie4_5_moe", "helium", "chatglm",
+    },
+    False: {
+        "llama", "llada", "deci", "baichuan", "internlm2", "minicpm", "xverse", "command-r", "cohere2", "olmo",
+        "arctic", "deepseek", "chatglm", "granite", "granitemoe", "chameleon", "bailingmoe", "neo-bert", "smollm3",
+        "arcee", "ernie4_5", "ernie4_5-moe", "orion", "mistral3", "gptj", "apertus",
+    },
+}  # fmt: skip
+NOT_TURNED = {  # positions enter the stream, not attention
+    "gpt2", "gpt_neo", "gpt_bigcode", "starcoder", "opt", "openai-gpt", "biogpt", "xglm", "bert", "roberta",
+    "xlm-roberta", "camembert", "electra", "distilbert", "bart", "mbart", "marian", "m2m_100", "pegasus", "xmod",
+    "clip", "clip_text_model", "siglip", "siglip_text_model", "plbart",
+}  # fmt: skip
+ALIBI = {"bloom", "mpt", "refact", "jais", "jina-bert-v2"}
+NORM_LAST = {"hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan-dense", "hunyuan-moe"}  # queries are normed once turned
+ONLY_SLIDING_TURNED = {"cohere2", "exaone4", "exaone_moe"}  # layers that see everything have no positions
+UNSCALED = {"gpt_neo"}
+THETAS = {  # the base of the frequencies where nothing states it: of layers that see all, and those that see a window
+    **dict.fromkeys(("gemma3", "gemma3_text"), (1e6, 1e4)),
+    **dict.fromkeys(("modernbert", "modern-bert"), (1.6e5, 1e4)),
+}  # fmt: skip
+BOTH_WAYS = {  # every token sees every other
+    "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "modernbert", "modern-bert", "nomic_bert",
+    "nomic-bert", "neo-bert", "llada", "eurobert", "gemma-embedding", "siglip", "siglip_text_model",
+}  # fmt: skip
+NOT_LOOKED = {  # what their attention does is not known here
+    "t5", "mt5", "umt5", "t5encoder", "llama4", "llama4_text", "nanochat", "mpnet", "xlnet", "mimo_v2_flash",
+    "deberta-v2",    "ministral3", "mistral3", "paligemma", "gpt-oss", "modernbert", "modern-bert",
+}  # fmt: skip
 
 _KEYS = {
-    "heads": ("attention.head_count", "num_attention_heads", "n_head", "num_heads", "n_heads"),
-    "kv_heads": (
-        "attention.head_count_kv", "num_key_value_heads", "num_kv_heads", "n_head_kv", "attn_config.kv_n_heads",
+    "heads": (
+        "attention.head_count", "num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads",
+        "attention_heads", "decoder_attention_heads",
     ),
     "rms_eps": ("attention.layer_norm_rms_epsilon", "rms_norm_eps", "rms_norm_epsilon", "norm_eps"),
     "eps": (
@@ -60,14 +108,28 @@ _KEYS = {
     ),
     "used": (
         "expert_used_count", "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts",
+        "ffn_config.moe_top_k",
     ),
+    "groups": ("expert_group_count", "n_group"),
+    "groups_used": ("expert_group_used_count", "topk_group"),
+    "jitter": ("router_jitter_noise",),
+    "clip": ("attention.clamp_kqv", "clip_qkv", "attn_config.clip_qkv"),
+    "values": ("attention.value_scale", "attention_value_scale"),
     "normalise": ("expert_weights_norm", "norm_topk_prob"),
     "scale": ("expert_weights_scale", "routed_scaling_factor", "moe_router_scale"),
-    "gating": ("expert_gating_func", "scoring_func", "score_function"),
+    "gating": ("expert_gating_func", "scoring_func", "score_function", "scoring_function"),
     "embedding": ("embedding_scale", "embedding_multiplier", "scale_emb"),
     "residual": ("residual_scale", "residual_multiplier"),
     "logits": ("logit_scale", "logits_scaling", "logit_multiplier"),
     "softcap": ("final_logit_softcapping",),
+    "attention_softcap": ("attn_logit_softcapping",),
+    "theta": ("rope.freq_base", "rope_parameters.rope_theta", "rope_theta", "rotary_emb_base"),
+    "turned": ("rope.dimension_count", "rotary_dim"),
+    "turned_share": (
+        "rope_parameters.partial_rotary_factor", "partial_rotary_factor", "rotary_pct", "rotary_emb_fraction",
+    ),
+    "attention_scale": ("attention.scale", "attention_multiplier"),
+    "query_size": ("query_pre_attn_scalar",),
     "parallel": ("use_parallel_residual", "parallel_attn"),
 }  # fmt: skip
 
@@ -99,6 +161,10 @@ class Facts:
             if found is not None:
                 return found
         return None
+
+    def stated(self, key: str) -> Any:
+        """The value under a key of the stack's own."""
+        return self.checkpoint.value(self.stack.key(key))
 
     def number(self, what: str, default: float, layer: int | None = None) -> float:
         """A number, or the default where there is none or something else."""

@@ -54,7 +54,24 @@ class Literal:
         return len(self.data)
 
 
-Piece = CopyRange | StridedRange | Literal
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The SHA-256 of what `pieces` make, as 64 hexadecimal digits. It is known when the sources have been read."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes come out."""
+        return 64
+
+    @property
+    def hashed(self) -> int:
+        """How many bytes go in."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+
+Piece = CopyRange | StridedRange | Literal | Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +120,25 @@ class Output:
         """The exact size of all files."""
         return sum(file.nbytes for file in self.files)
 
+    @property
+    def hashed(self) -> int:
+        """How many bytes are read for the digests in it."""
+        return sum(piece.hashed for file in self.files for piece in file.pieces if isinstance(piece, Digest))
+
 
 @dataclass(frozen=True, slots=True)
 class Writing:
     """How an output is written; what it holds is the plan's business.
 
     overwrite: replace an earlier output. verify_bytes: compare every byte that stayed before the output appears.
+    resume: leave finished files for the next run when this one is stopped, and use what an earlier one left.
+    checksums: record a hash of every tensor and every file.
     """
 
     overwrite: bool = False
     verify_bytes: bool = False
+    resume: bool = False
+    checksums: bool = False
 
 
 _WORTH_PADDING = 1 << 20  # bytes of data below which a header is not made longer

@@ -33,6 +33,8 @@ def plot_scores(described: dict[str, Any], name: str, path: Path) -> None:
     values = [row["score"] for row in rows]
     if min(values) > 0 and max(values) / min(values) > _DECADES:
         axes.set_yscale("log")
+    elif max(values) < 2 * min(values):  # nearly equal: show how they differ
+        axes.set_ylim(bottom=min(values) - 0.1 * (max(values) - min(values)))
     axes.set_title(f"{shown(name, 60)}: stack {described['stack']}, {described['metric']}", loc="left")
     axes.set_xlabel("layer")
     axes.set_ylabel("importance (the lowest goes first)")

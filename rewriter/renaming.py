@@ -43,5 +43,9 @@ def exchange(one: Path, other: Path) -> None:
         return
     aside = one.with_name(one.name + ".old")
     os.rename(other, aside)
-    os.rename(one, other)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(aside, other)
+        raise
     os.rename(aside, one)

@@ -9,31 +9,32 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rewriter.architectures.stacks import Stack
-from rewriter.blocks import Layer, block, norm_of
-from rewriter.checkpoint import Checkpoint
+from rewriter.architectures.stacks import Stack, table_of
+from rewriter.blocks import block, plain_norm
+from rewriter.checkpoint import GGUF, Checkpoint
 from rewriter.errors import UnsupportedError, shown
 from rewriter.facts import (
+    CLOSED_WITH_HEAD,
     DIVIDES_LOGITS,
-    PLAIN_NORMS,
+    POSITIONS_AFTER_PADDING,
+    POSITIONS_FROM,
     ROOT_OF_WIDTH,
+    SINUSOIDS,
+    STARTS_NORMED,
     UNKNOWN,
     Facts,
 )
 from rewriter.formats.decode import Weight
-from rewriter.metrics.model import (
-    Block,
-    Floats,
-    Linear,
-    Norm,
-    Stream,
-)
-from rewriter.roles import Role, layer_roles, outer_roles
+from rewriter.metrics.model import Attention, Block, Floats, Linear, Norm, Stream
+from rewriter.parts import Layer, inputs, norm_of
+from rewriter.roles import Role, is_around, is_elsewhere, layer_roles, outer_roles, reads_tokens
 
 # parts of attention that say where a token looks, not what it gets there
 _NOT_FOLLOWED = {
@@ -46,7 +47,7 @@ _FOLLOWED = {
     "attn_kv_a_mqa", "attn_kv_a_norm", "attn_kv_b", "attn_v_b", "attn_sub_norm", "ffn_sub_norm", "layer_output_norm",
     "ffn_norm", "ffn_gate", "ffn_up", "ffn_down", "post_ffw_norm", "ffn_gate_inp", "exp_probs_b", "ffn_gate_exps",
     "ffn_up_exps", "ffn_down_exps", "ffn_gate_up_exps", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp",
-    "ffn_gate_inp_shexp",
+    "ffn_gate_inp_shexp", "ffn_gate_up", "xielu.alpha_p", "xielu.alpha_n", "xielu.beta", "xielu.eps",
 }  # fmt: skip
 
 
@@ -57,16 +58,34 @@ def describe_stream(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, 
         raise UnsupportedError(f"{UNKNOWN[facts.kind]} ({facts.kind})")
     if not stack.entry.stored_layers:
         raise UnsupportedError("all layers share one set of weights")
-    outside = {word: weights[name] for word, name in outer_roles(checkpoint, _outside(stack, weights)).items()}
-    if "token_embd" not in outside:
+    outside = _outside(checkpoint, stack, weights)
+    if "token_embd" not in outside or not reads_tokens(stack.prefix):
         raise UnsupportedError("there are no token embeddings to start from")
     layers = _layers(stack, weights, layer_roles(checkpoint, stack, weights))
-    blocks = tuple(block(facts, layer) for layer in layers)
-    return _stream(facts, blocks, outside)
+    return _stream(facts, tuple(block(facts, layer) for layer in layers), outside)
 
 
-def _outside(stack: Stack, weights: Iterable[str]) -> list[str]:
-    return [name for name in weights if stack.layer_of(name) is None]
+# tensors beside the layers that change the stream between them
+_BETWEEN = ((".encoder.conv.conv.", "a convolution stands after the first layer"),)
+
+
+def _outside(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weight]) -> dict[str, Weight]:
+    """What stands outside the layers and belongs to this stack, by its word."""
+    names = [name for name in weights if stack.layer_of(name) is None]
+    for part, why in _BETWEEN:
+        found = next((name for name in names if part in f".{name}"), None)
+        if found is not None:
+            raise UnsupportedError(f"{why} ({shown(found)})")
+    if table_of(checkpoint) == GGUF:
+        return {word: weights[name] for word, name in outer_roles(checkpoint, names).items()}
+    names = [name for name in names if not is_elsewhere(name, stack.prefix)]
+    roles = outer_roles(checkpoint, [name for name in names if not is_around(name, stack.prefix)], stack.prefix)
+    words = {word: name for word, name in roles.items() if not _AT_THE_END.search(word)}
+    words |= outer_roles(checkpoint, [name for name in names if is_around(name, stack.prefix)], stack.prefix)
+    return {word: weights[name] for word, name in words.items()}
+
+
+_AT_THE_END = re.compile(r"output|cls")
 
 
 def _layers(stack: Stack, weights: Mapping[str, Weight], roles: Mapping[str, Role | None]) -> list[Layer]:
@@ -76,51 +95,128 @@ def _layers(stack: Stack, weights: Mapping[str, Weight], roles: Mapping[str, Rol
         if number is None or number >= stack.count:
             continue  # prediction layers read the stream, they are not in it
         if role is None or role.word not in _FOLLOWED | _NOT_FOLLOWED:
-            raise UnsupportedError(f"nothing is known about what {shown(name)} does in its layer")
-        layer = layers[number]
-        if role.expert is not None:
-            layer.experts.setdefault(role.word, {})[role.expert] = weights[name]
-        else:
-            (layer.biases if role.part == "bias" and role.word != "exp_probs_b" else layer.weights)[role.word] = (
-                weights[name]
-            )
+            crossing = role is not None and role.word.startswith("cross_attn")
+            why = "its layers read another stack" if crossing else "nothing is known about what it does in its layer"
+            raise UnsupportedError(f"{why} ({shown(name, 80)})")
+        _sort_in(layers[number], role, weights[name])
     return layers
 
 
+def _sort_in(layer: Layer, role: Role, weight: Weight) -> None:
+    if role.expert is not None:
+        word = role.word if role.part == "weight" else f"{role.word}.bias"
+        layer.experts.setdefault(word, {})[role.expert] = weight
+    elif role.part == "bias" and role.word != "exp_probs_b":
+        layer.biases[role.word] = weight
+    else:
+        layer.weights[role.word] = weight
+
+
 def _stream(facts: Facts, blocks: tuple[Block, ...], outside: Mapping[str, Weight]) -> Stream:
-    side = "dec." if facts.stack.name == "decoder" else "enc."
-    named = next((word for word in ("output_norm", side + "output_norm") if word in outside), None)
+    enter = partial(_enter, facts, outside)
+    body = blocks[0].attention.body
+    width = inputs(body.value) if isinstance(body, Attention) else 0
+    found = enter(np.zeros((1, 1), np.intp), 0).shape[1]
+    if found != width:
+        raise UnsupportedError(f"the embeddings are {found} wide, the layers {width}")
     closed = blocks[-1].feed_forward.closing is not None  # BERT ends with the norm of its last layer
-    norm = None if named is None or closed else norm_of(facts, outside[named], outside.get(named + "_bias"))
-    if norm is None and facts.kind in PLAIN_NORMS:
-        norm = Norm(None, None, rms=False, eps=1e-5)
-    start = partial(_start, facts, outside)
-    head = None if closed else Linear(outside.get("output", outside["token_embd"]))
     scale = facts.number("logits", 1.0) or 1.0
     return Stream(
-        start=start,
+        enter=enter,
+        vocabulary=outside["token_embd"].rows,
         blocks=blocks,
-        norm=norm,
-        head=head,
+        norm=None if closed else _final_norm(facts, outside),
+        head=None if closed and facts.kind not in CLOSED_WITH_HEAD else _head(facts, outside),
+        narrowed=Linear(outside["output_project"]) if "output_project" in outside else None,
         softcap=facts.number("softcap", 0.0),
         logit_scale=1 / scale if facts.kind.startswith(DIVIDES_LOGITS) else scale,
-        embedding_power=lambda: float(np.square(start(4096).astype(np.float64)).mean()),
     )
 
 
-def _start(facts: Facts, outside: Mapping[str, Weight], count: int) -> Floats:
-    """`count` rows of the embedding, evenly spaced over the vocabulary, as they enter the first layer."""
+def _final_norm(facts: Facts, outside: Mapping[str, Weight]) -> Norm | None:
+    sides = {"decoder": ("dec.",), "encoder": ("enc.",)}.get(facts.stack.name, ("", "enc.", "dec."))
+    words = ["output_norm", *(f"{side}output_norm" for side in sides)]
+    word = next((word for word in words if word in outside), None)
+    return plain_norm(facts) if word is None else norm_of(facts, outside[word], outside.get(word + "_bias"))
+
+
+def _head(facts: Facts, outside: Mapping[str, Weight]) -> Linear | None:
+    """What turns states into logits: the embedding again where it is not stored, and None where there is none."""
+    if not _has_head(facts):
+        return None
+    bias = outside.get("output_bias")
+    return Linear(outside.get("output", outside["token_embd"]), None if bias is None else bias.whole().ravel())
+
+
+def _has_head(facts: Facts) -> bool:
+    if facts.stack.name == "encoder":
+        return False
+    if not facts.hugging_face:
+        return facts.checkpoint.value(facts.stack.key("attention.causal")) is not False
+    classes = facts.checkpoint.value("architectures")
+    names = [str(each) for each in classes] if isinstance(classes, list | tuple) else []
+    return not names or any(word in name for name in names for word in ("CausalLM", "LMHead", "Conditional"))
+
+
+def _enter(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp], first: int) -> Floats:
+    """The rows of `tokens`, (sequences, length), at the positions from `first`, as they enter the first layer."""
     table = outside["token_embd"]
-    count = min(count, table.rows)
-    numbers = (np.arange(count) * table.rows) // count + table.rows // (2 * count)
-    x = np.concatenate([table.read(number, number + 1) for number in numbers.tolist()])
+    x = np.concatenate([table.read(number, number + 1) for number in tokens.ravel().tolist()])
     x = x * np.float32(_embedding_scale(facts, table.columns))
-    if (positions := outside.get("position_embd")) is not None and positions.columns == x.shape[1]:
-        x = x + positions.read(0, positions.rows)[np.arange(count) % positions.rows]
+    x = _project(outside, x) if facts.kind == "opt" else x
+    x = x + np.tile(_positions(facts, outside, first, tokens.shape[1], x.shape[1]), (tokens.shape[0], 1))
     if (types := outside.get("token_types")) is not None and types.columns == x.shape[1]:
         x = x + types.read(0, 1)
+    norm = _first_norm(facts, outside)
+    x = x if norm is None else norm(x)
+    return x if facts.kind == "opt" else _project(outside, x)
+
+
+def _project(outside: Mapping[str, Weight], x: Floats) -> Floats:
+    """Narrow embeddings made as wide as the layers are (ELECTRA, OPT-350m)."""
+    matrix, bias = outside.get("token_embd_project"), outside.get("token_embd_project_bias")
+    x = x if matrix is None else x @ matrix.whole().T
+    return x if bias is None else x + bias.whole()
+
+
+def _first_norm(facts: Facts, outside: Mapping[str, Weight]) -> Norm | None:
     gain = outside.get("token_embd_norm")
-    return x if gain is None else norm_of(facts, gain, outside.get("token_embd_norm_bias"))(x)
+    if gain is not None:
+        return norm_of(facts, gain, outside.get("token_embd_norm_bias"))
+    return plain_norm(facts) if facts.kind in STARTS_NORMED else None
+
+
+def _positions(facts: Facts, outside: Mapping[str, Weight], start: int, count: int, width: int) -> Floats:
+    """What `count` positions from `start` add; zeros where positions do not enter the stream."""
+    positions = np.arange(start, start + count)
+    if facts.hugging_face and facts.kind in SINUSOIDS:
+        first, less = SINUSOIDS[facts.kind]
+        return _sinusoids(positions + (_after_padding(facts) if first is None else first), width, less)
+    table = outside.get("position_embd")
+    if table is None or table.columns != width:
+        return np.zeros((count, width), np.float32)
+    first = _first_position(facts)
+    return table.read(first, table.rows)[positions % (table.rows - first)]
+
+
+def _first_position(facts: Facts) -> int:
+    if not facts.hugging_face:
+        return 0
+    if facts.kind in POSITIONS_AFTER_PADDING:
+        return _after_padding(facts)
+    return POSITIONS_FROM.get(facts.kind, 0)
+
+
+def _after_padding(facts: Facts) -> int:
+    padding = facts.checkpoint.value(facts.stack.key("pad_token_id"))
+    return 1 + (padding if isinstance(padding, int) else 1)
+
+
+def _sinusoids(positions: NDArray[np.intp], width: int, less: int) -> Floats:
+    """All sines, then all cosines."""
+    half = width // 2
+    angles = positions[:, None] * np.exp(np.arange(half) * -(np.log(10000) / (half - less)))
+    return np.concatenate((np.sin(angles), np.cos(angles)), axis=1).astype(np.float32)
 
 
 def _embedding_scale(facts: Facts, width: int) -> float:

@@ -5,28 +5,28 @@ Laws:
   killed run leaves at most it, and the next run takes it over. A lock on it keeps two runs apart.
 - Files are synced before they are renamed into place, directories after. Nothing is replaced that was not asked
   for, and no source is ever opened for writing.
-- Before the first of several files is renamed, a list of them is left in the staging directory: the next run then
-  knows the ones that a killed run had already put into place.
+- Signals are let in while the bytes are written and checked, and at no other moment.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from rewriter.copying import Progress, can_share, write_files
+from rewriter import resuming
+from rewriter.committing import NEW, commit_directory, commit_files, undo_killed
+from rewriter.copying import Finished, Progress, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats.files import named, stamp
-from rewriter.output import Output, Writing
-from rewriter.renaming import exchange, rename_new
+from rewriter.hashing import filled
+from rewriter.output import Output, OutputFile, Writing
 from rewriter.staging import staged, staging_path, sync, uninterrupted
 
 OURS = "rewriter.json"  # a directory that holds it was written by this program
-_LIST = ".files"  # in the staging directory: name -> inode of what is being renamed into place
 
 
 def execute(
@@ -37,29 +37,51 @@ def execute(
     progress: Progress = lambda nbytes: None,
     check: Callable[[Path], None] = lambda written: None,
     committed: Callable[[], None] = lambda: None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write `output` so that it appears at `destination`, a file (or set of files) or a directory.
 
     `check(written)` may raise before anything appears; `written` is the directory, or the file to open first.
-    `progress(nbytes)` is called as bytes are written, `committed()` when the output has appeared. Raises OutputError
-    for the destination, CheckpointError when a source changes meanwhile.
+    `progress(nbytes)` is called as bytes are written, `committed()` when the output has appeared, `told(line)`
+    with what a user should know. Raises OutputError for the destination, CheckpointError when a source changes.
     """
-    destination = _absolute(destination)
-    if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
-        check_destination(output, destination, how.overwrite)
-    _refuse_source(output, destination)
     try:
-        with staged(destination) as staging:
-            _undo_killed(staging, output, destination)
+        destination = _absolute(destination)
+        if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
             check_destination(output, destination, how.overwrite)
-            _fill(output, staging, progress)
-            check(staging if output.directory else staging / output.files[0].name)
-            _check_sources(output)
-            with uninterrupted():
-                _commit(output, staging, destination, how.overwrite)
-                committed()
+        _refuse_source(output, destination)
+        keep = partial(resuming.keep, output=output, told=told) if how.resume else lambda staging: False
+        with uninterrupted() as let_in, staged(destination, keep) as staging:
+            undo_killed(staging)
+            done = resuming.take_over(staging, output, how.resume, told)
+            check_destination(output, destination, how.overwrite, sum(file.nbytes for file in done))
+            with let_in(), _spoilt_by_bad_data(staging):
+                _fill(output, staging, done, progress, resuming.recorder(staging, how.resume))
+                check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
+                _check_sources(output)
+            _commit(output, staging, destination, how.overwrite)
+            committed()
+            _settle(destination)
     except OSError as error:
         raise OutputError(f"cannot write {named(destination)}: {_reason(error)}") from None
+
+
+@contextmanager
+def _spoilt_by_bad_data(staging: Path) -> Iterator[None]:
+    """A source that has changed, or an output that is wrong, is nothing to go on from."""
+    try:
+        yield
+    except CheckpointError:
+        resuming.forget(staging)
+        raise
+
+
+def _settle(destination: Path) -> None:
+    """Wait until the disk knows the new names."""
+    try:
+        sync(destination.parent)
+    except OSError as error:
+        raise OutputError(f"{named(destination)} is complete, but the disk may lose it: {_reason(error)}") from None
 
 
 def _reason(error: OSError) -> str:
@@ -80,14 +102,17 @@ def _absolute(destination: Path) -> Path:
     return parent / path.name
 
 
-def check_destination(output: Output, destination: Path, overwrite: bool) -> None:
-    """Raise OutputError if `output` must not go to `destination`, or does not fit there."""
+def check_destination(output: Output, destination: Path, overwrite: bool, there: int = 0) -> None:
+    """Raise OutputError if `output` must not go to `destination`, or does not fit there.
+
+    `there` of its bytes are written already.
+    """
     destination = _absolute(destination)
     _refuse_source(output, destination)
     _refuse_existing(output, destination, overwrite)
     free = os.statvfs(destination.parent)
     room = free.f_bavail * free.f_frsize
-    if room < output.nbytes and room < (need := _need(output, destination.parent)):
+    if room < output.nbytes - there and room < (need := _need(output, destination.parent) - there):
         raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
 
 
@@ -141,7 +166,7 @@ def _refuse_source(output: Output, destination: Path) -> None:
 def _same(one: Path, other: Path) -> bool:
     try:
         return os.path.samefile(one, other)
-    except OSError:
+    except FileNotFoundError:
         return False
 
 
@@ -156,13 +181,17 @@ def _check_replaceable(path: Path, directory: bool) -> None:
         raise OutputError(f"{named(path)} is not a regular file; give the name of a file")
 
 
-def _fill(output: Output, staging: Path, progress: Progress) -> None:
-    folders = {staging}
+def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], progress: Progress, finished: Finished) -> None:
+    """Write all files that are not `done`."""
+    folders = {staging, staging / NEW}
     for file in output.files:
-        target = staging / file.name
+        target = staging / NEW / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        folders.update(folder for folder in target.parents if staging in folder.parents)
-    write_files(output.files, staging, progress)
+        folders.update(above for above in target.parents if staging in above.parents)
+    for file in done:
+        progress(file.nbytes)
+    left = filled([file for file in output.files if file not in done], progress)
+    write_files(left, staging / NEW, progress, finished)
     for folder in folders:
         sync(folder)
 
@@ -174,64 +203,9 @@ def _check_sources(output: Output) -> None:
 
 
 def _commit(output: Output, staging: Path, destination: Path, overwrite: bool) -> None:
-    if not output.directory:
-        _commit_files(output, staging, destination, overwrite)
-    elif os.path.lexists(destination):
-        _refuse_existing(output, destination, overwrite)
-        exchange(staging, destination)  # what was there is now the staging directory
-        shutil.rmtree(staging)
+    _refuse_existing(output, destination, overwrite)
+    if output.directory:
+        commit_directory(staging, destination)
     else:
-        rename_new(staging, destination)
-    sync(destination.parent)
-
-
-def _commit_files(output: Output, staging: Path, destination: Path, overwrite: bool) -> None:
-    """Rename the files into place, the one that a loader opens first at last: until then nobody sees a set."""
-    old = _existing(output, destination) if overwrite else []
-    targets = _targets(output, destination)
-    if len(targets) > 1:
-        _list_files(staging, targets)
-        if targets[0] in old:
-            os.unlink(targets[0])
-    done: list[Path] = []
-    try:
-        for target in reversed(targets):
-            move = os.replace if overwrite else rename_new
-            move(staging / target.name, target)
-            done.append(target)
-    except OSError:
-        for target in done:
-            os.unlink(target)
-        raise
-    for path in old:
-        if path not in targets:
-            os.unlink(path)
-
-
-def _list_files(staging: Path, targets: list[Path]) -> None:
-    inodes = {target.name: os.stat(staging / target.name).st_ino for target in targets}
-    (staging / _LIST).write_text(json.dumps(inodes))
-    sync(staging)
-
-
-def _undo_killed(staging: Path, output: Output, destination: Path) -> None:
-    """Empty the staging directory, and take back the files of a set that a killed run could not finish."""
-    for name, inode in _listed(staging).items():
-        target = destination.parent / os.path.basename(name)
-        started = output.files[0].name != name and os.path.lexists(target) and os.lstat(target).st_ino == inode
-        if started and not os.path.lexists(destination.parent / output.files[0].name):
-            os.unlink(target)
-    for entry in os.scandir(staging):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
-
-
-def _listed(staging: Path) -> dict[str, int]:
-    """What a killed run listed; nothing where it was killed while it wrote the list."""
-    try:
-        value = json.loads((staging / _LIST).read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        earlier = _existing(output, destination) if overwrite else []
+        commit_files(staging, _targets(output, destination), earlier)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from rewriter.architectures.stacks import Stack, table_of
@@ -40,7 +41,11 @@ _MORE = tuple(
     for names, word in (
         (r"e_score_correction_bias|e_score_correction", "exp_probs_b"),
         (r"sinks|attention_sink_bias", "attn_sinks"),
-        (r"rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias", "attn_rot_embd"),
+        (r"q_layernorm\.norms\.[0-9]+|q_layernorm|q_norm", "attn_q_norm"),
+        (r"k_layernorm\.norms\.[0-9]+|k_layernorm|k_norm", "attn_k_norm"),
+        (r"rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq", "attn_rot_embd"),
+        (r"attention\.output\.LayerNorm|attention\.LayerNorm", "attn_output_norm"),
+        (r"output\.LayerNorm", "layer_output_norm"),
         (r"attn_sub_norm", "attn_sub_norm"),
         (r"ffn_sub_norm", "ffn_sub_norm"),
         (r"input_layernorm|layernorm_before|layer_norm1|norm1|norm_1|self_attn_layer_norm", "attn_norm"),
@@ -65,7 +70,23 @@ _MORE = tuple(
         (r"(?:block_sparse_moe|mlp|moe|feed_forward)\.(?:router|gate)(?:\.layer)?", "ffn_gate_inp"),
     )
 )
-_ENCODER_DECODER = re.compile(r"(?:encoder_attn|encdecattention|crossattention|cross_attn)[._].*", re.IGNORECASE)
+# the same outside the layers
+_MORE_OUTER = tuple(
+    (re.compile(rf"(?:.*\.)?(?:{names})", re.ASCII), word)
+    for names, word in (
+        (r"embed_in|tokens_embed|token_embedding", "token_embd"),
+        (r"positions_embed|position_embedding", "position_embd"),
+        (r"layernorm_embedding", "token_embd_norm"),
+        (r"embeddings_project|project_in", "token_embd_project"),
+        (r"project_out", "output_project"),
+        (r"final_layer_norm", "output_norm"),
+    )
+)
+_MASK = re.compile(r"(?:.*\.)?(?:attn|attention)\.(?:masked_)?bias", re.ASCII)  # causal masks, in old files
+_PARTS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # TensorFlow's names last
+_ENCODER_DECODER = re.compile(
+    r"(?:.*\.)?(?:encoder_attn|encdecattention|crossattention|cross_attn)[._].*", re.IGNORECASE
+)
 _SAME = {"attn_o": "attn_output", "gate_up": "ffn_gate_up", "attn_rel_b": "attn_rel_b"}  # words for one thing
 
 
@@ -88,17 +109,47 @@ def layer_roles(checkpoint: Checkpoint, stack: Stack, names: Iterable[str]) -> d
     return {name: words[ending] for name, ending in endings.items()}
 
 
-def outer_roles(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
-    """The word -> the name of what stands outside the layers: `token_embd`, `output_norm`, `output`, ..."""
+def outer_roles(checkpoint: Checkpoint, names: Iterable[str], prefix: str = "") -> dict[str, str]:
+    """The word -> the name of what stands outside the layers: `token_embd`, `output_norm`, `output`, ...
+
+    Of several the one nearest to `prefix`, where the layers are.
+    """
     if table_of(checkpoint) == GGUF:
         return {name.removesuffix(".weight").replace(".bias", "_bias"): name for name in names}
     found: dict[str, str] = {}
-    for name in names:
-        for architecture in _candidates(checkpoint.architecture):
-            if word := _outer_word(architecture, name):
-                found.setdefault(word, name)
-                break
+    for name in sorted(names, key=lambda name: -len(_common(name, prefix))):
+        words = (_outer_word(architecture, name) for architecture in _candidates(checkpoint.architecture))
+        if word := next(filter(None, words), None):
+            found.setdefault(word, name)
     return found
+
+
+def _common(name: str, prefix: str) -> list[str]:
+    """The first parts of the name that are also those of the prefix."""
+    pairs = zip(name.split("."), prefix.rstrip(".").split("."), strict=False)
+    return [mine for mine, other in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+_SIDES = {"encoder", "decoder", "model", "language_model", "text_model"}
+_OTHER_INPUTS = re.compile(r"(?:^|[._])(?:vision|visual|image|audio|speech)")
+
+
+def reads_tokens(prefix: str) -> bool:
+    """Whether the layers are not those of a tower for images or sound, as far as their names say."""
+    return not _OTHER_INPUTS.search(prefix)
+
+
+def is_elsewhere(name: str, prefix: str) -> bool:
+    """Whether it belongs to another stack of the model than the one whose layers begin with `prefix`."""
+    common = len(_common(name, prefix))
+    mine, other = prefix.rstrip(".").split(".")[common:-1], name.split(".")[common:]
+    return not reads_tokens(name) or (bool(mine) and other[0] in _SIDES)
+
+
+def is_around(name: str, prefix: str) -> bool:
+    """Whether it stands beside the list of layers, or beside what that is in."""
+    parent = name.split(".")[:-2]
+    return prefix.split(".")[: len(parent)] == parent
 
 
 def _from_gguf(ending: str) -> Role:
@@ -135,12 +186,20 @@ def _role(architecture: str, prefix: str, ending: str) -> Role | None:
     if expert and expert[2] in _EXPERT_WORDS and "shared" not in ending:
         part = "bias" if expert[3] in ("_bias", ".bias") else "weight"
         return Role(_EXPERT_WORDS[expert[2]], part, int(expert[1]) if expert[1] else None)
-    module, _, part = ending.rpartition(".")
-    if part not in ("weight", "bias"):
-        module, part = ending, "weight"
+    if _MASK.fullmatch(ending):
+        return Role("attn_rot_embd")
+    if ending.startswith("mlp.act_fn."):
+        return Role("xielu." + ending.rpartition(".")[2])
+    module, part = _module(ending)
     words = (_asked(architecture, f"{each}0.{module}") for each in _spellings(prefix))
     word = next(filter(None, words), None) or _more(module)
     return None if word is None else Role(_SAME.get(word, word), part)
+
+
+def _module(name: str) -> tuple[str, str]:
+    """Without the part that it ends in, and that part."""
+    module, _, part = name.rpartition(".")
+    return (module, _PARTS[part]) if part in _PARTS else (name, "weight")
 
 
 def _more(module: str) -> str | None:
@@ -159,10 +218,12 @@ def _spellings(prefix: str) -> tuple[str, ...]:
 
 @cache
 def _map(architecture: str) -> dict[str, Any]:
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+    """Of a class of its own: making a map changes the table that all maps of gguf's class are made from."""
+    from gguf import MODEL_ARCH_NAMES, TensorNameMap
 
     number = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
-    mapping: dict[str, Any] = get_tensor_name_map(number, 1).mapping
+    fresh = type("Fresh", (TensorNameMap,), {"block_mappings_cfg": dict(TensorNameMap.block_mappings_cfg)})
+    mapping: dict[str, Any] = fresh(number, 1).mapping
     return mapping
 
 
@@ -176,14 +237,10 @@ def _asked(architecture: str, name: str) -> str | None:
 
 
 def _outer_word(architecture: str, name: str) -> str | None:
-    module, _, part = name.rpartition(".")
-    if part not in ("weight", "bias"):
-        module, part = name, "weight"
+    module, part = _module(name)
     pieces = module.split(".")
-    for index in range(len(pieces)):
-        end = ".".join(pieces[index:])
-        for spelling in (end, "model." + end):
-            found = _map(architecture).get(spelling)
-            if found is not None and "blk." not in str(found[1]):
-                return str(found[1]) + ("" if part == "weight" else "_bias")
-    return None
+    ends = (".".join(pieces[index:]) for index in range(len(pieces)))
+    asked = (_map(architecture).get(spelling) for end in ends for spelling in (end, "model." + end))
+    word = next((str(found[1]) for found in asked if found is not None and "blk." not in str(found[1])), None)
+    word = word or next((word for pattern, word in _MORE_OUTER if pattern.fullmatch(module)), None)
+    return word and word + ("" if part == "weight" else "_bias")

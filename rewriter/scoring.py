@@ -30,7 +30,7 @@ from rewriter.residual import describe_stream
 from rewriter.selection import Options
 
 # The metrics to take where none is asked for: the first one that applies. docs/metrics.md has the measurements.
-DEFAULTS = ("stream-removal", "magnitude-l1")
+DEFAULTS = ("sampled-greedy", "influence", "magnitude-l1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rewriter.checkpoint import GGUF, Checkpoint, LongArray, Problem
+from rewriter.checksums import problems as damaged
 from rewriter.errors import CheckpointError, RewriterError, shown
 from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import named
@@ -29,19 +30,25 @@ def verify(
     path: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
     options: Options | None = None,
+    checksums: bool = False,
 ) -> tuple[Problem, ...]:
     """Return what is wrong with the checkpoint at `path`; nothing is the good answer.
 
     Without `source`: the file against itself: format, layer numbers, counts, lists, index, sizes. With it: also
     every kept tensor's bytes, the absence of every dropped one, and every metadata value. Which layers were kept
-    is read from the provenance, or found by comparing bytes where there is none.
+    is read from the provenance, or found by comparing bytes where there is none. With `checksums`: also every
+    tensor's and file's hash, against those that were recorded.
     """
+    hashes = tuple(damaged(path)) if checksums else ()
     try:
         checkpoint = open_checkpoint(path)
     except CheckpointError as error:
-        return (Problem(named(Path(path)), "a well-formed checkpoint", str(error)),)
-    options = options or _recorded_options(checkpoint)
-    found = [*structure(checkpoint, options), *_totals(checkpoint), *_second_reader(checkpoint)]
+        return (Problem(named(Path(path)), "a well-formed checkpoint", str(error)), *hashes)
+    try:
+        options = options or _recorded_options(checkpoint)
+    except CheckpointError as error:
+        return (Problem(named(Path(path)), "a record of how it was made", str(error)), *hashes)
+    found = [*hashes, *structure(checkpoint, options), *_totals(checkpoint), *_second_reader(checkpoint)]
     if source is None:
         return tuple(found)
     original = open_checkpoint(source)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rewriter.checkpoint import HUGGINGFACE
+from rewriter.checksums import with_checksums
 from rewriter.copying import Progress
 from rewriter.errors import OutputError, shown
 from rewriter.formats import layout, open_checkpoint
@@ -23,6 +24,12 @@ def _check_name(plan: Plan, destination: str) -> None:
         raise OutputError(f"{shown(destination)} names a folder, the output is a file: give its name as well")
 
 
+def planned(plan: Plan, destination: str | os.PathLike[str], how: Writing) -> Output:
+    """What would be written to `destination`. Raises RequestError where `how` does not fit the plan."""
+    output = layout(plan, Path(os.path.abspath(destination)).name)
+    return with_checksums(output, plan) if how.checksums else output
+
+
 def write(
     plan: Plan,
     destination: str | os.PathLike[str],
@@ -30,21 +37,22 @@ def write(
     *,
     progress: Progress = lambda nbytes: None,
     committed: Callable[[], None] = lambda: None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> Output:
     """Write what `plan` says to `destination` and return what was written.
 
     The output has the source's kind and layout. Its structure is checked before it appears, and its tensors'
     bytes if `how` says so. `progress(nbytes)` is called as bytes are written, `committed()` once the output has
-    appeared. Raises OutputError for the destination, CheckpointError when the source changes meanwhile or the
-    result is not what it should be.
+    appeared, `told(line)` with what a user should know about an interrupted run. Raises OutputError for the
+    destination, CheckpointError when the source changes meanwhile or the result is not what it should be.
     """
     how = how or Writing()
     _check_name(plan, os.fspath(destination))
     target = Path(destination)
-    output = layout(plan, Path(os.path.abspath(target)).name)
+    output = planned(plan, target, how)
 
     def check(staged: Path) -> None:
         check_plan(open_checkpoint(staged), plan, how.verify_bytes)
 
-    execute(output, target, how, progress=progress, check=check, committed=committed)
+    execute(output, target, how, progress=progress, check=check, committed=committed, told=told)
     return output

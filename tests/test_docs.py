@@ -85,6 +85,16 @@ def test_the_docs_name_every_key_of_the_record(tmp_path):
     assert not {key for key in all_keys(record) if f"`{key}`" not in JSON_DOC}
 
 
+def test_the_docs_name_every_key_of_the_checksums(tmp_path):
+    ours(["prune", "tiny-llama-12L", str(tmp_path / "out"), "--drop", "3", "--checksums"], FIXTURES / "models")
+    record = json.loads((tmp_path / "out" / "rewriter.json").read_text())
+    said = record["checksums"]
+    listed = json.loads(ours(["checksums", "out", "--json"], tmp_path).stdout)
+    entry = next(iter(said["tensors"].values()))
+    keys = {*record, *said, *entry, *listed, *listed["tensors"][0]}
+    assert not {key for key in keys if f"`{key}`" not in JSON_DOC}
+
+
 def all_keys(value: object) -> set[str]:
     if isinstance(value, list):
         return set().union(*map(all_keys, value))

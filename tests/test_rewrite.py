@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rewriter import CheckpointError, Options, OutputError, RewriterError, make_plan, open_checkpoint, verify, write
+from rewriter.renaming import rename_new
 from tests.builders import (
     everything,
     huggingface,
@@ -506,24 +507,26 @@ def test_something_else_under_the_staging_name(job, obstacle, tmp_path):
     assert everything(tmp_path / "in") == job.before
 
 
-def test_a_run_that_begins_after_the_rename_is_left_alone(tmp_path, monkeypatch):
-    job = Job("directory", tmp_path)
-    theirs = job.folder / ".x.rewriter-tmp" / "theirs"
+def test_a_run_that_begins_after_the_rename_waits_until_the_first_has_cleared_away(job, monkeypatch):
+    refused = []
 
     def sync(folder):
         if folder == job.folder:
-            theirs.parent.mkdir()
-            theirs.write_text("")
+            with pytest.raises(OutputError, match="another run is writing"):
+                job.run(overwrite=True)
+            refused.append(folder)
 
-    monkeypatch.setattr("rewriter.rewrite.sync", sync)
     job.run()
-    assert theirs.exists()
+    monkeypatch.setattr("rewriter.rewrite.sync", sync)
+    job.run(overwrite=True)
+    assert refused == [job.folder]
+    job.check_success()
 
 
 def test_the_first_file_appears_last(job, monkeypatch):
     renamed = []
     real = __import__("rewriter.renaming", fromlist=["rename_new"]).rename_new
-    monkeypatch.setattr("rewriter.rewrite.rename_new", lambda old, new: (renamed.append(new.name), real(old, new)))
+    monkeypatch.setattr("rewriter.committing.rename_new", lambda old, new: (renamed.append(new.name), real(old, new)))
     job.run()
     expected = [FIRST[job.kind]]
     if job.kind != "directory":
@@ -536,14 +539,15 @@ def test_nobody_sees_old_and_new_files_together(kind, tmp_path, monkeypatch):
     job = Job(kind, tmp_path)
     prune(job.source, job.target, [1, 3])
     first, seen = job.folder / FIRST[kind], []
+    real = __import__("rewriter.renaming", fromlist=["rename_new"]).rename_new
 
-    def replacing(old, new):
+    def renaming(old, new):
         seen.append(first.exists())
-        os.rename(old, new)
+        real(old, new)
 
-    patched(monkeypatch, "rewriter.rewrite", replace=replacing)
+    monkeypatch.setattr("rewriter.committing.rename_new", renaming)
     job.run(overwrite=True)
-    assert not any(seen)
+    assert seen == [True] + [False] * (2 * len(job.good) - 1)
     job.check_success()
 
 
@@ -570,6 +574,22 @@ def test_a_destination_that_appears_meanwhile_is_not_replaced(job, monkeypatch):
     assert everything(job.folder) == {FIRST[job.kind]: b"somebody else's"}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_new_name_is_never_one_that_is_taken(known, tmp_path, monkeypatch):
+    """Somebody may take it after the last look."""
+    if not known:
+        monkeypatch.setattr("rewriter.renaming._renameat2", lambda old, new, flags: False)
+    (tmp_path / "file").write_text("theirs")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new file").write_text("ours")
+    for old, new in (("new file", "file"), ("new file", "link"), ("new", "folder")):
+        with pytest.raises(FileExistsError):
+            rename_new(tmp_path / old, tmp_path / new)
+    assert (tmp_path / "file").read_text() == "theirs"
+
+
 def test_without_renameat2(job, monkeypatch):
     monkeypatch.setattr("rewriter.renaming._renameat2", lambda old, new, flags: False)
     job.run()
@@ -592,16 +612,17 @@ def test_everything_is_synced_before_it_is_renamed(job, monkeypatch):
     job.run()
     staging = job.folder / f".{job.target.name}.rewriter-tmp"
     prefix = len(f"{FIRST['directory']}/") if job.kind == "directory" else 0
-    files = {staging / name[prefix:] for name in job.good}
+    files = {staging / "new" / name[prefix:] for name in job.good}
+    moves = {staging / "moves"} if job.kind in ("split", "lone") else set()
     assert synced[-1] == job.folder
-    assert set(synced[:-1]) == files | {staging} | {file.parent for file in files}
+    assert set(synced[:-1]) == files | {staging} | {file.parent for file in files} | moves
 
 
 # Signals and kills: real processes
 
 SCRIPT = """
 import os, signal, sys, time
-import rewriter.cli, rewriter.copying, rewriter.rewrite as rewrite, rewriter.renaming
+import rewriter.cli, rewriter.copying, rewriter.rewrite as rewrite, rewriter.committing as committing
 def interrupted(module, name, nth, after, act):
     real, calls = getattr(module, name), []
     def call(*arguments, **named):
@@ -631,9 +652,9 @@ KILLS = {
     "before the first file": 'interrupted(rewriter.copying, "write_file", 1, False, kill)',
     "after the first file": 'interrupted(rewriter.copying, "write_file", 1, True, kill)',
     "before the sources are checked": 'interrupted(rewrite, "_check_sources", 1, False, kill)',
-    "before the rename": 'interrupted(rewrite, "rename_new", 1, False, kill)',
-    "after the first rename": 'interrupted(rewrite, "rename_new", 1, True, kill)',
-    "after the second rename": 'interrupted(rewrite, "rename_new", 2, True, kill)',
+    "before the rename": 'interrupted(committing, "rename_new", 1, False, kill)',
+    "after the first rename": 'interrupted(committing, "rename_new", 1, True, kill)',
+    "after the second rename": 'interrupted(committing, "rename_new", 2, True, kill)',
 }
 
 
@@ -661,8 +682,8 @@ def test_after_a_kill_the_same_command_succeeds(kind, kill, tmp_path):
 
 def test_after_a_kill_in_an_overwrite_the_same_command_succeeds(job):
     prune(job.source, job.target, [1, 3])
-    name = "exchange" if job.kind == "directory" else "os.replace"
-    module, name = ("rewrite", name) if job.kind == "directory" else ("os", "replace")
+    kinds = {"directory": ("committing", "exchange"), "gguf": ("os", "replace")}
+    module, name = kinds.get(job.kind, ("committing", "rename_new"))
     assert started(job, f'interrupted({module}, "{name}", 1, True, kill)', "--overwrite").wait() == -signal.SIGKILL
     again = started(job, "", "--overwrite")
     assert (again.communicate()[1], again.wait()) == ("", 0)
@@ -682,7 +703,7 @@ def test_a_signal_leaves_nothing(kind, number, tmp_path):
 
 
 def signalled_between_two_renames(job: Job) -> tuple[int, str]:
-    process = started(job, 'interrupted(rewrite, "rename_new", 1, True, term)')
+    process = started(job, 'interrupted(committing, "rename_new", 1, True, term)')
     error = process.communicate()[1]
     return process.returncode, error
 

@@ -30,7 +30,8 @@ def main() -> None:
     """Run the program. Handlers come before the slow imports: Ctrl-C never prints a traceback."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _stop)
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+                signal.signal(number, _stop)
         for name in ("stdout", "stderr"):  # closed by whoever started this: what is printed goes nowhere
             if getattr(sys, name) is None:
                 setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": ("plan", "plan"),
     "prune": ("prune", "prune"),
     "verify": ("verify", "verify"),
+    "checksums": ("checksums", "checksums"),
     "score": ("score", "score"),
     "list": ("listing", "listing"),
 }

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -19,13 +19,13 @@ from rewriter.cli.options import Request, Source, selecting
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
 from rewriter.errors import RequestError, shown
-from rewriter.formats import layout, open_checkpoint
+from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe_plan
 from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.saved import load_plan, plan_again
 from rewriter.selection import Options, Selection
-from rewriter.writing import write
+from rewriter.writing import planned, write
 
 
 @selecting
@@ -38,6 +38,17 @@ def prune(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare all bytes before the output appears.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep finished files when stopped, and go on from those of a stopped run; an unfinished one is copied "
+            "again.",
+        ),
+    ] = False,
+    checksums: Annotated[
+        bool, typer.Option("--checksums", help="Record a hash of every tensor and file, for `verify --checksums`.")
+    ] = False,
 ) -> None:
     """Drop layers: write a checkpoint without them, everything else as it was.
 
@@ -50,10 +61,10 @@ def prune(
         plan = request.plan(checkpoint, Path(destination).name, told.append)
     else:
         plan = _saved(saved_plan, checkpoint, request)
-    total = layout(plan, Path(destination).name).nbytes
-    with _progress(total) as progress:
-        how = Writing(overwrite=overwrite, verify_bytes=verify)
-        output = write(plan, destination, how, progress=progress, committed=_committed)
+    how = Writing(overwrite=overwrite, verify_bytes=verify, resume=resume, checksums=checksums)
+    output = planned(plan, destination, how)
+    with _progress(output.nbytes + output.hashed) as progress:
+        output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell)
     lines = _summary(plan, output, destination, time.monotonic() - began) + told
     written = _written(output, destination)
     lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
@@ -74,6 +85,11 @@ def _say(text: str, written: str) -> None:
 def _next(plan: Plan, written: str, source: str) -> str:
     told = "" if plan.provenance else plan.options.words  # without a record, verify must be told
     return "next: " + show.command("verify", show.as_path(written), "--source", show.as_path(source)) + told
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # nobody listens: the run goes on
+        show.console(error=True).print(line)
 
 
 def _committed() -> None:

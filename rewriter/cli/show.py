@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _BAR = 24  # characters of the longest bar
+_SHORTEST = 0.05  # of the longest bar, where bars show a range
 _DECADES = 50  # ratio of the largest to the smallest from which bars grow with the logarithm
 
 
@@ -60,12 +61,11 @@ def table(title: str, caption: str = "") -> Table:
 
 
 def lengths(values: list[float]) -> list[float]:
-    """How long the bars of `values` are, between 0 and 1. Where they span decades, a decade is a step."""
+    """How long the bars of `values` are: from the lowest to the highest. Where they span decades, these are steps."""
+    if min(values) > 0 and max(values) / min(values) > _DECADES:
+        values = [math.log(each) for each in values]
     low, high = min(values), max(values)
-    if low > 0 and high / low > _DECADES:
-        return [0.05 + 0.95 * math.log(each / low) / math.log(high / low) for each in values]
-    bottom = min(0.0, low)
-    return [(each - bottom) / (high - bottom) if high > bottom else 0.0 for each in values]
+    return [_SHORTEST + (1 - _SHORTEST) * ((each - low) / (high - low) if high > low else 1) for each in values]
 
 
 def bar(value: float, largest: float) -> str:

@@ -19,6 +19,9 @@ def verify(
     source: Annotated[
         str | None, typer.Option(metavar="SRC", help="What it was made from: compares every byte that stayed.")
     ] = None,
+    checksums: Annotated[
+        bool, typer.Option("--checksums", help="Check the hashes that `prune --checksums` recorded.")
+    ] = False,
     generic: Annotated[bool, typer.Option("--generic", help="It was made with --generic.")] = False,
     architecture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="It was made with --architecture FILE.")
@@ -42,10 +45,12 @@ def verify(
         keep_fields=tuple(keep_field or ()),
         per_layer_fields=tuple(per_layer_field or ()),
     )
-    problems = problems_of(destination, source, None if options == Options() else options)
+    problems = problems_of(destination, source, None if options == Options() else options, checksums)
     for problem in problems:
         typer.echo(str(problem))
     if problems:
         raise typer.Exit(1)
-    against = "itself" if source is None else f"itself and {shown(source, 200)}"
+    against = "itself and its checksums" if checksums else "itself"
+    if source is not None:
+        against += f" and {shown(source, 200)}"
     show.console().print(f"ok: {shown(destination, 200)} agrees with {against}")

@@ -139,7 +139,8 @@ def layout(plan: Plan, name: str) -> Output:
         for number, (file_name, shard, index) in enumerate(zip(names, metadata, stay, strict=True))
     )
     sources = tuple((shard.path, shard.stamp) for shard in shards)
-    claims = re.escape(_prefix(name)) + r"-[0-9]+-of-[0-9]+\.gguf" if split else ""
+    claims = re.escape(_prefix(name)) + r"-[0-9]+-of-[0-9]+\.gguf(\.rewriter\.json)?"
+    claims = claims if split else re.escape(name) + r"\.rewriter\.json"
     return Output(files, False, sources, claims)
 
 

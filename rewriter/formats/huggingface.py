@@ -183,7 +183,7 @@ def layout(plan: Plan, name: str) -> Output:
     sources = [(shard.path, shard.stamp) for shard in checkpoint.shards]
     sources += [(file.path, file.stamp) for file in checkpoint.side_files]
     sources += [(document.path, document.stamp) for document in checkpoint.documents]
-    claims = "" if is_directory else re.escape(config_name(name))
+    claims = "" if is_directory else f"{re.escape(config_name(name))}|{re.escape(name)}[.]rewriter[.]json"
     return Output(tuple(files), is_directory, tuple(sources), claims)
 
 

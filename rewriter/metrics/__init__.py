@@ -8,6 +8,7 @@ from functools import partial
 from rewriter.errors import RequestError, shown
 from rewriter.metrics.closed_form import influence
 from rewriter.metrics.model import Model
+from rewriter.metrics.sampled import sampled_greedy, sampled_removal
 from rewriter.metrics.spectra import alpha, spectral_entropy, stable_rank
 from rewriter.metrics.stream import stream_influence, stream_removal
 from rewriter.metrics.values import lamp, magnitude_l1, magnitude_l2, neighbour_cosine, variance
@@ -17,8 +18,8 @@ Metric = Callable[[Model], list[float]]
 METRICS: dict[str, Callable[..., list[float]]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        stream_influence, stream_removal, influence, magnitude_l1, magnitude_l2, variance, lamp, stable_rank,
-        spectral_entropy, alpha, neighbour_cosine,
+        sampled_greedy, sampled_removal, stream_influence, stream_removal, influence, magnitude_l1, magnitude_l2,
+        variance, lamp, stable_rank, spectral_entropy, alpha, neighbour_cosine,
     )
 }  # fmt: skip
 

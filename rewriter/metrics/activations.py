@@ -7,17 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriter.metrics.model import Activation
+from rewriter.metrics.model import Activation, sigmoid
 
 _Floats = NDArray[Any]
 
 
-def _sigmoid(x: _Floats) -> _Floats:
-    return 0.5 * (1 + np.tanh(0.5 * x))
-
-
 def _silu(x: _Floats) -> _Floats:
-    return x * _sigmoid(x)
+    return x * sigmoid(x)
 
 
 def _erf(x: _Floats) -> _Floats:
@@ -36,7 +32,7 @@ def _gelu_tanh(x: _Floats) -> _Floats:
 
 
 def _gelu_quick(x: _Floats) -> _Floats:
-    return x * _sigmoid(1.702 * x)
+    return x * sigmoid(1.702 * x)
 
 
 def _relu(x: _Floats) -> _Floats:
@@ -45,6 +41,13 @@ def _relu(x: _Floats) -> _Floats:
 
 def _relu_squared(x: _Floats) -> _Floats:
     return np.square(np.maximum(x, 0))
+
+
+def xielu(x: _Floats, alpha_p: float, alpha_n: float, beta: float, eps: float) -> _Floats:
+    """Apertus's, with weights of its own (Huang and Schlag 2024): they go through a softplus."""
+    above, below = np.logaddexp(0, alpha_p), beta + np.logaddexp(0, alpha_n)
+    negative = (np.expm1(np.minimum(x, eps)) - x) * below
+    return np.where(x > 0, above * x * x, negative) + beta * x
 
 
 ACTIVATIONS: dict[str, Activation] = {

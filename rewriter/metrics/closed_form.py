@@ -24,7 +24,7 @@ _UNITS_AT_ONCE = 4096
 def influence(model: Model) -> Scores:
     """One minus the ratio of the stream's size before and after the layer, in closed form (ours)."""
     stream = model.described()
-    power, scores = stream.embedding_power(), []
+    power, scores = stream.embedding_power, []
     for block in stream.blocks:
         if block.attention.closing is not None:
             raise UnsupportedError("influence is about streams that grow; this one is normed after every layer")
@@ -47,7 +47,8 @@ def _body_power(body: Attention | FeedForward | Experts, norm: Norm | None, shar
     if isinstance(body, FeedForward):
         return _feed_forward_power(body, norm)
     powers = [_feed_forward_power(expert, norm) for expert in body.experts]
-    routed = float(np.mean(powers)) * body.scale**2 / (body.used if body.router is not None else len(powers))
+    router = body.router
+    routed = float(np.mean(powers)) * (1 / len(powers) if router is None else router.scale**2 / router.used)
     return routed + (_feed_forward_power(body.shared, norm) if body.shared is not None else 0.0)
 
 

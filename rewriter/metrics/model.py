@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
 from rewriter.formats.decode import Weight
+
+if TYPE_CHECKING:
+    from rewriter.metrics.looks import Look, Text
 
 Floats = NDArray[Any]  # float32
 Activation = Callable[[NDArray[Any]], NDArray[Any]]
@@ -98,8 +101,9 @@ class Linear:
 class Attention:
     """The value path of attention: what a token's own value adds. Scores, positions and masks are left out.
 
-    `expand` repeats the values of a group for each of its heads. With `latent` (multi-head latent attention) `value`
-    gives the latent, `norm` normalises it, and `latent` makes values of it.
+    Values are multiplied by `scale` and kept within `clip`. `expand` repeats the values of a group for each of its
+    heads. With `latent` (multi-head latent attention) `value` gives the latent, `norm` normalises it, and `latent`
+    makes values of it. `sub_norm` comes before the output projection. `look` says where tokens look, if that is known.
     """
 
     value: Linear
@@ -108,17 +112,24 @@ class Attention:
     norm: Norm | None = None
     latent: Linear | None = None
     sub_norm: Norm | None = None
+    scale: float = 1.0
+    clip: float = np.inf
+    look: Look | None = None
 
     def values(self, x: Floats, team: Team) -> Floats:
         """The values of each row, one for every head, (rows, inputs of the output projection)."""
         v = self.value(x, team)
         if self.latent is not None:
             v = self.latent(v if self.norm is None else self.norm(v), team)
-        return v if self.expand is None else v[:, self.expand]
+        if self.clip < np.inf:
+            v = np.clip(v, -self.clip, self.clip)
+        return (v if self.expand is None else v[:, self.expand]) * np.float32(self.scale)
 
-    def __call__(self, x: Floats, team: Team) -> Floats:
-        """What attention adds to the stream if every token attends to itself."""
+    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:
+        """What attention adds to the stream; without a `text` every token attends to itself alone."""
         v = self.values(x, team)
+        if text is not None and self.look is not None:
+            v = self.look.mixed(x, v, text, team)
         return self.output(v if self.sub_norm is None else self.sub_norm(v), team)
 
 
@@ -145,59 +156,125 @@ class FeedForward:
             gate, up = np.minimum(gate, self.limit), np.clip(up, -self.limit, self.limit)
         return self.act(gate) * (up + self.shift if self.shift else up)
 
-    def __call__(self, x: Floats, team: Team) -> Floats:
+    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         h = self.hidden(self.up(x, team), None if self.gate is None else self.gate(x, team))
         h = h.astype(np.float32, copy=False)
         return self.down(h if self.sub_norm is None else self.sub_norm(h), team)
 
 
-@dataclass(frozen=True, slots=True)
-class Experts:
-    """A mixture: each row goes to the `used` experts that the router scores highest; `shared` sees every row.
+def evenly(count: int, vocabulary: int) -> NDArray[np.intp]:
+    """`count` tokens of the vocabulary, or all of it, evenly spaced."""
+    count = min(count, vocabulary)
+    return np.asarray((np.arange(count) * vocabulary) // count + vocabulary // (2 * count))
 
-    `sigmoid`: scores are sigmoids, else a softmax. `select_bias` counts for the choice alone. `normalise`: the chosen
-    weights sum to one, times `scale`. Without a router the mean of all experts counts. Groups of experts are left out.
+
+def softmax(logits: Floats) -> Floats:
+    """Along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def sigmoid(x: Floats) -> Floats:
+    """Of each value, without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Which `used` experts a row goes to, and how much each of them counts.
+
+    `score` makes scores of the logits. `select_bias` counts for the choice alone. Of `groups` of experts only the best
+    `groups_used` are chosen from (DeepSeek-V2 and V3). `normalise`: the chosen weights sum to one, times `scale`.
+    `jitter` is sparsemixer's (Phi-3.5-MoE), which takes one expert after the other. `inputs`: the weight is put on what
+    an expert gets, not on what it gives (Llama 4).
     """
 
-    router: Linear | None
-    experts: Sequence[FeedForward]
+    linear: Linear
     used: int
     normalise: bool = True
-    sigmoid: bool = False
+    score: Activation = softmax
     select_bias: Floats | None = None
     scale: float = 1.0
-    shared: FeedForward | None = None
-    shared_gate: Linear | None = None
+    groups: int = 1
+    groups_used: int = 1
+    jitter: float | None = None
+    inputs: bool = False
 
     def weights(self, x: Floats, team: Team) -> Floats:
         """How much each expert counts for each row, (rows, experts); most are 0."""
-        if self.router is None:
-            return np.full((len(x), len(self.experts)), 1 / len(self.experts), np.float32)
-        logits = self.router(x, team)
-        scores = 1 / (1 + np.exp(-logits)) if self.sigmoid else softmax(logits)
-        choice = scores if self.select_bias is None else scores + self.select_bias
+        logits = self.linear(x, team)
+        if self.jitter is not None:
+            return _mixed(logits, self.used, self.jitter)
+        scores = self.score(logits)
+        choice = self._in_best_groups(scores if self.select_bias is None else scores + self.select_bias)
         first = np.argsort(-choice, axis=1, kind="stable")[:, : self.used]
         chosen = np.zeros_like(scores)
         np.put_along_axis(chosen, first, np.take_along_axis(scores, first, axis=1), axis=1)
         if self.normalise:
-            chosen /= chosen.sum(axis=1, keepdims=True) + 1e-20
+            chosen /= chosen.sum(axis=1, keepdims=True) + np.float32(1e-20)
         return chosen * np.float32(self.scale)
 
-    def __call__(self, x: Floats, team: Team) -> Floats:
+    def _in_best_groups(self, choice: Floats) -> Floats:
+        """A group is as good as its two best experts; where nothing is added to the scores, as its best."""
+        if self.groups_used >= self.groups:
+            return choice
+        grouped = choice.reshape(len(choice), self.groups, -1)
+        best = 1 if self.select_bias is None else 2
+        merit = np.sort(grouped, axis=2)[:, :, -best:].sum(axis=2)
+        worst = np.argsort(-merit, axis=1, kind="stable")[:, self.groups_used :]
+        grouped = grouped.copy()
+        np.put_along_axis(grouped, worst[:, :, None], -np.inf, axis=1)
+        return grouped.reshape(choice.shape)
+
+
+def _mixed(logits: Floats, used: int, jitter: float) -> Floats:
+    """Sparsemixer (Liu et al. 2024): each expert's share is among those close to it that are not yet chosen."""
+    chosen, left = np.zeros_like(logits), logits.copy()
+    for _ in range(used):
+        best = left.argmax(axis=1)[:, None]
+        highest = np.take_along_axis(left, best, axis=1)
+        far = (highest - logits) / np.maximum(np.abs(logits), highest) > 2 * jitter
+        share = softmax(np.where(far, -np.inf, left))
+        np.put_along_axis(chosen, best, np.take_along_axis(share, best, axis=1), axis=1)
+        np.put_along_axis(left, best, -np.inf, axis=1)
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture: each row goes to the experts that the router chooses; `shared` sees every row.
+
+    Without a router the mean of all experts counts.
+    """
+
+    router: Router | None
+    experts: Sequence[FeedForward]
+    shared: FeedForward | None = None
+    shared_gate: Linear | None = None
+
+    def weights(self, x: Floats, team: Team) -> Floats:
+        """How much each expert counts for each row, (rows, experts)."""
+        if self.router is None:
+            return np.full((len(x), len(self.experts)), 1 / len(self.experts), np.float32)
+        return self.router.weights(x, team)
+
+    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         weights = self.weights(x, team)
+        inputs = self.router is not None and self.router.inputs
         total = np.zeros_like(x)
         for number, expert in enumerate(self.experts):
             rows = np.flatnonzero(weights[:, number])
+            weight = weights[rows, number, None]
             if len(rows):
-                total[rows] += weights[rows, number, None] * expert(x[rows], team)
-        if self.shared is not None:
-            more = self.shared(x, team)
-            if self.shared_gate is not None:
-                more = more / (1 + np.exp(-self.shared_gate(x, team)))
-            total += more
-        return total
+                total[rows] += expert(x[rows] * weight, team) if inputs else weight * expert(x[rows], team)
+        return total if self.shared is None else total + self._shared(self.shared, x, team)
+
+    def _shared(self, shared: FeedForward, x: Floats, team: Team) -> Floats:
+        given = shared(x, team)
+        return given if self.shared_gate is None else given * sigmoid(self.shared_gate(x, team))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,14 +286,14 @@ class Branch:
     after: Norm | None = None
     closing: Norm | None = None
 
-    def __call__(self, x: Floats, share: float, multiplier: float, team: Team) -> Floats:
+    def __call__(self, x: Floats, share: float, multiplier: float, team: Team, text: Text | None = None) -> Floats:
         """The stream with this added; `share` scales what the body gives before it is normalised."""
-        update = self.update(x, share, multiplier, team)
+        update = self.update(x, share, multiplier, team, text)
         return x + update if self.closing is None else self.closing(x + update)
 
-    def update(self, x: Floats, share: float, multiplier: float, team: Team) -> Floats:
+    def update(self, x: Floats, share: float, multiplier: float, team: Team, text: Text | None = None) -> Floats:
         """What is added."""
-        given = self.body(x if self.before is None else self.before(x), team) * np.float32(share)
+        given = self.body(x if self.before is None else self.before(x), team, text) * np.float32(share)
         return (given if self.after is None else self.after(given)) * np.float32(multiplier)
 
 
@@ -229,12 +306,15 @@ class Block:
     parallel: bool = False
     multiplier: float = 1.0
 
-    def __call__(self, x: Floats, share: float, team: Team) -> Floats:
-        """The stream after the layer. `share` is what is left of a value once many tokens have been averaged."""
+    def __call__(self, x: Floats, share: float, team: Team, text: Text | None = None) -> Floats:
+        """The stream after the layer. `share` is what is left of a value once many tokens have been averaged.
+
+        With a `text` the rows are its tokens and look at each other, as far as that is known.
+        """
         if self.parallel:
-            added = self.attention.update(x, share, self.multiplier, team)
+            added = self.attention.update(x, share, self.multiplier, team, text)
             return x + added + self.feed_forward.update(x, 1, self.multiplier, team)
-        x = self.attention(x, share, self.multiplier, team)
+        x = self.attention(x, share, self.multiplier, team, text)
         return self.feed_forward(x, 1, self.multiplier, team)
 
 
@@ -242,23 +322,47 @@ class Block:
 class Stream:
     """The residual stream of a stack: what enters, what each layer does, and how it is read at the end.
 
-    `start(count)` gives `count` rows of what enters the first layer. `head` turns normalised rows into logits.
+    `enter(tokens, first)` gives the rows that enter the first layer for tokens below `vocabulary`, (sequences, length),
+    at the positions from `first`. `head` turns normalised rows into logits, after
+    `narrowed` has made them as wide as the embedding (OPT-350m).
     """
 
-    start: Callable[[int], Floats]
+    enter: Callable[[NDArray[np.intp], int], Floats]
+    vocabulary: int
     blocks: tuple[Block, ...]
     norm: Norm | None
     head: Linear | None
+    narrowed: Linear | None = None
     softcap: float = 0.0
     logit_scale: float = 1.0
-    embedding_power: Callable[[], float] = lambda: 1.0  # mean square of the whole embedding, as it enters
+
+    @property
+    def looks(self) -> bool:
+        """Whether it is known in every layer where tokens look."""
+        bodies = [block.attention.body for block in self.blocks]
+        return all(isinstance(body, Attention) and body.look is not None for body in bodies)
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens see only those before them, so that text can go on."""
+        body = self.blocks[0].attention.body
+        return self.head is not None and isinstance(body, Attention) and body.look is not None and body.look.causal
+
+    @property
+    def embedding_power(self) -> float:
+        """Mean square of the embedding as it enters."""
+        return float(np.square(self.start(4096).astype(np.float64)).mean())
+
+    def start(self, count: int) -> Floats:
+        """Rows of the embedding, evenly spaced over the vocabulary, as one sequence."""
+        return self.enter(evenly(count, self.vocabulary)[None, :], 0)
 
     def logits(self, x: Floats, team: Team) -> Floats:
         """What the model would say, (rows, vocabulary); without a head the normalised rows."""
         x = x if self.norm is None else self.norm(x)
         if self.head is None:
             return x
-        y = self.head(x, team) * np.float32(self.logit_scale)
+        y = self.head(x if self.narrowed is None else self.narrowed(x, team), team) * np.float32(self.logit_scale)
         return np.tanh(y / self.softcap) * np.float32(self.softcap) if self.softcap else y
 
 
@@ -289,10 +393,3 @@ class Model:
             elif len(weight.shape) == 3 and min(weight.shape[1:]) > 1:
                 found += [weight.part(index) for index in range(weight.shape[0])]
         return found
-
-
-def softmax(logits: Floats) -> Floats:
-    """Along the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return shares

@@ -43,7 +43,7 @@ def stream_removal(model: Model) -> Scores:
     final = _without_each(model, stream, stream.start(_REMOVAL_ROWS))
     full = final[-1]
     reference = stream.logits(full, model.team)
-    return [_distance(stream, reference, stream.logits(each, model.team)) for each in final[:-1]]
+    return [distance(stream, reference, stream.logits(each, model.team)) for each in final[:-1]]
 
 
 def _without_each(model: Model, stream: Stream, x: Floats) -> list[Floats]:
@@ -60,7 +60,8 @@ def _without_each(model: Model, stream: Stream, x: Floats) -> list[Floats]:
     return [together[start : start + count] for start in range(0, len(together), count)]
 
 
-def _distance(stream: Stream, reference: Floats, other: Floats) -> float:
+def distance(stream: Stream, reference: Floats, other: Floats) -> float:
+    """How far one prediction is from another: the mean divergence of what the head says, or one minus the cosine."""
     if stream.head is None:
         return 1 - float(_cosines(reference, other).mean())
     p, q = softmax(reference.astype(np.float64)), softmax(other.astype(np.float64))

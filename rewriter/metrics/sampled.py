@@ -1,0 +1,114 @@
+"""What a layer does to what the model itself says: text sampled from the model, read again without the layer.
+
+No data and no tokenizer: sequences start with tokens evenly spaced over the vocabulary and go on as the model goes on,
+with its real attention (self-generated calibration text: Williams et al. 2024, "Self-calibration for language model
+quantization and pruning"). Models that see both ways cannot go on: they read the evenly spaced tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriter.errors import UnsupportedError
+from rewriter.metrics.looks import Text
+from rewriter.metrics.model import Floats, Model, Stream, evenly, softmax
+from rewriter.metrics.stream import distance
+from rewriter.metrics.values import Scores
+
+SEQUENCES, LENGTH = 8, 32  # how much is sampled: docs/metrics.md has what more gives
+_SHORTLIST = 4  # layers that are tried in each step of sampled_greedy: those that cost least in the step before
+_GREEDY_SHARE = 3 / 8  # of the layers that sampled_greedy takes out one by one; the others follow by their single cost
+
+
+def sampled_removal(model: Model) -> Scores:
+    """How much the prediction of text sampled from the model changes without the layer (ours)."""
+    reading = _Reading(model)
+    return [reading.cost((layer,)) for layer in range(len(model.layers))]
+
+
+def sampled_greedy(model: Model) -> Scores:
+    """The same for layers together: one after the other goes, each time the one that then changes it least (ours).
+
+    The score is what the prediction has changed by when the layer goes. The first eighth, the last two, which are
+    protected by default, and those beyond three eighths, come after all others, by what each costs alone.
+    """
+    reading, count = _Reading(model), len(model.layers)
+    alone = [reading.cost((layer,)) for layer in range(count)]
+    adds = dict(list(enumerate(alone))[-(-count // 8) : count - 2])  # layer -> what it added when it was last tried
+    reached: dict[int, float] = {}
+    total = 0.0
+    while adds and len(reached) < _GREEDY_SHARE * count:
+        if reached:
+            _try_again(reading, adds, tuple(reached), total)
+        best = min(adds, key=adds.__getitem__)
+        total += max(0.0, adds.pop(best))
+        reached[best] = total
+    return [reached.get(layer, total + cost) for layer, cost in enumerate(alone)]
+
+
+def _try_again(reading: _Reading, adds: dict[int, float], gone: tuple[int, ...], total: float) -> None:
+    """Bring up to date what layers add now: a few, and as many as it takes until the least is one of them."""
+    fresh: set[int] = set()
+    while len(fresh) < len(adds):
+        least = min(adds, key=adds.__getitem__)
+        if least in fresh and len(fresh) >= _SHORTLIST:
+            return
+        layer = min((each for each in adds if each not in fresh), key=adds.__getitem__)
+        adds[layer] = reading.cost((*gone, layer)) - total
+        fresh.add(layer)
+
+
+class _Reading:
+    """The sampled text, and what the whole model predicts on it."""
+
+    def __init__(self, model: Model) -> None:
+        stream = model.described()
+        if not stream.looks:
+            raise UnsupportedError("this metric reads text, and where these layers look is not known")
+        self._model, self._stream = model, stream
+        tokens = sampled(model, stream) if stream.causal else _spread(stream)
+        self._text = Text(tokens.shape[1])
+        self._states = [stream.enter(tokens, 0)]  # before each layer of the whole model, and after the last
+        for block in stream.blocks:
+            self._states.append(block(self._states[-1], 1.0, model.team, self._text))
+        self._reference = stream.logits(self._states[-1], model.team)
+
+    def cost(self, gone: Iterable[int]) -> float:
+        """How far the prediction without the layers `gone` is from that of the whole model."""
+        gone = set(gone)
+        x = self._states[min(gone)]
+        for number in range(min(gone) + 1, len(self._stream.blocks)):
+            if number not in gone:
+                x = self._stream.blocks[number](x, 1.0, self._model.team, self._text)
+        return distance(self._stream, self._reference, self._stream.logits(x, self._model.team))
+
+
+def sampled(model: Model, stream: Stream) -> NDArray[np.intp]:
+    """Text of the model's own, (sequences, length): each token drawn from what it predicts, the first evenly spaced."""
+    tokens = evenly(SEQUENCES, stream.vocabulary)[:, None]
+    past: dict[int, tuple[Floats, Floats]] = {}
+    for position in range(LENGTH - 1):
+        x = stream.enter(tokens[:, -1:], position)
+        for block in stream.blocks:
+            x = block(x, 1.0, model.team, Text(1, position, past))
+        tokens = np.concatenate((tokens, _drawn(stream.logits(x, model.team), position)[:, None]), axis=1)
+    return tokens
+
+
+def _drawn(logits: Floats, step: int) -> NDArray[np.intp]:
+    """A token for each row. The numbers that decide are a golden-ratio sequence: the same on any machine."""
+    shares = softmax(logits.astype(np.float64)).cumsum(axis=1)
+    at = (np.arange(len(logits)) + len(logits) * step + 0.5) * _GOLDEN % 1
+    return np.minimum((shares < at[:, None]).sum(axis=1), logits.shape[1] - 1)
+
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def _spread(stream: Stream) -> NDArray[np.intp]:
+    """Tokens from all over the vocabulary, no two neighbours alike."""
+    places = (np.arange(SEQUENCES * LENGTH) + 0.5) * _GOLDEN % 1
+    return (places * stream.vocabulary).astype(np.intp).reshape(SEQUENCES, LENGTH)

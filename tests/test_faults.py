@@ -1,0 +1,212 @@
+"""A run is made to fail, to be killed and to be stopped at every system call that a good run makes.
+
+After each: the output is absent (or the earlier one intact) or complete, the input is as it was, the same command run
+again succeeds, and nothing else is left.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import nullcontext, redirect_stdout, suppress
+from pathlib import Path
+
+import pytest
+
+import rewriter.cli
+from rewriter import RewriterError, verify
+from rewriter.cli.app import Progress
+from tests import faults
+from tests.builders import everything, prune, write_gguf
+from tests.faults import Calls, watching
+from tests.test_rewrite import FIRST, KINDS, Job
+
+EARLIER = [1, 3]
+
+
+class Scene:
+    """A job that is run again and again, with something in its way each time."""
+
+    def __init__(self, kind: str, overwrite: bool, folder: Path) -> None:
+        self.job, self.overwrite = Job(kind, folder), overwrite
+        self.first = self.job.folder / FIRST[kind]
+        assert verify(folder / "good" / FIRST[kind], self.job.source) == ()
+        if overwrite:
+            prune(self.job.source, self.job.target, EARLIER)
+        self.earlier = everything(self.job.folder)
+
+    def reset(self) -> None:
+        """As it was before the run."""
+        if self.overwrite:
+            prune(self.job.source, self.job.target, EARLIER, overwrite=True)
+        elif self.job.kind == "directory" and self.job.target.exists():
+            __import__("shutil").rmtree(self.job.target)
+        else:
+            for path in self.job.folder.iterdir():
+                path.unlink()
+        assert everything(self.job.folder) == self.earlier
+
+    def run(self, calls: Calls) -> None:
+        with watching(calls):
+            self.job.run(overwrite=self.overwrite)
+
+    def calls(self) -> list[str]:
+        """The names of the calls that a good run makes."""
+        calls = Calls()
+        self.run(calls)
+        self.job.check_success()
+        self.reset()
+        return calls.names
+
+    def points(self, among: Collection[str] = faults.WATCHED) -> Iterator[int]:
+        """The number of each call `among` these; after what is done there the same command must succeed."""
+        for number in faults.points(self.calls(), among):
+            yield number
+            assert everything(self.job.source.parent) == self.job.before, f"the input has changed at call {number}"
+            self.run_again(number)
+            self.reset()
+
+    def run_again(self, number: int) -> None:
+        """What stands there must be an output of ours, so `--overwrite` may replace it."""
+        self.job.run(overwrite=True)
+        assert everything(self.job.folder) == self.job.good, f"call {number}"
+        assert no_strays(self.job.folder), f"call {number}"
+
+    def state(self) -> str:
+        """What a user finds there: the names tell of nothing but an output."""
+        found = everything(self.job.folder)
+        assert no_strays(self.job.folder), found.keys()
+        return {repr(self.earlier): "as before", repr(self.job.good): "complete"}[repr(found)]
+
+    def state_after_kill(self) -> str:
+        """Of a set there may be files, but not the one to open first."""
+        found = {name: data for name, data in everything(self.job.folder).items() if ".rewriter-tmp/" not in name}
+        if found in (self.earlier, self.job.good):
+            return "complete" if found == self.job.good else "as before"
+        assert self.job.kind in ("split", "lone"), found.keys()
+        assert not os.path.lexists(self.first)
+        return "absent"
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    """A test survives no power cut anyway."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def no_strays(folder: Path) -> bool:
+    return not [path for path in folder.rglob("*") if "rewriter-tmp" in path.name]
+
+
+SCENES = {f"{kind}{'-overwrite' * overwrite}": (kind, overwrite) for kind in KINDS for overwrite in (False, True)}
+
+
+@pytest.fixture(params=[*SCENES, "threads"])
+def scene(request, tmp_path, monkeypatch):
+    if request.param == "threads":
+        monkeypatch.setattr("rewriter.copying._LARGE", 0)  # bytes: every file is worth a thread
+    return Scene(*SCENES.get(request.param, ("directory", False)), tmp_path)
+
+
+def check_failed_run(scene: Scene, calls: Calls, number: int) -> str:
+    """Run with `calls`: what is said must be true."""
+    said = ""
+    try:
+        scene.run(calls)
+    except (RewriterError, OSError) as error:  # the command line makes one line of both
+        said = str(error)
+    state = scene.state()
+    where = f"call {number}, {calls.names[number - 1 : number]}: {said}"
+    if not said or "is complete, but" in said:
+        assert state == "complete", where
+    else:
+        assert state == "as before", where
+    return said
+
+
+def test_an_error_at_every_call(scene):
+    said = {check_failed_run(scene, Calls(faults.failing(number, errno.EIO)), number) for number in scene.points()}
+    assert len(said) > 5
+
+
+@pytest.mark.parametrize("forever", [False, True])
+def test_a_full_disk_at_every_call(scene, forever):
+    fail = faults.full_disk if forever else faults.failing
+    for number in scene.points(faults.WRITING):
+        said = check_failed_run(scene, Calls(fail(number, errno.ENOSPC)), number)
+        assert not said or "no space left on device" in said.lower(), (number, said)
+
+
+def test_a_short_answer_to_every_call(scene):
+    for number in (faults.ALL, *scene.points(faults.SHORT)):
+        scene.run(Calls(shorten=number))
+        assert scene.state() == "complete"
+        scene.reset()
+
+
+def test_a_kill_at_every_call(scene):
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    states = set()
+    for number in scene.points():
+        calls = Calls(faults.at(number, die))
+        assert os.WTERMSIG(faults.in_child(lambda calls=calls: scene.run(calls))) == signal.SIGKILL
+        states.add(scene.state_after_kill())
+        if number % 2:  # without --overwrite what was there before is there again, or the run succeeds
+            with pytest.raises(RewriterError) if scene.first.exists() or scene.overwrite else nullcontext():
+                scene.job.run()
+            assert scene.state() in ("as before", "complete")
+    assert {"as before", "complete"} <= states
+
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def command_line(scene: Scene, stderr: Path, calls: Calls) -> None:
+    """The program as a child runs it."""
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
+    words = ["prune", str(scene.job.source), str(scene.job.target), "--keep", "0,2,5"]
+    sys.argv = ["rewriter", *words, *["--overwrite"] * scene.overwrite]
+    with watching(calls):
+        try:
+            rewriter.cli.main()
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(end.code or 0)
+
+
+@pytest.fixture(scope="module")
+def _warm(tmp_path_factory):
+    """What the command line imports is imported before the children are forked: one good run does it."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    source = write_gguf(tmp_path_factory.mktemp("warm") / "source.gguf")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), suppress(SystemExit):
+        patch.setattr(Progress, "committed", False)
+        patch.setattr(sys, "argv", ["rewriter", "prune", str(source), f"{source}.out", "--drop", "1"])
+        rewriter.cli.main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_warm")
+def test_a_signal_at_every_call(scene, tmp_path):
+    stderr = tmp_path / "stderr"
+    for number in scene.points():
+        which = SIGNALS[number % 3]
+        act = faults.at(number, lambda which=which: signal.raise_signal(which))
+        calls = Calls(act=act) if number % 2 else Calls(after=act)
+        code = os.waitstatus_to_exitcode(faults.in_child(lambda calls=calls: command_line(scene, stderr, calls)))
+        said, state = stderr.read_text(), scene.state()
+        if code == 0:
+            assert (state, said) == ("complete", ""), number
+            continue
+        assert code == 128 + which, (number, said)
+        ends = {"as before": "nothing was written", "complete": "the output is complete"}
+        assert said == f"rewriter: stopped by {which.name}; {ends[state]}\n", number
