@@ -79,7 +79,8 @@ def rewriter(*arguments: str | Path) -> str:
 def evaluate(subject: Subject, with_candidates: bool) -> None:
     references = {ratio: reference(subject, subject.drop_count(ratio)) for ratio in RATIOS}
     singles = single_removal(subject)
-    judged = {"greedy oracle": judge(subject, references, lambda count: sorted(greedy(subject, count)))}
+    judged = subject.known().get("judged", {})  # what an earlier run tried is not forgotten
+    judged |= {"greedy oracle": judge(subject, references, lambda count: sorted(greedy(subject, count)))}
     rankings = {"single-removal oracle": singles, "block influence (data)": block_influence(subject), **tool(subject)}
     if with_candidates:
         rankings |= candidates.rankings(subject)

@@ -38,8 +38,12 @@ class Subject:
     @cached_property
     def losses(self) -> dict[str, list[float]]:
         """Dropped layers -> the loss on either half of the windows; read from and kept in the results file."""
+        return self.known().get("losses", {})
+
+    def known(self) -> dict:
+        """The results file, unless it is about other weights."""
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
-        return known["losses"] if known.get("weights") == self.weights else {}
+        return known if known.get("weights") == self.weights else {}
 
     @cached_property
     def weights(self) -> str:
@@ -95,9 +99,8 @@ class Subject:
         return np.array(Tokenizer.from_file(str(pieces)).encode(text.read_text("utf-8")).ids)
 
     def save(self, **more: object) -> None:
-        known = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        known |= {
+        known = self.known() | {
             "model": self.name,
             "weights": self.weights,
             "layers": len(self.layers),
