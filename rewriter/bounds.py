@@ -9,6 +9,8 @@ from itertools import chain
 
 Layers = tuple[int, ...]
 _TRIED = 8  # layers of a group of which one must stay
+_WAYS = 320  # numbers of layers kept so far, the best, that are followed up
+SEARCHED = 256  # layers; among more the search would take long
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def _breaks(bound: Bound, kept: Layers, count: int) -> bool:
         bound.never
         or len(_among(bound, kept)) < bound.at_least
         or not bound.stay <= there
-        or any((_place(bound, layer) - new) % bound.period for new, layer in enumerate(_among(bound, kept)))
+        or (bound.period > 1 and _moves(bound, kept))
         or kept[0] in bound.not_first
         or kept[-1] in bound.not_last
         or not bound.counts.isdisjoint((len(kept), count))
@@ -62,12 +64,17 @@ def _breaks(bound: Bound, kept: Layers, count: int) -> bool:
 
 def _among(bound: Bound, kept: Layers) -> Layers:
     """Those of `kept` that the bound counts."""
-    return kept if bound.among is None else tuple(layer for layer in kept if layer in bound.among)
+    if bound.among is None:
+        return kept
+    among = set(bound.among)
+    return tuple(layer for layer in kept if layer in among)
 
 
-def _place(bound: Bound, layer: int) -> int:
-    """The number of a layer that the bound counts, among those."""
-    return layer if bound.among is None else bound.among.index(layer)
+def _moves(bound: Bound, kept: Layers) -> bool:
+    """Whether a layer does not keep its place in the period."""
+    places = None if bound.among is None else {layer: place for place, layer in enumerate(bound.among)}
+    counted = enumerate(_among(bound, kept))
+    return any(((places[layer] if places else layer) - new) % bound.period for new, layer in counted)
 
 
 def nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int = 3) -> list[Layers]:
@@ -88,7 +95,7 @@ def _nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int) -> 
     """As nearest, without groups. Among equally near ones those come first that drop as many layers as asked for."""
     wanted = set(kept)
     gain = [(0.0, 1.0) if layer not in wanted else (1.0, 0.0) for layer in range(count)]
-    ends = _walked(bounds, gain, 2 * most, count)
+    ends = _walked(bounds, gain, 2 * most, count, _WAYS)
     found = [(cost, abs(len(chosen) - len(kept)), chosen) for cost, chosen in ends]
     found = [each for each in found if len(each[2]) < count and broken(bounds, each[2], count) is None]
     return [chosen for _, _, chosen in sorted(found)[:most]]
@@ -109,49 +116,54 @@ def cheapest(bounds: tuple[Bound, ...], costs: Sequence[float], dropped: int, mo
     for group in groups:
         tries = [(*each, Bound("", stay=frozenset((one,)))) for each in tries for one in sorted(group)[-_TRIED:]]
     steps = [(cost, 0.0) for cost in costs]
-    ends = [way for each in tries for way in _walked(each, steps, most, dropped) if len(way[1]) == count - dropped]
+    walks = (_walked(each, steps, most, dropped, _WAYS * dropped) for each in tries)
+    ends = [way for ways in walks for way in ways if len(way[1]) == count - dropped]
     found = [chosen for _, chosen in sorted(ends) if broken(bounds, chosen, count) is None]
     return list(dict.fromkeys((*first, *found)))[:most]
 
 
+Ways = dict[Layers, list[tuple[float, Layers]]]  # how many are kept, of all and for each bound -> (cost, kept layers)
+
+
 def _walked(
-    bounds: tuple[Bound, ...], steps: Sequence[tuple[float, float]], ways: int, most_dropped: int
+    bounds: tuple[Bound, ...], steps: Sequence[tuple[float, float]], most: int, most_dropped: int, states: int
 ) -> list[tuple[float, Layers]]:
     """Ways to go over all layers, each dropped at the first cost of its step or kept at the second.
 
-    Remembers, for every number of layers kept so far and what else decides what may follow, the best few ways to get
-    there.
+    Remembers, for every number of layers kept so far and what else decides what may follow, the `most` best ways to
+    get there, for the `states` best of those.
     """
-    known: dict[Layers, list[tuple[float, Layers]]] = {(): [(0.0, ())]}
+    places = [{layer: place for place, layer in enumerate(bound.among or ())} for bound in bounds]
+    ways: Ways = {(0,) * (1 + len(bounds)): [(0.0, ())]}
     for layer, (drop, keep) in enumerate(steps):
-        following: dict[Layers, list[tuple[float, Layers]]] = {}
-        for cost, chosen in chain.from_iterable(known.values()):
-            if layer - len(chosen) < most_dropped and not any(layer in bound.stay for bound in bounds):
-                following.setdefault(_state(bounds, chosen), []).append((cost + drop, chosen))
-            if _may_stay(bounds, layer, chosen):
-                more = (*chosen, layer)
-                following.setdefault(_state(bounds, more), []).append((cost + keep, more))
-        known = {state: sorted(best)[:ways] for state, best in following.items()}
-    return [way for way in chain.from_iterable(known.values()) if way[1]]
+        may_go = not any(layer in bound.stay for bound in bounds)
+        following: Ways = {}
+        for state, found in ways.items():
+            if may_go and layer - state[0] < most_dropped:
+                following.setdefault(state, []).extend((cost + drop, chosen) for cost, chosen in found)
+            if _may_stay(bounds, places, layer, state):
+                more = (state[0] + 1, *(n + (layer in each) for n, each in zip(state[1:], places, strict=True)))
+                following.setdefault(more, []).extend(
+                    (cost + keep, (*chosen, layer))
+                    for cost, chosen in found
+                    if not any(layer in bound.requires and bound.requires[layer] not in chosen for bound in bounds)
+                )
+        best = sorted((min(found)[0], state) for state, found in following.items() if found)[:states]
+        ways = {state: sorted(following[state])[:most] for _, state in best}
+    return [way for way in chain.from_iterable(ways.values()) if way[1]]
 
 
-def _state(bounds: tuple[Bound, ...], chosen: Layers) -> Layers:
-    """What the layers kept so far allow to follow."""
-    counted = (len(_among(bound, chosen)) for bound in bounds if bound.among is not None)
-    return (len(chosen), *counted)
-
-
-def _may_stay(bounds: tuple[Bound, ...], layer: int, chosen: Layers) -> bool:
+def _may_stay(bounds: tuple[Bound, ...], places: list[dict[int, int]], layer: int, state: Layers) -> bool:
+    """Whether `layer` may follow where so many layers are kept."""
     return not any(
-        _shifts(bound, layer, chosen)
-        or (not chosen and layer in bound.not_first)
-        or (layer in bound.requires and bound.requires[layer] not in chosen)
-        for bound in bounds
+        _shifts(bound, place, layer, (state[0], state[at])) or (not state[0] and layer in bound.not_first)
+        for at, (bound, place) in enumerate(zip(bounds, places, strict=True), 1)
     )
 
 
-def _shifts(bound: Bound, layer: int, chosen: Layers) -> bool:
-    """Whether `layer`, kept after `chosen`, would not keep its place in the period."""
-    if bound.period == 1 or (bound.among is not None and layer not in bound.among):
+def _shifts(bound: Bound, places: dict[int, int], layer: int, kept: tuple[int, int]) -> bool:
+    """Whether `layer` would not keep its place in the period where so many layers, and of those counted, are kept."""
+    if bound.period == 1 or (bound.among is not None and layer not in places):
         return False
-    return (_place(bound, layer) - len(_among(bound, chosen))) % bound.period != 0
+    before = layer - kept[0] if bound.among is None else places[layer] - kept[1]
+    return before % bound.period != 0

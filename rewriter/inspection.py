@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rewriter.architectures import Architecture, Stack, all_stacks, find
-from rewriter.architectures.stacks import entries
+from rewriter.architectures.stacks import entries, first_list
 from rewriter.checkpoint import Checkpoint, TensorInfo
 from rewriter.output import Output
 from rewriter.plan import Plan
@@ -25,6 +26,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     architecture = find(checkpoint)
     stacks = all_stacks(checkpoint, architecture)
     groups = _grouped(checkpoint, stacks)
+    held = Counter(tensor.shard for tensor in checkpoint.tensors)
     return {
         "schema": SCHEMA,
         "name": checkpoint.name,
@@ -37,7 +39,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "stacks": [_stack(stack, groups[index], index == 0) for index, stack in enumerate(stacks)],
         "outside": _sums(groups[None][None]),
         "shards": [
-            {"name": shard.name, "bytes": shard.stamp.size, "tensors": _count(checkpoint, index)}
+            {"name": shard.name, "bytes": shard.stamp.size, "tensors": held[index]}
             for index, shard in enumerate(checkpoint.shards)
         ],
         "side_files": sorted([*(file.name for file in checkpoint.side_files), *_patched(checkpoint)]),
@@ -55,8 +57,11 @@ def _grouped(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> Groups:
         index: {layer: [] for layer in range(stack.count + stack.predictions)} for index, stack in enumerate(stacks)
     }
     groups[None] = {None: []}
+    by_prefix = {stack.prefix: index for index, stack in enumerate(stacks)}
+    inner = [index for index, stack in enumerate(stacks) if first_list(stack.prefix + "0") != stack.prefix]
     for tensor in checkpoint.tensors:
-        places = ((index, stack.layer_of(tensor.name)) for index, stack in enumerate(stacks))
+        first = by_prefix.get(first_list(tensor.name))
+        places = ((index, stacks[index].layer_of(tensor.name)) for index in (first, *inner) if index is not None)
         index, layer = next(((index, layer) for index, layer in places if layer is not None), (None, None))
         groups[index][layer].append(tensor)
     return groups
@@ -100,10 +105,6 @@ def _patched(checkpoint: Checkpoint) -> list[str]:
     """Documents besides the config and the index."""
     names = (document.name for document in checkpoint.documents)
     return [name for name in names if name != "config.json" and not name.endswith("index.json")]
-
-
-def _count(checkpoint: Checkpoint, shard: int) -> int:
-    return sum(tensor.shard == shard for tensor in checkpoint.tensors)
 
 
 def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:

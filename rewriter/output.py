@@ -165,19 +165,27 @@ def best_start(pieces: Iterable[Piece]) -> int | None:
 def merged(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
     """`pieces` with neighbours joined: ranges that continue each other, literals that follow each other."""
     result: list[Piece] = []
+    run: list[Piece] = []
     for piece in pieces:
-        last = result[-1] if result else None
-        if not piece.nbytes:
-            continue
-        if isinstance(piece, Literal) and isinstance(last, Literal):
-            result[-1] = Literal(last.data + piece.data)
-        elif (
-            isinstance(piece, CopyRange)
-            and isinstance(last, CopyRange)
-            and last.path == piece.path
-            and last.offset + last.nbytes == piece.offset
-        ):
-            result[-1] = CopyRange(last.path, last.offset, last.nbytes + piece.nbytes)
-        else:
-            result.append(piece)
-    return tuple(result)
+        if piece.nbytes and run and not _follows(run[-1], piece):
+            result.append(_joined(run))
+            run = []
+        if piece.nbytes:
+            run.append(piece)
+    return (*result, _joined(run)) if run else tuple(result)
+
+
+def _follows(last: Piece, piece: Piece) -> bool:
+    """Whether the two are one piece."""
+    if isinstance(piece, CopyRange) and isinstance(last, CopyRange):
+        return last.offset + last.nbytes == piece.offset and last.path == piece.path
+    return isinstance(piece, Literal) and isinstance(last, Literal)
+
+
+def _joined(run: list[Piece]) -> Piece:
+    first = run[0]
+    if isinstance(first, CopyRange):
+        return CopyRange(first.path, first.offset, sum(piece.nbytes for piece in run))
+    if isinstance(first, Literal):
+        return Literal(b"".join(piece.data for piece in run if isinstance(piece, Literal)))
+    return first

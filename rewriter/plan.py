@@ -14,7 +14,7 @@ from rewriter import fields, limits
 from rewriter.architectures.entry import FORMS, Architecture
 from rewriter.architectures.field_table import GENERIC_DOUBTS
 from rewriter.architectures.stacks import Stack, find, generic, resolve, select, table_of
-from rewriter.bounds import Bound, broken, nearest
+from rewriter.bounds import SEARCHED, Bound, broken, nearest
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
 from rewriter.edits import (
     FORMULAS,
@@ -107,6 +107,8 @@ def guessed(checkpoint: Checkpoint, options: Options) -> bool:
 
 
 def _unknown(checkpoint: Checkpoint) -> str:
+    if not checkpoint.architecture and checkpoint.format == GGUF:
+        return "no general.architecture says what these tensors are; --generic goes by the tensor names alone"
     if not checkpoint.architecture:
         return (
             "no config.json says what these tensors are; put it beside the file, or give --generic to go by the "
@@ -183,15 +185,18 @@ def allowed_layers(
     if bound is None:
         return layers, soft
     sure = Bound("", period=common_period(checkpoint, stack))
-    others = [] if bound.never else nearest((*bounds, sure), layers.main, stack.count)
+    search = not bound.never and stack.count <= SEARCHED
+    others = nearest((*bounds, sure), layers.main, stack.count) if search else []
     if options.align and others:
         return _layer_map(stack, (*others[0], *layers.kept[len(layers.main) :]), options), ()
     if options.force:
         return layers, (f"{bound.why}: written all the same (--force)", *soft)
-    raise UnsupportedError(f"{bound.why}; {_alternatives(others)}")
+    raise UnsupportedError(f"{bound.why}; {_alternatives(others, stack.count)}")
 
 
-def _alternatives(others: list[tuple[int, ...]]) -> str:
+def _alternatives(others: list[tuple[int, ...]], count: int) -> str:
+    if not others and count > SEARCHED:
+        return f"among {count} layers no other drop was looked for"
     if not others:
         return "no drop avoids that"
     return f"this would work: {' or '.join(f'--keep {format_layers(kept)}' for kept in others)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pty
@@ -50,6 +51,7 @@ def run(capsys, monkeypatch):
         return stopped.value.code or 0, printed.out, printed.err
 
     yield call
+    gc.enable()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

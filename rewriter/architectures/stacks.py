@@ -8,8 +8,9 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from rewriter.architectures import gguf_names, hf_names
 from rewriter.architectures.entry import Architecture, LayerStack, Limit
@@ -18,9 +19,10 @@ from rewriter.errors import CheckpointError, RequestError, UnsupportedError, sho
 
 _ENTRIES = {(entry.format, entry.name): entry for entry in (*hf_names.ENTRIES, *gguf_names.ENTRIES)}
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
-_FIRST_NUMBER = re.compile(r"(.*?\.)([0-9]+)(?:\.|$)", re.ASCII)
+_FIRST_NUMBER = re.compile(r"\.([0-9]+)(?![^.])")
 _PREDICTION_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layers"}
-_MOST_LAYERS = 100_000
+_MOST_LAYERS = 4096  # the deepest networks have some thousand
+_MOST_LISTS = 1000  # that are shown where no rules say which are layers
 _NOWHERE = "\0"  # a prefix that no tensor name begins with
 _COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_count")
 
@@ -52,8 +54,7 @@ class Stack:
         """The number of the layer that the tensor called `name` belongs to, or None."""
         if not name.startswith(self.prefix):
             return None
-        label = name[len(self.prefix) :].partition(".")[0]
-        return int(label) if _NUMBER.fullmatch(label) else None
+        return _as_number(name[len(self.prefix) :].partition(".")[0])
 
     def key(self, key: str) -> str:
         """The whole metadata key for one that is relative to the scope; `/key` and `file.json:key` are whole."""
@@ -69,6 +70,11 @@ class Stack:
         return name[1:] if name.startswith("/") else f"{parent}.{name}" if parent else name
 
 
+@lru_cache(maxsize=_MOST_LAYERS)  # asked for every tensor, several times
+def _as_number(label: str) -> int | None:
+    return int(label) if _NUMBER.fullmatch(label) else None
+
+
 def table_of(checkpoint: Checkpoint) -> str:
     """Which table describes the checkpoint: `huggingface` or `gguf`."""
     return GGUF if checkpoint.format == GGUF else HUGGINGFACE
@@ -82,12 +88,14 @@ def find(checkpoint: Checkpoint) -> Architecture | None:
 
 def _by_names(checkpoint: Checkpoint) -> Architecture | None:
     """The entry for a lone file without a config, where its names show one."""
-    lists = numbered_lists(tensor.name for tensor in checkpoint.tensors)
-    there = ["." + prefix for prefix in lists]
-    for entry in _ENTRIES.values():
-        if entry.shown_by and all(any(each.endswith("." + name) for each in there) for name in entry.shown_by):
-            return entry
-    return None
+    known = {"." + name for entry in _ENTRIES.values() for name in entry.shown_by}
+    longest = max(name.count(".") for name in known)
+    there: set[str] = set()
+    for prefix in _lists_of(checkpoint):
+        words = ("." + prefix).rsplit(".", longest)
+        there.update(name for start in range(len(words)) if (name := "." + ".".join(words[start:])) in known)
+    shown_by = (entry for entry in _ENTRIES.values() if entry.shown_by)
+    return next((entry for entry in shown_by if all("." + name in there for name in entry.shown_by)), None)
 
 
 def entries() -> tuple[Architecture, ...]:
@@ -113,7 +121,7 @@ def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, 
 
     Raises CheckpointError for gaps, aliases and doubtful prefixes, UnsupportedError if there is no stack at all.
     """
-    names = [tensor.name for tensor in checkpoint.tensors]
+    names = tuple(tensor.name for tensor in checkpoint.tensors)
     found = [stack for entry in architecture.stacks if (stack := _resolved(checkpoint, names, entry)) is not None]
     stacks = _without_alternatives(checkpoint, found)
     _check_absent(checkpoint, architecture, stacks)
@@ -169,7 +177,7 @@ def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tu
             )
 
 
-def _resolved(checkpoint: Checkpoint, names: list[str], entry: LayerStack) -> Stack | None:
+def _resolved(checkpoint: Checkpoint, names: tuple[str, ...], entry: LayerStack) -> Stack | None:
     entry = _rules_of(checkpoint, entry)
     stack = _with_keys(checkpoint, entry)
     if not entry.stored_layers:  # all layers share one: the metadata alone counts them
@@ -203,7 +211,7 @@ def _predictions(checkpoint: Checkpoint, stack: Stack, total: int) -> int:
     return 0
 
 
-def _prefix(names: list[str], spellings: Iterable[str]) -> str:
+def _prefix(names: tuple[str, ...], spellings: Iterable[str]) -> str:
     """The one of `spellings` that numbered names start with, else the one wrapped spelling that they show."""
     lists = numbered_lists(names)
     there = [spelling for spelling in spellings if _is_there(spelling, names, lists)]
@@ -211,37 +219,51 @@ def _prefix(names: list[str], spellings: Iterable[str]) -> str:
         ends = tuple("." + spelling for spelling in spellings)
         there = [prefix for prefix in lists if prefix.endswith(ends)]
     if len(there) > 1:
-        raise CheckpointError(f"layers stand under several names: {', '.join(shown(name) for name in there)}")
+        raise CheckpointError(f"layers stand under several names: {', '.join(map(shown, there[:4]))}")
     return there[0] if there else ""
 
 
-def _is_there(prefix: str, names: list[str], lists: dict[str, dict[str, None]]) -> bool:
+def _is_there(prefix: str, names: tuple[str, ...], lists: Mapping[str, Mapping[str, None]]) -> bool:
     """A prefix with a number inside it (`stages.2.blocks.`) is not among `lists`."""
     inner = re.search(r"\.[0-9]+\.", prefix) is not None
     return prefix in lists or (inner and any(name.startswith(prefix) for name in names))
 
 
-def numbered_lists(names: Iterable[str]) -> dict[str, dict[str, None]]:
+@lru_cache(maxsize=2)  # a plan asks several times
+def numbered_lists(names: tuple[str, ...]) -> Mapping[str, Mapping[str, None]]:
     """What stands before the first number in a name -> the numbers met there, as written, in order."""
     lists: dict[str, dict[str, None]] = {}
+    search = _FIRST_NUMBER.search
     for name in names:
-        if match := _FIRST_NUMBER.match(name):
-            lists.setdefault(match[1], {})[match[2]] = None
+        if match := search(name):
+            lists.setdefault(name[: match.start(1)], {})[match[1]] = None
     return lists
 
 
-def _count(names: list[str], prefix: str) -> int:
+def first_list(name: str) -> str:
+    """What stands before the first number in `name`, "" if there is none."""
+    match = _FIRST_NUMBER.search(name)
+    return name[: match.start(1)] if match else ""
+
+
+def _lists_of(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, None]]:
+    return numbered_lists(tuple(tensor.name for tensor in checkpoint.tensors))
+
+
+def _count(names: tuple[str, ...], prefix: str) -> int:
     labels = dict.fromkeys(name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix))
     if flaw := _flaw(labels):
         raise CheckpointError(f"tensors {shown(prefix)}N: {flaw}")
     return len(labels)
 
 
-def _flaw(labels: dict[str, None]) -> str:
+def _flaw(labels: Mapping[str, None]) -> str:
     """What keeps `labels` from being the layer numbers 0, 1, 2, ...; "" if nothing does."""
     for label in labels:
         if not _NUMBER.fullmatch(label):
             return f"{shown(label)!r} is not a layer number"
+    if len(labels) > _MOST_LAYERS:
+        return f"{len(labels)} layers are more than {_MOST_LAYERS}"
     missing = next((number for number in range(len(labels)) if str(number) not in labels), None)
     return "" if missing is None else f"layer {missing} is missing among {len(labels)} layers"
 
@@ -263,7 +285,7 @@ def generic(checkpoint: Checkpoint) -> Architecture:
 
     Without any metadata (a lone safetensors file) the names alone decide. Raises UnsupportedError.
     """
-    lists = numbered_lists(tensor.name for tensor in checkpoint.tensors)
+    lists = _lists_of(checkpoint)
     counts = {prefix: len(labels) for prefix, labels in lists.items() if not _flaw(labels)}
     keys = _count_keys(checkpoint)
     if checkpoint.metadata:
@@ -311,7 +333,9 @@ def all_stacks(checkpoint: Checkpoint, architecture: Architecture | None) -> tup
     """What `inspect` shows: the entry's stacks, or without an entry every numbered list of two or more."""
     if architecture is not None:
         return resolve(checkpoint, architecture)
-    lists = numbered_lists(tensor.name for tensor in checkpoint.tensors)
+    lists = _lists_of(checkpoint)
+    if len(lists) > _MOST_LISTS:
+        raise CheckpointError(f"the tensor names make {len(lists)} numbered lists, more than {_MOST_LISTS}")
     return tuple(
         Stack(LayerStack(name=prefix.rstrip("."), prefixes=(prefix,), count_key=""), prefix, len(labels))
         for prefix, labels in lists.items()

@@ -11,6 +11,7 @@ from rewriter.checkpoint import Document, SideFile
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text, safetensors
 from rewriter.formats.files import named, opened, read_at, read_document, stamp
+from rewriter.formats.sizes import FILES
 
 SINGLE = "model.safetensors"
 _INDEX = ".safetensors.index.json"
@@ -92,13 +93,19 @@ def companions(path: Path, weights: set[str]) -> tuple[tuple[SideFile, ...], tup
 
 def _walk(path: Path, left_behind: list[str]) -> Iterator[str]:
     """Names of all files below `path`, relative to it; folders of stale weights go to `left_behind` as a whole."""
-    pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    met = 0
     while pending:
         folder, above = pending.pop()
-        real = os.path.realpath(path / folder)
+        status = os.stat(path / folder)
+        real = status.st_dev, status.st_ino
         if real in above:
             raise CheckpointError(f"the folder {shown(folder)} is a link to one that holds it")
-        for entry in sorted(os.scandir(path / folder), key=lambda entry: entry.name):
+        entries = sorted(os.scandir(path / folder), key=lambda entry: entry.name)
+        met += len(entries)
+        if met > FILES:  # links that double at every level are no loop, and have no end either
+            raise CheckpointError(f"{named(path)} holds more than {FILES} files and folders")
+        for entry in entries:
             name = f"{folder}{entry.name}"
             if not entry.is_dir():
                 yield name

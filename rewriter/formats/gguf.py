@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from rewriter.formats.gguf_header import (
     tensor_record,
 )
 from rewriter.formats.pieces import tensor_pieces
+from rewriter.formats.sizes import check_entries, check_total
 from rewriter.output import BLOCK, CopyRange, Literal, Output, OutputFile, Piece, best_start, merged
 from rewriter.plan import Plan
 
@@ -44,7 +45,7 @@ def looks_like(start: bytes) -> bool:
 def open_gguf(path: Path) -> Checkpoint:
     """Open the GGUF file at `path`, with the other files of its set if it is the first of one."""
     first, tensors = open_shard(str(path), path.name, 0)
-    opened_shards = [(first, tensors), *_others(path, first)]
+    opened_shards = _within_bounds(chain([(first, tensors)], _others(path, first)))
     shards = tuple(shard for shard, _ in opened_shards)
     tensors = tuple(chain.from_iterable(infos for _, infos in opened_shards))
     _check_set(shards, tensors)
@@ -62,6 +63,21 @@ def open_gguf(path: Path) -> Checkpoint:
         provenance=_provenance(metadata),
         nbytes=sum(shard.stamp.size for shard in shards),
     )
+
+
+def _within_bounds(
+    opened_shards: Iterable[tuple[Shard, tuple[TensorInfo, ...]]],
+) -> list[tuple[Shard, tuple[TensorInfo, ...]]]:
+    """The files of a set, as long as they are together no more than a checkpoint may hold."""
+    found = []
+    tensors = headers = entries = 0
+    for shard, infos in opened_shards:
+        tensors, headers, entries = tensors + len(infos), headers + shard.data_start, entries + len(shard.fields or ())
+        where = f"up to {shown(shard.name)}: "
+        check_total(tensors, headers, where)
+        check_entries(entries, where)
+        found.append((shard, infos))
+    return found
 
 
 def _values(shard: Shard) -> dict[str, object]:

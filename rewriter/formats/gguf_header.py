@@ -20,6 +20,7 @@ from rewriter.checkpoint import Field, LongArray, Shard, TensorInfo
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats.files import opened
 from rewriter.formats.ggml_types import GGML_TYPES
+from rewriter.formats.sizes import check_entries, check_total
 from rewriter.formats.spans import SpanReader
 
 MAGIC = b"GGUF"
@@ -49,7 +50,9 @@ def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInf
         reader = SpanReader(descriptor, stamp.size, name)
         try:
             version, tensor_count, field_count = _preamble(reader)
-            fields = tuple(_field(reader) for _ in range(field_count))
+            check_total(tensor_count)
+            check_entries(field_count)
+            fields = tuple(_field(reader, index == 0) for _ in range(field_count))
             _check_unique((field.key for field in fields), "key")
             alignment = _alignment(fields)
             records = [_tensor_record(reader) for _ in range(tensor_count)]
@@ -81,13 +84,15 @@ def _preamble(reader: SpanReader) -> tuple[int, int, int]:
     return version, tensor_count, field_count
 
 
-def _field(reader: SpanReader) -> Field:
+def _field(reader: SpanReader, lists: bool) -> Field:
+    """The next record. Without `lists` they are only measured: those of later files of a set mean nothing."""
     start = reader.at
     key = reader.string()
     number = reader.number("I")
     try:
         if number == ARRAY:
-            kind, value = _array(reader, sys.maxsize if key.startswith(BUILT_KEYS) else BUILT_ITEMS)
+            most = sys.maxsize if key.startswith(BUILT_KEYS) else BUILT_ITEMS
+            kind, value = _array(reader, most if lists else 0)
         elif number == STRING:
             kind, value = "string", reader.string()
         else:
@@ -111,6 +116,7 @@ def _array(reader: SpanReader, built_items: int) -> tuple[str, object]:
     if item == STRING:
         reader.check_room(length, 8, "strings")
         if length <= built_items:
+            reader.build(length)
             return "array of string", tuple(reader.string() for _ in range(length))
         reader.skip_strings(length)
         return "array of string", LongArray("string", length)
@@ -120,6 +126,7 @@ def _array(reader: SpanReader, built_items: int) -> tuple[str, object]:
     if length > built_items:
         reader.skip(length * width)
         return f"array of {name}", LongArray(name, length)
+    reader.build(length)
     return f"array of {name}", struct.unpack(f"<{length}{code}", reader.take(length * width))
 
 
@@ -132,11 +139,15 @@ def _check_unique(names: Iterable[str], what: str) -> None:
 
 
 def _alignment(fields: Iterable[Field]) -> int:
-    value = next((field.value for field in fields if field.key == "general.alignment"), DEFAULT_ALIGNMENT)
+    kind, value = next(
+        ((field.type, field.value) for field in fields if field.key == "general.alignment"), ("u32", DEFAULT_ALIGNMENT)
+    )
     if type(value) is not int or value < 1 or value & (value - 1):
         raise CheckpointError(f"general.alignment must be a power of two, not {shown(value)}")
     if value > ALIGNMENT_LIMIT:
         raise CheckpointError(f"general.alignment is {value}, more than {ALIGNMENT_LIMIT}")
+    if kind != "u32":
+        raise CheckpointError(f"general.alignment is a {kind}; loaders read nothing but a u32")
     return value
 
 

@@ -22,6 +22,7 @@ from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text, safetensors
 from rewriter.formats.directory import companions, weight_files
 from rewriter.formats.files import read_document
+from rewriter.formats.sizes import TENSORS, check_entries, check_total
 from rewriter.output import CopyRange, Literal, Output, OutputFile
 from rewriter.plan import Plan
 
@@ -30,20 +31,21 @@ PATCHED = ("generation_config.json",)  # other files whose fields may follow the
 PARAMS, MISTRAL = "params.json", "mistral_native"  # what describes `consolidated*.safetensors`, and its table entry
 PROVENANCE_FILE = "rewriter.json"
 PROVENANCE_ENTRY = "rewriter"  # in the __metadata__ of a lone file
+Opened = tuple[Shard, tuple[TensorInfo, ...], bytes]  # the last is the SHA-256 of the header
 _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<rest>\.safetensors)")
 
 
 def open_file(path: Path) -> Checkpoint:
     """Open a lone safetensors file, with `STEM.config.json` or `config.json` from beside it."""
-    shard, tensors, header = safetensors.open_shard(str(path), path.name, 0)
+    opened = _shards(path.parent, [path.name])
     _refuse_part(path)
     config = _beside(path)
     documents = () if config is None else (read_document(config, CONFIG),)
-    record = (safetensors.metadata_of(shard) or {}).get(PROVENANCE_ENTRY)
+    record = (safetensors.metadata_of(opened[0][0]) or {}).get(PROVENANCE_ENTRY)
     return _checkpoint(
         SAFETENSORS,
         path,
-        ((shard, tensors, header),),
+        opened,
         documents,
         provenance=None if record is None else _record(str(record)),
     )
@@ -81,7 +83,7 @@ def open_directory(path: Path) -> Checkpoint:
     missing = next((name for name in names if not (path / name).exists()), None)
     if missing is not None:
         raise CheckpointError(f"cannot open {shown(missing)}: it is missing; is the download complete?")
-    opened = tuple(safetensors.open_shard(str(path / name), name, number) for number, name in enumerate(names))
+    opened = _shards(path, names)
     documents = [read_document(path / name, name) for name in _described_by(names) if (path / name).exists()]
     if index is not None:
         documents.append(index)
@@ -100,6 +102,16 @@ def open_directory(path: Path) -> Checkpoint:
     )
 
 
+def _shards(path: Path, names: list[str]) -> tuple[Opened, ...]:
+    opened: list[Opened] = []
+    tensors = headers = 0
+    for number, name in enumerate(names):
+        opened.append(safetensors.open_shard(str(path / name), name, number))
+        tensors, headers = tensors + len(opened[-1][1]), headers + opened[-1][0].data_start
+        check_total(tensors, headers, f"up to {shown(name)}: ")
+    return tuple(opened)
+
+
 def _described_by(weights: list[str]) -> tuple[str, ...]:
     native = any(name.startswith("consolidated") for name in weights)
     return (CONFIG, *PATCHED, PARAMS) if native else (CONFIG, *PATCHED)
@@ -108,7 +120,7 @@ def _described_by(weights: list[str]) -> tuple[str, ...]:
 def _checkpoint(
     format: str,
     path: Path,
-    opened: tuple[tuple[Shard, tuple[TensorInfo, ...], bytes], ...],
+    opened: tuple[Opened, ...],
     documents: tuple[Document, ...],
     **rest: Any,
 ) -> Checkpoint:
@@ -117,7 +129,9 @@ def _checkpoint(
     config = json_text.parse(text, CONFIG)
     if not isinstance(config, dict):
         raise CheckpointError(f"{CONFIG} is not a JSON object")
-    digest = hashlib.sha256(b"".join(hashlib.sha256(header).digest() for _, _, header in opened))
+    flat = {**json_text.flatten(config), **_others(documents)}
+    check_entries(len(flat), f"{CONFIG}: ", TENSORS)  # quantised modules may be named one by one
+    digest = hashlib.sha256(b"".join(header_digest for _, _, header_digest in opened))
     digest.update(text.encode())
     return Checkpoint(
         format=format,
@@ -126,7 +140,7 @@ def _checkpoint(
         architecture=MISTRAL if any(document.name == PARAMS for document in documents) else _model_type(config),
         shards=tuple(shard for shard, _, _ in opened),
         tensors=tensors,
-        metadata={**json_text.flatten(config), **_others(documents)},
+        metadata=flat,
         header_sha256=digest.hexdigest(),
         documents=documents,
         nbytes=sum(shard.stamp.size for shard, _, _ in opened),
@@ -136,12 +150,10 @@ def _checkpoint(
 
 def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
     """The top members of the other files, each under `file.json:key`."""
-    values = ((document.name, json_text.parse(document.text, document.name)) for document in documents)
+    others = (document for document in documents if document.name in (*PATCHED, PARAMS))
+    values = ((document.name, json_text.parse(document.text, document.name)) for document in others)
     return {
-        f"{name}:{key}": member
-        for name, value in values
-        if name in (*PATCHED, PARAMS) and isinstance(value, dict)
-        for key, member in value.items()
+        f"{name}:{key}": member for name, value in values if isinstance(value, dict) for key, member in value.items()
     }
 
 
@@ -150,7 +162,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _check_index(index: Document, opened: tuple[tuple[Shard, tuple[TensorInfo, ...], bytes], ...]) -> None:
+def _check_index(index: Document, opened: tuple[Opened, ...]) -> None:
     """The index must name every tensor, where it is."""
     expected = json_text.parse(index.text, index.name)["weight_map"]
     found = {tensor.name: shard.name for shard, tensors, _ in opened for tensor in tensors}

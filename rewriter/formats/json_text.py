@@ -9,19 +9,32 @@ import json
 import re
 from collections.abc import Mapping
 from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
+from math import isfinite
 from typing import Any
 
 from rewriter.errors import CheckpointError, shown
 
 _DECODER = json.JSONDecoder()
+VALUES = 4_000_000  # commas and opening brackets of one text: more would not fit into 2 GiB once they are read
+_CONTAINERS = (dict, list)
+DEPTH = 127  # levels, as the library of safetensors reads; what recurses over a value can then do so
 _DOT = re.compile(r"(?<!\\)\.")
 _FIRST_INDENT = re.compile(r'\{[ \t\r]*\n([ \t]*)"')
 
 
-def parse(text: str, where: str) -> Any:
-    """Return the value of `text`. Raises CheckpointError for bad JSON, duplicate keys and depth bombs."""
+def parse(text: str, where: str, finite: bool = False) -> Any:
+    """Return the value of `text`. Raises CheckpointError for bad JSON, duplicate keys, depth bombs and huge texts.
+
+    `finite`: for NaN, Infinity and 1e400 too, which Python writes and many other readers refuse.
+    """
+    values = sum(map(text.count, ",[{"))
+    if values > VALUES:
+        raise CheckpointError(f"{shown(where)} holds {values} values, more than {VALUES}")
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        number = _finite if finite else None
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=number, parse_float=number)
+        _check_depth(value)
+        return value
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise CheckpointError(f"{shown(where)} is not valid JSON: {shown(reason, 80)}") from None
@@ -34,6 +47,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {shown(twice)!r} stands twice")
     return members
+
+
+def _finite(text: str) -> float:
+    if not isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level: list[Any] = [[value]]
+    for _ in range(DEPTH + 1):
+        below = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [member for members in below for member in members if isinstance(member, _CONTAINERS)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def flatten(value: Mapping[str, Any]) -> dict[str, Any]:

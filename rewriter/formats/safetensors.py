@@ -9,10 +9,12 @@ Laws (safetensors 0.8, tensor.rs):
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 from rewriter.checkpoint import Field, Shard, Stamp, TensorInfo
@@ -20,6 +22,7 @@ from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import opened, read_at
 from rewriter.formats.pieces import tensor_pieces
+from rewriter.formats.sizes import check_entries, check_total
 from rewriter.output import BLOCK, Literal, Piece, best_start, merged
 
 HEADER_LIMIT = 100_000_000
@@ -43,7 +46,7 @@ def looks_like(start: bytes, size: int) -> bool:
 
 
 def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInfo, ...], bytes]:
-    """Return the file's shard number `index`, its tensors in header order, and its header bytes.
+    """Return the file's shard number `index`, its tensors in header order, and the SHA-256 of its header.
 
     Raises CheckpointError, with the file's name, for anything that the format does not allow.
     """
@@ -59,7 +62,7 @@ def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInf
             )
         header = read_at(descriptor, 8, length, name)
     shard, tensors = _parsed(header, path, name, index, stamp)
-    return shard, tensors, prefix + header
+    return shard, tensors, hashlib.sha256(prefix + header).digest()
 
 
 def _parsed(header: bytes, path: str, name: str, index: int, stamp: Stamp) -> tuple[Shard, tuple[TensorInfo, ...]]:
@@ -67,8 +70,9 @@ def _parsed(header: bytes, path: str, name: str, index: int, stamp: Stamp) -> tu
     entries = _json(header, f"the header of {name}")
     if not isinstance(entries, dict):
         raise CheckpointError(f"the header of {shown(name)} is not a JSON object")
-    fields = _metadata(entries.pop(METADATA, None), name)
     try:
+        fields = _metadata(entries.pop(METADATA, None))
+        check_total(len(entries))
         tensors = tuple(_tensor(key, entry, index, start) for key, entry in entries.items())
     except CheckpointError as error:
         raise CheckpointError(f"{shown(name)}: {error}") from None
@@ -79,7 +83,7 @@ def _parsed(header: bytes, path: str, name: str, index: int, stamp: Stamp) -> tu
 def _json(header: bytes, where: str) -> Any:
     """Like the library's own reader, refuse text that cannot be written as UTF-8 again."""
     try:
-        entries = json_text.parse(header.decode("utf-8"), where)
+        entries = json_text.parse(header.decode("utf-8"), where, finite=True)
         if b"\\ud" in header.lower():
             json.dumps(entries, ensure_ascii=False).encode("utf-8")
     except UnicodeError as error:
@@ -87,21 +91,22 @@ def _json(header: bytes, where: str) -> Any:
     return entries
 
 
-def _metadata(value: object, name: str) -> tuple[Field, ...] | None:
+def _metadata(value: object) -> tuple[Field, ...] | None:
     if value is None:
         return None
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise CheckpointError(f"{shown(name)}: {METADATA} must map strings to strings")
+        raise CheckpointError(f"{METADATA} must map strings to strings")
+    check_entries(len(value))
     return tuple(Field(key, "string", item) for key, item in value.items())
 
 
 def _tensor(name: str, entry: object, shard: int, start: int) -> TensorInfo:
-    members = dict(entry) if isinstance(entry, dict) else {}
-    dtype, shape, offsets = (members.pop(key, None) for key in ("dtype", "shape", "data_offsets"))
+    members = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = members.pop("dtype", None), members.pop("shape", None), members.pop("data_offsets", None)
     if dtype is None or not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
         raise CheckpointError(f"tensor {shown(name)} needs a dtype, a shape and two data_offsets")
     numbers = [*shape, *offsets]
-    if len(shape) > DIMENSION_LIMIT or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+    if len(shape) > DIMENSION_LIMIT or not _are_sizes(numbers):
         raise CheckpointError(
             f"tensor {shown(name)}: shape and offsets must be numbers from 0 to 2^63, at most {DIMENSION_LIMIT} of them"
         )
@@ -110,7 +115,7 @@ def _tensor(name: str, entry: object, shard: int, start: int) -> TensorInfo:
         raise CheckpointError(f"tensor {shown(name)} has the unknown dtype {shown(dtype)}")
     begin, end = offsets
     size = prod(shape) * bits
-    if prod(filter(None, shape)) >= 2**64:  # the library multiplies before it meets a zero
+    if (size or prod(filter(None, shape))) >= 2**64:  # the library multiplies before it meets a zero
         raise CheckpointError(f"tensor {shown(name)}: the shape {shown(shape)} is too large")
     if size % 8 or size != (end - begin) * 8:
         raise CheckpointError(
@@ -120,10 +125,15 @@ def _tensor(name: str, entry: object, shard: int, start: int) -> TensorInfo:
     return TensorInfo(name, dtype, tuple(shape), shard, start + begin, end - begin, extra=members or None)
 
 
+def _are_sizes(numbers: list[Any]) -> bool:
+    """Whether all are numbers from 0 to 2^63; `true` is none."""
+    return set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) < 2**63
+
+
 def _check_coverage(tensors: Iterable[TensorInfo], start: int, size: int, name: str) -> None:
     """Refuse holes, overlaps, bytes after the last tensor and tensors after the last byte."""
     at = start
-    for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)):
+    for tensor in sorted(tensors, key=attrgetter("offset", "nbytes")):
         if tensor.offset != at:
             flaw = "overlaps the one before it" if tensor.offset < at else "leaves a hole before it"
             raise CheckpointError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError
 from rewriter.formats.files import read_at
+from rewriter.formats.sizes import HEADERS, ITEMS
 
 _WINDOW = 1 << 20  # bytes read at a time
 _STRING_LIMIT = 64 << 20  # bytes; longer strings that must be built are no names and no settings
@@ -14,16 +15,24 @@ _STRING_LIMIT = 64 << 20  # bytes; longer strings that must be built are no name
 class SpanReader:
     """A cursor over the file `descriptor` of `size` bytes; `at` is the offset of the next byte."""
 
-    __slots__ = ("_base", "_descriptor", "_name", "_size", "_window", "at")
+    __slots__ = ("_base", "_descriptor", "_items", "_name", "_room", "_size", "_window", "at")
 
     def __init__(self, descriptor: int, size: int, name: str) -> None:
-        self._descriptor, self._size, self._name = descriptor, size, name
+        self._descriptor, self._name = descriptor, name
+        self._size, self._items = min(size, HEADERS), 0
+        self._room = f"the file's {size} bytes" if size <= HEADERS else f"the {HEADERS} bytes that a header may have"
         self._window, self._base, self.at = b"", 0, 0
 
     def check_room(self, count: int, nbytes: int, what: str) -> None:
         """Raise CheckpointError unless `count` things of at least `nbytes` bytes fit into the rest of the file."""
         if count * nbytes > self._size - self.at:
-            raise CheckpointError(f"{count} {what} at byte {self.at} do not fit into the file's {self._size} bytes")
+            raise CheckpointError(f"{count} {what} at byte {self.at} do not fit into {self._room}")
+
+    def build(self, count: int) -> None:
+        """Raise CheckpointError if `count` items more than were built before would take too much memory."""
+        self._items += count
+        if self._items > ITEMS:
+            raise CheckpointError(f"lists of {self._items} items, more than {ITEMS} in one file")
 
     def take(self, nbytes: int) -> bytes:
         """The next `nbytes` bytes."""
@@ -70,4 +79,4 @@ class SpanReader:
                 count -= 1
             self.at = self._base + at
             if self.at > self._size:
-                raise CheckpointError(f"strings run past the end of {shown(self._name)}, {self._size} bytes")
+                raise CheckpointError(f"strings run past the end of {self._room}")
