@@ -87,7 +87,7 @@ def probes(subject: Subject) -> dict[str, Probe]:
     if not subject.is_masked:
         sampled = sampled_ids(subject, 16, 32)
         found["sampled (content)"] = Probe(subject, sampled, "content")
-        found["mixed (real)"] = Probe(subject, torch.cat([random, sampled]))
+        found["mixed (real)"] = Probe(subject, torch.cat([random_ids(subject, 8, 64), sampled_ids(subject, 8, 64)]))
         found["sampled (own)"] = Probe(subject, sampled[:, ::4].reshape(-1, 1), "own")
     return found
 
