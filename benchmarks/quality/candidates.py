@@ -99,12 +99,16 @@ def random_ids(subject: Subject, sequences: int, length: int, seed: int = 0) -> 
 
 @torch.no_grad()
 def sampled_ids(subject: Subject, sequences: int, length: int) -> torch.Tensor:
-    """Chains in which each token is drawn from what the model predicts after the one before, seen alone."""
+    """Chains in which each token is drawn from what the model predicts after the one before, seen alone.
+
+    The chains stand at places all over the context: a learned position 0 is unlike the others.
+    """
     draw = torch.Generator().manual_seed(0)
     ids = torch.linspace(0, vocabulary(subject) - 1, sequences).long()[:, None]
+    places = torch.linspace(0, subject.context - 1, sequences).long()[:, None]
     with own(subject):
         for _ in range(length + BURN_IN - 1):
-            chances = subject.model(input_ids=ids[:, -1:]).logits[:, -1].softmax(-1)
+            chances = subject.model(input_ids=ids[:, -1:], position_ids=places).logits[:, -1].softmax(-1)
             ids = torch.cat([ids, torch.multinomial(chances, 1, generator=draw)], 1)
     return ids[:, BURN_IN:]
 
