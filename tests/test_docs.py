@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rewriter.architectures.stacks import entries
+from rewriter.metrics import METRICS
 from tests.builders import FIXTURES
 
 ROOT = Path(__file__).parent.parent
@@ -93,6 +94,11 @@ def test_the_docs_name_every_key_of_the_checksums(tmp_path):
     entry = next(iter(said["tensors"].values()))
     keys = {*record, *said, *entry, *listed, *listed["tensors"][0]}
     assert not {key for key in keys if f"`{key}`" not in JSON_DOC}
+
+
+def test_the_docs_name_every_metric():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert not {name for name in METRICS if f"`{name}`" not in page}
 
 
 def all_keys(value: object) -> set[str]:

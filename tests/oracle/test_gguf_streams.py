@@ -25,10 +25,12 @@ from rewriter.plan import open_stacks
 from rewriter.residual import describe_stream
 from tests.gguf_files import fixture, random, write
 from tests.gguf_specs import SPECS, Spec
-from tests.oracle import llamacpp
-from tests.oracle.test_gguf_architectures import typed
 
 pytest.importorskip("xllamacpp")
+
+from tests.oracle import llamacpp  # noqa: E402
+from tests.oracle.test_gguf_architectures import typed  # noqa: E402
+
 pytestmark = pytest.mark.oracle
 
 TOKENS = (0, 5, 17, 40)
