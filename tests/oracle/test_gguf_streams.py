@@ -28,8 +28,8 @@ from tests.gguf_specs import SPECS, Spec
 
 pytest.importorskip("xllamacpp")
 
-from tests.oracle import llamacpp  # noqa: E402
-from tests.oracle.test_gguf_architectures import typed  # noqa: E402
+from tests.oracle import llamacpp
+from tests.oracle.test_gguf_architectures import typed
 
 pytestmark = pytest.mark.oracle
 
