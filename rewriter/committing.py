@@ -42,17 +42,21 @@ def commit_directory(staging: Path, destination: Path) -> None:
         rename_new(staging / NEW, destination)
 
 
-def commit_files(staging: Path, targets: list[Path], earlier: list[Path]) -> None:
-    """Let files appear at `targets` instead of the `earlier` ones. Raises OSError, and then nothing has moved."""
+def commit_files(staging: Path, targets: list[Path], earlier: list[Path], wait: bool = True) -> None:
+    """Let files appear at `targets` instead of the `earlier` ones. Raises OSError, and then nothing has moved.
+
+    With `wait` the disk has the list of moves before the first of them.
+    """
     if len(targets) == 1 and earlier in ([], targets):
         put = os.replace if earlier else rename_new
         put(staging / NEW / targets[0].name, targets[0])
         return
     inodes = {path.name: os.lstat(path).st_ino for path in sorted(earlier, key=lambda path: path != targets[0])}
     new = {target.name: os.lstat(staging / NEW / target.name).st_ino for target in reversed(targets)}
-    append(staging / _MOVES, json.dumps([inodes, new]).encode())
+    append(staging / _MOVES, json.dumps([inodes, new]).encode(), wait)
     os.mkdir(staging / _OLD)
-    sync(staging)
+    if wait:
+        sync(staging)
     moves = _moves(staging, inodes, new)
     try:
         for move in moves:

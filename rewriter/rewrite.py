@@ -218,4 +218,4 @@ def _commit(output: Output, staging: Path, destination: Path, how: Writing) -> N
         commit_directory(staging, destination)
     else:
         earlier = _existing(output, destination) if how.overwrite else []
-        commit_files(staging, _targets(output, destination), earlier)
+        commit_files(staging, _targets(output, destination), earlier, how.sync)

@@ -109,13 +109,14 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def append(path: Path, data: bytes) -> None:
-    """Write `data` at the end of a small file, which is made if need be, and wait until the disk has it."""
+def append(path: Path, data: bytes, wait: bool = True) -> None:
+    """Write `data` at the end of a small file, which is made if need be, and `wait` until the disk has it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         while data:
             data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
+        if wait:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
