@@ -83,12 +83,18 @@ def nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int = 3) 
     Of every group of which one must stay, each that could is tried.
     """
     groups = [bound.one_of for bound in bounds if bound.one_of and bound.one_of.isdisjoint(kept)]
-    tries = [bounds]
-    for group in groups:
-        tries = [(*each, Bound("", stay=frozenset((one,)))) for each in tries for one in sorted(group)[-_TRIED:]]
+    tries = _each_choice(bounds, groups)
     found = {each: None for bounds_tried in tries for each in _nearest(bounds_tried, kept, count, most)}
     wanted = set(kept)
     return sorted(found, key=lambda each: (len(wanted ^ set(each)), abs(len(each) - len(kept)), each))[:most]
+
+
+def _each_choice(bounds: tuple[Bound, ...], groups: list[frozenset[int]]) -> list[tuple[Bound, ...]]:
+    """The bounds with one layer of every group held, for each that could be."""
+    tries = [bounds]
+    for group in groups:
+        tries = [(*each, Bound("", stay=frozenset((one,)))) for each in tries for one in sorted(group)[-_TRIED:]]
+    return tries
 
 
 def _nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int) -> list[Layers]:
@@ -112,9 +118,7 @@ def cheapest(bounds: tuple[Bound, ...], costs: Sequence[float], dropped: int, mo
     best = tuple(layer for layer in range(count) if layer not in lowest)
     first = [best] if len(lowest) == dropped and best and broken(bounds, best, count) is None else []
     groups = [bound.one_of for bound in bounds if bound.one_of]
-    tries = [bounds]
-    for group in groups:
-        tries = [(*each, Bound("", stay=frozenset((one,)))) for each in tries for one in sorted(group)[-_TRIED:]]
+    tries = _each_choice(bounds, groups)
     steps = [(cost, 0.0) for cost in costs]
     walks = (_walked(each, steps, most, dropped, _WAYS * dropped) for each in tries)
     ends = [way for ways in walks for way in ways if len(way[1]) == count - dropped]

@@ -9,7 +9,12 @@ from rewriter.errors import OutputError, RequestError, shown
 
 _KINDS = (".png", ".svg", ".pdf")
 _COLOURS = {"drop": "#d1495b", "kept": "#30638e", "protected": "#b8c4cc"}
-_DECADES = 50  # ratio of the largest score to the smallest from which the axis is logarithmic
+_DECADES = 50  # ratio of the largest score to the smallest from which scores are drawn by their logarithm
+
+
+def spans_decades(values: list[float]) -> bool:
+    """Whether the values differ so much that only their logarithms can be compared by eye."""
+    return min(values) > 0 and max(values) / min(values) > _DECADES
 
 
 def plot_scores(described: dict[str, Any], name: str, path: Path) -> None:
@@ -31,7 +36,7 @@ def plot_scores(described: dict[str, Any], name: str, path: Path) -> None:
     axes = figure.subplots()
     axes.bar([row["layer"] for row in rows], [row["score"] for row in rows], color=colours, width=0.8)
     values = [row["score"] for row in rows]
-    if min(values) > 0 and max(values) / min(values) > _DECADES:
+    if spans_decades(values):
         axes.set_yscale("log")
     elif max(values) < 2 * min(values):  # nearly equal: show how they differ
         axes.set_ylim(bottom=min(values) - 0.1 * (max(values) - min(values)))

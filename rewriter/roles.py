@@ -87,7 +87,7 @@ _PARTS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 _ENCODER_DECODER = re.compile(
     r"(?:.*\.)?(?:encoder_attn|encdecattention|crossattention|cross_attn)[._].*", re.IGNORECASE
 )
-_SAME = {"attn_o": "attn_output", "gate_up": "ffn_gate_up", "attn_rel_b": "attn_rel_b"}  # words for one thing
+_SAME = {"attn_o": "attn_output"}  # two words for one thing
 
 
 @dataclass(frozen=True, slots=True)

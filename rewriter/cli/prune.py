@@ -129,7 +129,7 @@ def _next(plan: Plan, written: str, source: str) -> str:
 
 def _tell(line: str) -> None:
     with suppress(OSError):  # nobody listens: the run goes on
-        show.console(error=True).print(line)
+        show.note(line)
 
 
 def _committed() -> None:

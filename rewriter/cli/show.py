@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rewriter.errors import shown
+from rewriter.plotting import spans_decades
 from rewriter.selection import format_layers
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _BAR = 24  # characters of the longest bar
 _SHORTEST = 0.05  # of the longest bar, where bars show a range
-_DECADES = 50  # ratio of the largest to the smallest from which bars grow with the logarithm
 
 
 def console(error: bool = False) -> Console:
@@ -72,7 +72,7 @@ def table(title: str, caption: str = "") -> Table:
 
 def lengths(values: list[float]) -> list[float]:
     """How long the bars of `values` are: from the lowest to the highest. Where they span decades, these are steps."""
-    if min(values) > 0 and max(values) / min(values) > _DECADES:
+    if spans_decades(values):
         values = [math.log(each) for each in values]
     low, high = min(values), max(values)
     return [_SHORTEST + (1 - _SHORTEST) * ((each - low) / (high - low) if high > low else 1) for each in values]
