@@ -16,7 +16,7 @@ turns."""
 LINEAR = """\
 The same with other numbers of experts and layers, one run each: seconds of CPU, so that others on the
 machine matter less."""
-SIZES = ((8, 10, 2), (61, 26, 20), (61, 85, 50), (61, 256, 163), (61, 850, 300))
+SIZES = ((8, 10, 2), (61, 26, 20), (61, 85, 50), (61, 256, 163), (61, 850, 300), (61, 2870, 500))
 
 
 def room(folder: Path) -> int:

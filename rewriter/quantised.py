@@ -23,14 +23,20 @@ def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, op
     followed = module_lists(checkpoint)
     left = {key for key in followed if {key, key.partition(".")[0]} & set(options.keep_fields)}
     _refuse_names(checkpoint, layers, {*followed}, options)
-    renamed = tuple(_modules(checkpoint, stack, layers))
-    for key in [key for key in followed if key not in left]:
-        for text in filter(_EXPRESSION.match, _texts(checkpoint.metadata[key], followed[key])):
-            if not _is_named(text, layers) and any(_differs(meaning, renamed) for meaning in _meanings(text)):
-                raise UnsupportedError(
-                    f"{shown(key, 80)} has {shown(text)}, which would mean other layers; --keep-field {shown(key, 80)} "
-                    "leaves it as it is"
-                )
+    expressions = [
+        (key, text)
+        for key, rule in followed.items()
+        if key not in left
+        for text in filter(_EXPRESSION.match, _texts(checkpoint.metadata[key], rule))
+        if not _is_named(text, layers)
+    ]
+    renamed = tuple(_modules(checkpoint, stack, layers)) if expressions else ()  # a million names take seconds
+    for key, text in expressions:
+        if any(_differs(meaning, renamed) for meaning in _meanings(text)):
+            raise UnsupportedError(
+                f"{shown(key, 80)} has {shown(text)}, which would mean other layers; --keep-field {shown(key, 80)} "
+                "leaves it as it is"
+            )
 
 
 def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], options: Options) -> None:

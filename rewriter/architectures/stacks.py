@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _FIRST_NUMBER = re.compile(r"\.([0-9]+)(?![^.])")
 _PREDICTION_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layers"}
 _MOST_LAYERS = 4096  # the deepest networks have some thousand
-_MOST_LISTS = 1000  # that are shown where no rules say which are layers
+_MOST_LISTS = 5_000  # numbered lists in the names; real ones have some dozens
 _NOWHERE = "\0"  # a prefix that no tensor name begins with
 _COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_count")
 
@@ -286,7 +286,10 @@ def first_list(name: str) -> str:
 
 
 def _lists_of(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, None]]:
-    return numbered_lists(tuple(tensor.name for tensor in checkpoint.tensors))
+    lists = numbered_lists(tuple(tensor.name for tensor in checkpoint.tensors))
+    if len(lists) > _MOST_LISTS:
+        raise CheckpointError(f"the tensor names make {len(lists)} numbered lists, more than {_MOST_LISTS}")
+    return lists
 
 
 def _count(names: tuple[str, ...], prefix: str) -> int:
@@ -373,8 +376,6 @@ def all_stacks(checkpoint: Checkpoint, architecture: Architecture | None) -> tup
     if architecture is not None:
         return resolve(checkpoint, architecture)
     lists = _lists_of(checkpoint)
-    if len(lists) > _MOST_LISTS:
-        raise CheckpointError(f"the tensor names make {len(lists)} numbered lists, more than {_MOST_LISTS}")
     return tuple(
         Stack(LayerStack(name=prefix.rstrip("."), prefixes=(prefix,), count_key=""), prefix, len(labels))
         for prefix, labels in lists.items()

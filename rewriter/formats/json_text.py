@@ -15,7 +15,8 @@ from typing import Any
 from rewriter.errors import CheckpointError, shown
 
 _DECODER = json.JSONDecoder()
-VALUES = 4_000_000  # commas and opening brackets of one text: more would not fit into 2 GiB once they are read
+# Commas and opening brackets, and colons, of one text: more would not fit into 2 GiB or 10 s. A million tensors do.
+VALUES, MEMBERS = 9_000_000, 5_000_000
 _CONTAINERS = (dict, list)
 DEPTH = 127  # levels, as the library of safetensors reads; what recurses over a value can then do so
 _QUOTED = json.encoder.encode_basestring_ascii
@@ -28,9 +29,10 @@ def parse(text: str, where: str, finite: bool = False) -> Any:
 
     `finite`: for NaN, Infinity and 1e400 too, which Python writes and many other readers refuse.
     """
-    values = sum(map(text.count, ",[{"))
-    if values > VALUES:
-        raise CheckpointError(f"{shown(where)} holds {values} values, more than {VALUES}")
+    for what, marks, most in (("values", ",[{", VALUES), ("members", ":", MEMBERS)):
+        count = sum(map(text.count, marks))
+        if count > most:
+            raise CheckpointError(f"{shown(where)} holds {count} {what}, more than {most}")
     try:
         number = _finite if finite else None
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=number, parse_float=number)

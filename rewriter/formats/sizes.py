@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rewriter.errors import CheckpointError
 
-TENSORS = 400_000  # the largest models have some 200 thousand
+TENSORS = 1 << 20  # the largest models have some 200 thousand
 HEADERS = 256 << 20  # bytes before the tensor data, over all files; most of it is tokens
 ITEMS = 1 << 21  # of lists that are read, in one file
 FILES = 20_000  # that go along
