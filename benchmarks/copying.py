@@ -12,8 +12,8 @@ DROP = ["--drop", "3,9,17,28"]
 TEXT = """\
 4 of 30 layers dropped. `cp` copies the very output; `cp, sync` waits for the disk as we do. Ratios of what is waited
 for are to `cp, sync`, of the rest to `cp`. Sources are in the page cache; outputs are removed and the disk comes to
-rest before each run; medians of {rounds} runs in turns. Ours includes the start, some {start:.2f} s of CPU (measured
-as `plan` of a tiny file), which does not grow with the file."""
+rest before each run; medians of {rounds} runs in turns, and the shortest. Ours includes the start of Python and typer,
+some {start:.2f} s (measured as `plan` of a tiny file), which does not grow with the file."""
 
 
 def cases(source: Path, target: Path, reference: Path) -> list[Case]:

@@ -28,7 +28,7 @@ Progress = Callable[[int], None]
 Finished = Callable[[OutputFile], None]
 Way = Callable[[int, int, int, int], int]  # source, target, offset in the source, bytes -> bytes copied
 
-_STEP = 64 << 20  # bytes in one call: often enough for a progress bar, rare enough to cost nothing
+_STEP = 8 << 20  # bytes in one call: the disk begins with them while the next are copied
 _PORTION = 64 << 10  # bytes that the kernel moves as one: it needs a quarter less time where they fill whole portions
 _AT_ONCE = 1 << 20  # bytes in one read of what the kernel cannot copy
 _LARGE = 8 << 20  # bytes from which a file is worth a thread
