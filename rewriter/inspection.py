@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything that `inspect --json` prints. Sizes are in bytes, parameters count stored elements."""
-    architecture = find(checkpoint)
+def describe(checkpoint: Checkpoint, architecture: Architecture | None = None) -> dict[str, Any]:
+    """Everything that `inspect --json` prints. Sizes are in bytes, parameters count stored elements.
+
+    The stacks are those of `architecture`, else of the tables' entry.
+    """
+    architecture = architecture or find(checkpoint)
     stacks = all_stacks(checkpoint, architecture)
     groups = _grouped(checkpoint, stacks)
     held = Counter(tensor.shard for tensor in checkpoint.tensors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import sys
@@ -11,7 +10,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rewriter.errors import shown
-from rewriter.plotting import spans_decades
 from rewriter.selection import format_layers
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _BAR = 24  # characters of the longest bar
-_SHORTEST = 0.05  # of the longest bar, where bars show a range
 
 
 def console(error: bool = False) -> Console:
@@ -68,14 +65,6 @@ def table(title: str, caption: str = "") -> Table:
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
         caption=caption or None, caption_justify="left",
     )  # fmt: skip
-
-
-def lengths(values: list[float]) -> list[float]:
-    """How long the bars of `values` are: from the lowest to the highest. Where they span decades, these are steps."""
-    if spans_decades(values):
-        values = [math.log(each) for each in values]
-    low, high = min(values), max(values)
-    return [_SHORTEST + (1 - _SHORTEST) * ((each - low) / (high - low) if high > low else 1) for each in values]
 
 
 def bar(value: float, largest: float) -> str:
