@@ -164,17 +164,19 @@ def describe_suggestion(suggestion: Suggestion, parts: Iterable[Component]) -> d
         "scores": [{"layer": each.layer, "score": each.score, "rank": each.rank} for each in scores.layers],
         "suggested": list(suggestion.dropped),
         "shared": {"deepest": suggestion.shared("top"), "middle": suggestion.shared("middle")},
-        "components": [
-            {
-                "name": part.name,
-                "tensors": part.tensors,
-                "parameters": part.parameters,
-                "bytes": part.nbytes,
-                "magnitude": part.magnitude,
-                "survives": part.survives,
-            }
-            for part in parts
-        ],
+        "components": [describe_component(part) for part in parts],
+    }
+
+
+def describe_component(part: Component) -> dict[str, Any]:
+    """A part of the checkpoint as `score --json` prints it."""
+    return {
+        "name": part.name,
+        "tensors": part.tensors,
+        "parameters": part.parameters,
+        "bytes": part.nbytes,
+        "magnitude": part.magnitude,
+        "survives": part.survives,
     }
 
 

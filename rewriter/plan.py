@@ -31,7 +31,6 @@ from rewriter.quantised import refuse_unfollowed
 from rewriter.selection import Options, format_layers
 from rewriter.tensors import TensorCopy, linear_widths, tensor_copies
 
-
 DROPPED, MOVED, FIRST = "{dropped}", "{moved}", "{first}"  # when a warning is said
 
 
@@ -315,9 +314,12 @@ def possible_warnings(
     one becomes the first; its number belongs where the text says FIRST.
     """
     if guessed(checkpoint, options):
-        yield DROPPED, (
-            f"no rules for architecture {shown(architecture.name)!r}: went by its tensor names and layer count; what "
-            "its loader derives from layer numbers would shift, so compare what the result computes"
+        yield (
+            DROPPED,
+            (
+                f"no rules for architecture {shown(architecture.name)!r}: went by its tensor names and layer count; "
+                "what its loader derives from layer numbers would shift, so compare what the result computes"
+            ),
         )
     for key, meaning in architecture.warnings:
         if not key or checkpoint.value(stack.key(key)):

@@ -41,9 +41,7 @@ class Weight:
     nbytes: int = 0
 
     def __add__(self, other: Weight) -> Weight:
-        return Weight(
-            self.tensors + other.tensors, self.parameters + other.parameters, self.nbytes + other.nbytes
-        )
+        return Weight(self.tensors + other.tensors, self.parameters + other.parameters, self.nbytes + other.nbytes)
 
 
 def weights(checkpoint: Checkpoint, stack: Stack) -> dict[Fate, Weight]:

@@ -17,14 +17,13 @@ from rewriter.errors import RewriterError
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.selection import Options
 from rewriter.weighing import Fate, Weight, weights
-from tests.checkpoints import hf, numbered, t5
 from tests.test_house import checkpoint_from, named_fixtures
 
 
 def told_apart(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with a size of its own for every tensor: a mixed-up one shows."""
-    sizes = (2 * 4**at % 1_000_003 for at in count(1))
-    tensors = (replace(each, nbytes=prod(each.shape) * 8 * size) for each, size in zip(checkpoint.tensors, sizes))  # noqa: B905
+    sizes = (2 * 4**at % 1009 for at in count(1))
+    tensors = (replace(each, nbytes=prod(each.shape) * size) for each, size in zip(checkpoint.tensors, sizes))  # noqa: B905
     return replace(checkpoint, tensors=tuple(tensors))
 
 
@@ -41,7 +40,7 @@ IDS = [f"{each[0].format}-{each[0].name}-{each[1].name}" for each in STACKS]
 
 def stays(fate: Fate, kept: set[int]) -> bool:
     left = [user for user in fate.users if user in kept]
-    users = not fate.users or bool(left) and (left[0] == fate.users[0] or left[0] not in fate.own)
+    users = not fate.users or (bool(left) and (left[0] == fate.users[0] or left[0] not in fate.own))
     return kept.issuperset(fate.needs) and users and not (fate.later and fate.needs[0] == min(kept))
 
 

@@ -9,6 +9,7 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from rewriter import amounts
 from rewriter.errors import shown
 from rewriter.selection import format_layers
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+number, size = amounts.number, amounts.size
 _BAR = 24  # characters of the longest bar
 
 
@@ -34,26 +36,6 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """Print plain text as it is: rich would take longer to load than a small run takes."""
     sys.stdout.write(text + "\n")
-
-
-def size(nbytes: int) -> str:
-    """Bytes for people: powers of 1000, as disks are sold."""
-    amount = float(nbytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}" if unit != "B" else f"{nbytes} B"
-        amount /= 1000
-    return f"{amount:.3g} TB"
-
-
-def number(count: int) -> str:
-    """A count of parameters for people: 2.74 M."""
-    amount = float(count)
-    for unit in ("", " k", " M", " B"):
-        if amount < 999.5:
-            return f"{amount:.3g}{unit}"
-        amount /= 1000
-    return f"{amount:.3g} T"
 
 
 def table(title: str, caption: str = "") -> Table:
