@@ -314,13 +314,11 @@ def possible_warnings(
     one becomes the first; its number belongs where the text says FIRST.
     """
     if guessed(checkpoint, options):
-        yield (
-            DROPPED,
-            (
-                f"no rules for architecture {shown(architecture.name)!r}: went by its tensor names and layer count; "
-                "what its loader derives from layer numbers would shift, so compare what the result computes"
-            ),
+        text = (
+            f"no rules for architecture {shown(architecture.name)!r}: went by its tensor names and layer count; what "
+            "its loader derives from layer numbers would shift, so compare what the result computes"
         )
+        yield DROPPED, text
     for key, meaning in architecture.warnings:
         if not key or checkpoint.value(stack.key(key)):
             yield MOVED, f"{f'{key} is set: ' if key else ''}{meaning}"

@@ -44,10 +44,11 @@ def report(
     Example, without reading the weights: `rewriter report model/ --no-scores`
     """
     from rewriter.report.describing import describe_report  # numpy takes time
-    from rewriter.report.page import render
+    from rewriter.report.page import render, templates
 
     if metric and no_scores:
         raise RequestError("--metric and --no-scores cannot be combined: give one")
+    made = templates()
     name = output_name(source)
     path = output or Path(f"{shown(_stem(name), 200)}-report.html")
     _check_free(path, overwrite)
@@ -57,7 +58,7 @@ def report(
         open_checkpoint(source), name, () if no_scores else metric, Options(generic=generic, architecture=own),
         lambda words: _commands(source, name, (*words, *rules)),
     )  # fmt: skip
-    _write(path, render(described), overwrite)
+    _write(path, render(made, described), overwrite)
     show.say("\n".join(_summary(described, path)))
 
 
@@ -103,9 +104,8 @@ def _write(path: Path, text: str, overwrite: bool) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             (os.replace if overwrite else rename_new)(staged, path)
-        except BaseException:  # a signal as well
-            staged.unlink(missing_ok=True)
-            raise
+        finally:
+            staged.unlink(missing_ok=True)  # it is still there where something went wrong
     except FileExistsError:
         raise OutputError(f"{named(path)} exists already; --overwrite replaces it") from None
     except OSError as error:

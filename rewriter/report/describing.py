@@ -22,6 +22,7 @@ from rewriter.scoring import DEFAULTS, score_layers
 from rewriter.selection import Options
 from rewriter.strategies import STRATEGIES
 
+_LONGEST = 1000  # characters of a text that is shown
 Commands = Callable[[tuple[str, ...]], dict[str, str]]
 
 
@@ -53,7 +54,7 @@ def describe_report(
             for row, stack in zip(rows, stacks, strict=True)
         ]
     described["components"], described["unmeasured"] = _components(checkpoint, stacks, metrics != (), options)
-    return {key: _safe(value) for key, value in described.items()}
+    return {key: _safe(value) for key, value in described.items() if key != "provenance"}
 
 
 def _opened(checkpoint: Checkpoint, options: Options) -> tuple[Architecture | None, tuple[Stack, ...], str]:
@@ -134,7 +135,7 @@ def _components(
 def _safe(value: Any) -> Any:
     """The same with every text safe to show: a name from a file could hide what stands beside it."""
     if isinstance(value, str):
-        return shown(value, 400)
-    if isinstance(value, dict):
-        return {key: _safe(item) for key, item in value.items()}
+        return shown(value, _LONGEST)
+    if isinstance(value, dict):  # commands are quoted, and must stay as they are
+        return {key: item if key == "commands" else _safe(item) for key, item in value.items()}
     return [_safe(item) for item in value] if isinstance(value, list | tuple) else value

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 from rewriter.amounts import digits, number, size
 from rewriter.errors import RequestError
 from rewriter.report.describing import strategies
 from rewriter.version import VERSION
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_INLINE = ("page.css", "choosing.js", "page.js")
 MARK = '<meta name="generator" content="rewriter report">'  # by which an earlier page is known
 
 
-def render(described: dict[str, Any]) -> str:
-    """The page for what `describe_report` says. Raises RequestError without jinja2."""
+def templates() -> Environment:
+    """What makes pages. Raises RequestError without jinja2."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
     except ImportError:
         raise RequestError("a report needs jinja2: pip install 'rewriter[report]'") from None
-    loader = PackageLoader("rewriter.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"size": size, "number": number, "digits": digits}
-    style, *scripts = (loader.get_source(environment, name)[0] for name in ("page.css", "choosing.js", "page.js"))
-    return environment.get_template("page.html").render(
+    made = Environment(
+        loader=PackageLoader("rewriter.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {"size": size, "number": number, "digits": digits}
+    return made
+
+
+def render(made: Environment, described: dict[str, Any]) -> str:
+    """The page for what `describe_report` says."""
+    from markupsafe import Markup  # comes with jinja2
+
+    style, *scripts = (files(__package__).joinpath("templates", name).read_text("utf-8") for name in _INLINE)
+    return made.get_template("page.html").render(
         model=described,
         data=_data(described),
         strategies=strategies(),
-        style=Markup(style),  # noqa: S704  # ours
-        scripts=[Markup(script) for script in scripts],  # noqa: S704  # ours
+        style=Markup(style),  # noqa: S704  # this and what follows is ours, not the file's
+        scripts=[Markup(script) for script in scripts],  # noqa: S704
         hashes=" ".join(map(_hash, scripts)),
         mark=Markup(MARK),  # noqa: S704
         version=VERSION,
