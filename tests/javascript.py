@@ -14,7 +14,9 @@ const vm = require("vm");
 vm.runInThisContext(require("fs").readFileSync(process.argv[1], "utf8"));
 require("readline").createInterface({ input: process.stdin }).on("line", (line) => {
   const { code, data } = JSON.parse(line);
-  console.log(JSON.stringify(vm.runInThisContext(code)(data)));
+  let answer;
+  try { answer = vm.runInThisContext(code)(data); } catch (error) { answer = { thrown: error.stack }; }
+  console.log(JSON.stringify(answer));
 });
 """
 
@@ -30,7 +32,9 @@ class Node:
         """What the function `code` returns for `data`."""
         self.process.stdin.write(json.dumps({"code": code, "data": data}) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        answer = json.loads(self.process.stdout.readline())
+        assert "thrown" not in answer, answer
+        return answer
 
     def close(self) -> None:
         self.process.stdin.close()

@@ -16,7 +16,7 @@ from rewriter.architectures.stacks import Stack
 from rewriter.bounds import SEARCHED, Bound, broken, nearest
 from rewriter.checkpoint import Checkpoint, LayerMap
 from rewriter.edits import field_rules, with_list_defaults
-from rewriter.errors import RewriterError, UnsupportedError
+from rewriter.errors import CheckpointError, RewriterError, UnsupportedError
 from rewriter.patterns import common_period, unlisted
 from rewriter.plan import Plan, guessed, make_plan, possible_warnings, selection_bounds
 from rewriter.quantised import has_expressions
@@ -42,14 +42,15 @@ def choices(
     """
     known = with_list_defaults(checkpoint, stack)
     bounds = selection_bounds(checkpoint, stacks, stack, replace(options, strict=True))
-    bounds += tuple(_named(known, stacks, stack, options))
-    plans, refusals = _tried(checkpoint, stack, bounds, options)
+    late = tuple(_by_fields(known, stacks, stack, options))
+    plans, refusals = _tried(checkpoint, stack, (*bounds, *late), options)
     return {
         "layers": stack.count,
         "predictions": stack.predictions,
         "refused": refusals[0] if refusals and len(plans) < 2 else "",
         "doubt": _doubt(checkpoint, options) or (refusals[0] if refusals else ""),
         "bounds": [_stated(bound, Bound("")) for bound in bounds],
+        "late": [_stated(bound, Bound("")) for bound in late],
         "patterns": [_pattern(*each) for each in unlisted(known, stack)],
         "period": common_period(known, stack),
         "searched": SEARCHED,
@@ -73,20 +74,30 @@ def _stated(value: Bound | Fate, default: Bound | Fate) -> dict[str, Any]:
     }
 
 
-def _named(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> Iterator[Bound]:
-    """Layers that a field names in a way that cannot follow."""
+def _by_fields(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> Iterator[Bound]:
+    """What the rules of fields refuse: a layer that a field names alone, hidden states that would fall together."""
     every = range(stack.count + stack.predictions)
-    prefixes = (stack.prefix, *stack.entry.prefixes)
-    rules = _rules(checkpoint, stacks, stack, options)
-    for key, rule in rules.items():
-        held: dict[int, str] = {}
+    for key, rule in _rules(checkpoint, stacks, stack, options).items():
+        value = checkpoint.metadata[key]
         for layer in range(stack.count) if rule in ("names_within", "layer_names") else ():
-            left = LayerMap(stack.name, tuple(each for each in every if each != layer), stack.count, prefixes)
-            try:
-                fields.apply(rule, key, checkpoint.metadata[key], left)
-            except UnsupportedError as error:
-                held[layer] = str(error)
-        yield from (Bound(why, stay=frozenset((layer,))) for layer, why in held.items())
+            why = _refused(stack, key, rule, value, tuple(each for each in every if each != layer))
+            yield from (Bound(each, stay=frozenset((layer,))) for each in why)
+        listed = value if rule == "apart_states" and isinstance(value, list | tuple) else ()
+        for sign in (False, True):
+            states = {state % (stack.count + 1) for state in listed if type(state) is int and (state < 0) == sign}
+            tries = (_refused(stack, key, rule, value, (layer,)) for layer in (0, stack.count - 1))
+            yield from (Bound(each, apart=tuple(sorted(states))) for why in tries for each in why if states)
+
+
+def _refused(stack: Stack, key: str, rule: str, value: object, kept: tuple[int, ...]) -> list[str]:
+    """Why the rule refuses that only `kept` stay, if it does."""
+    try:
+        fields.apply(rule, key, value, LayerMap(stack.name, kept, stack.count, (stack.prefix, *stack.entry.prefixes)))
+    except UnsupportedError as error:
+        return [str(error)]
+    except CheckpointError:
+        return []  # the first plan says so
+    return []
 
 
 def _rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> dict[str, str]:

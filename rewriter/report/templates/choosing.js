@@ -72,7 +72,7 @@ function hardBounds(stack, kept) {
     const why = `the loader knows only periods, of ${stack.period} together, and no others fit`;
     bounds.push(asBound({ why, period: stack.period }));
   }
-  return bounds;
+  return [...bounds, ...stack.late.map(asBound)];
 }
 
 const sure = (stack) => asBound({ why: "", period: stack.period });

@@ -146,7 +146,7 @@ class Panel {
   /* -- what is shown -- */
 
   markHeld() {
-    for (const bound of this.stack.bounds.map(asBound).filter((each) => !each.soft)) {
+    for (const bound of [...this.stack.bounds, ...this.stack.late].map(asBound).filter((each) => !each.soft)) {
       for (const layer of bound.stay) {
         this.rows[layer]?.classList.add("held");
         this.rows[layer]?.setAttribute("title", bound.why);
