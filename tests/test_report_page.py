@@ -357,3 +357,18 @@ def test_it_asks_no_network(browser, tmp_path):
     assert sent
     assert {url.partition(":")[0] for url in sent} <= {"file", "data"}
     assert not page.complaints()
+
+
+def test_prediction_layers_go_only_if_asked(browser, tmp_path):
+    write_gguf(tmp_path / "model.gguf", 6, "glm4moe", fields={"nextn_predict_layers": 1})
+    page = Opened(browser, "model.gguf", tmp_path)
+    assert page.text("layers") == "5 of 5"
+    page.click(2)
+    assert page.command().endswith("--drop 2")
+    page.check_said()
+    page.find("[data-predictions]").click()
+    assert page.command().endswith("--drop 2 --drop-mtp")
+    assert page.exact()["bytes"] == page.planned()["bytes"]["after"]
+    page.click(2)
+    assert page.command().endswith("--keep 0-4 --drop-mtp")
+    assert page.exact()["bytes"] == page.planned()["bytes"]["after"]

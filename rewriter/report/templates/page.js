@@ -219,7 +219,7 @@ class Panel {
     const texts = { prune: this.stack.commands.prune + chosen, plan: this.stack.commands.plan + chosen, verify: this.stack.commands.verify };
     this.find("commands").classList.toggle("waiting", !ready);
     for (const [name, text] of Object.entries(texts)) {
-      this.section.querySelector(`[data-command="${name}"]`).textContent = ready ? text : "…";
+      this.section.querySelector(`[data-command="${name}"]`).replaceChildren(...(ready ? words(text) : ["…"]));
       this.section.querySelector(`[data-copy="${name}"]`).disabled = !ready;
     }
   }
@@ -238,6 +238,11 @@ function element(tag, kind, text) {
   made.className = kind;
   made.textContent = text;
   return made;
+}
+
+/** A command whose short words no line breaks. */
+function words(text) {
+  return text.split(" ").flatMap((word, at) => [at ? " " : "", element("span", word.length < 28 ? "word" : "", word)]);
 }
 
 /** Layer numbers that a line breaks only after a comma. */
