@@ -92,7 +92,8 @@ def _measured(component: Component, tally: Tally, threshold: int) -> Component:
 def _named(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> dict[str, set[str]]:
     """Part -> the names of its tensors."""
     names = [tensor.name for tensor in checkpoint.tensors]
-    words = {name: word for word, name in outer_roles(checkpoint, names).items()}
+    outside = (name for name in names if all(stack.layer_of(name) is None for stack in stacks))
+    words = {name: word for word, name in outer_roles(checkpoint, outside).items()}
     for stack in stacks:
         roles = layer_roles(checkpoint, stack, names)
         words.update({name: role.word if role else "" for name, role in roles.items()})
