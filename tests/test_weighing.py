@@ -17,6 +17,7 @@ from rewriter.errors import RewriterError
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.selection import Options
 from rewriter.weighing import Fate, Weight, weights
+from tests.checkpoints import t5
 from tests.test_house import checkpoint_from, named_fixtures
 
 
@@ -34,7 +35,8 @@ def all_stacks() -> Iterator[tuple[Checkpoint, Stack]]:
             yield from ((checkpoint, stack) for stack in open_stacks(checkpoint, Options())[1] if stack.count > 1)
 
 
-STACKS = list(all_stacks())
+STORED_TWICE = told_apart(replace(t5(bias=(0, 2)), name="t5-stored-twice"))
+STACKS = [*all_stacks(), *((STORED_TWICE, stack) for stack in open_stacks(STORED_TWICE, Options())[1])]
 IDS = [f"{each[0].format}-{each[0].name}-{each[1].name}" for each in STACKS]
 
 
