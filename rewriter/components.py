@@ -6,7 +6,7 @@ Rates by component are what DeepLight (Deng et al. 2020) prunes by: embeddings a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -38,15 +38,16 @@ class Component:
     """One part of the whole checkpoint.
 
     `magnitude` is the mean of |w|. `survives` is the share of its weights that stay where half of all weights of the
-    checkpoint go by magnitude, under one threshold. Both are estimates from evenly spaced pieces of large tensors.
+    checkpoint go by magnitude, under one threshold. Both are estimates from evenly spaced pieces of large tensors, and
+    None where no weight was read.
     """
 
     name: str
     tensors: int
     parameters: int
     nbytes: int
-    magnitude: float
-    survives: float
+    magnitude: float | None = None
+    survives: float | None = None
 
 
 def components(checkpoint: Checkpoint, options: Options | None = None, threads: int | None = None) -> list[Component]:
@@ -62,27 +63,37 @@ def components(checkpoint: Checkpoint, options: Options | None = None, threads: 
     finally:
         team.close()
     threshold = _median(tallies.values())
-    found = [_component(checkpoint, part, names, tallies[part], threshold) for part, names in parts.items()]
+    return [_measured(each, tallies[each.name], threshold) for each in _sized(checkpoint, parts)]
+
+
+def component_sizes(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> list[Component]:
+    """The parts of the checkpoint, the largest first, from the names of its tensors alone."""
+    return _sized(checkpoint, _named(checkpoint, stacks))
+
+
+def _sized(checkpoint: Checkpoint, parts: dict[str, set[str]]) -> list[Component]:
+    members = {part: [tensor for tensor in checkpoint.tensors if tensor.name in names] for part, names in parts.items()}
+    found = [
+        Component(part, len(each), sum(tensor.parameters for tensor in each), sum(tensor.nbytes for tensor in each))
+        for part, each in members.items()
+    ]
     return sorted(found, key=lambda each: -each.nbytes)
 
 
-def _component(checkpoint: Checkpoint, part: str, names: set[str], tally: Tally, threshold: int) -> Component:
-    tensors = [tensor for tensor in checkpoint.tensors if tensor.name in names]
+def _measured(component: Component, tally: Tally, threshold: int) -> Component:
     count = max(1.0, float(tally.sum()))
-    return Component(
-        part,
-        len(tensors),
-        sum(tensor.parameters for tensor in tensors),
-        sum(tensor.nbytes for tensor in tensors),
-        float(tally @ magnitude_values()) / count,
-        float(tally[threshold + 1 :].sum()) / count,
+    return replace(
+        component,
+        magnitude=float(tally @ magnitude_values()) / count,
+        survives=float(tally[threshold + 1 :].sum()) / count,
     )
 
 
 def _named(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> dict[str, set[str]]:
     """Part -> the names of its tensors."""
     names = [tensor.name for tensor in checkpoint.tensors]
-    words = {name: word for word, name in outer_roles(checkpoint, names).items()}
+    outside = (name for name in names if all(stack.layer_of(name) is None for stack in stacks))
+    words = {name: word for word, name in outer_roles(checkpoint, outside).items()}
     for stack in stacks:
         roles = layer_roles(checkpoint, stack, names)
         words.update({name: role.word if role else "" for name, role in roles.items()})

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything that `inspect --json` prints. Sizes are in bytes, parameters count stored elements."""
-    architecture = find(checkpoint)
+def describe(checkpoint: Checkpoint, architecture: Architecture | None = None) -> dict[str, Any]:
+    """Everything that `inspect --json` prints. Sizes are in bytes, parameters count stored elements.
+
+    The stacks are those of `architecture`, else of the tables' entry.
+    """
+    architecture = architecture or find(checkpoint)
     stacks = all_stacks(checkpoint, architecture)
     groups = _grouped(checkpoint, stacks)
     held = Counter(tensor.shard for tensor in checkpoint.tensors)
@@ -161,17 +164,19 @@ def describe_suggestion(suggestion: Suggestion, parts: Iterable[Component]) -> d
         "scores": [{"layer": each.layer, "score": each.score, "rank": each.rank} for each in scores.layers],
         "suggested": list(suggestion.dropped),
         "shared": {"deepest": suggestion.shared("top"), "middle": suggestion.shared("middle")},
-        "components": [
-            {
-                "name": part.name,
-                "tensors": part.tensors,
-                "parameters": part.parameters,
-                "bytes": part.nbytes,
-                "magnitude": part.magnitude,
-                "survives": part.survives,
-            }
-            for part in parts
-        ],
+        "components": [describe_component(part) for part in parts],
+    }
+
+
+def describe_component(part: Component) -> dict[str, Any]:
+    """A part of the checkpoint as `score --json` prints it."""
+    return {
+        "name": part.name,
+        "tensors": part.tensors,
+        "parameters": part.parameters,
+        "bytes": part.nbytes,
+        "magnitude": part.magnitude,
+        "survives": part.survives,
     }
 
 

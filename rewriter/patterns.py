@@ -230,6 +230,19 @@ def unsolvable_period(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) ->
     return common_period(checkpoint, stack)
 
 
+def unlisted(checkpoint: Checkpoint, stack: Stack) -> list[tuple[tuple[object, ...], Pattern, int | None]]:
+    """The patterns without a list: what each layer is, the pattern, and the offset where no key can change it."""
+    return [
+        (
+            pattern_list(checkpoint, stack, pattern),
+            pattern,
+            None if pattern.offset_key else _offset(checkpoint, stack, pattern),
+        )
+        for pattern in active_patterns(checkpoint, stack)
+        if not pattern.explicit
+    ]
+
+
 def common_period(checkpoint: Checkpoint, stack: Stack) -> int:
     """What all patterns without a list repeat after together: drops that respect it are always possible."""
     alone = (pattern for pattern in active_patterns(checkpoint, stack) if not pattern.explicit)

@@ -31,6 +31,8 @@ from rewriter.quantised import refuse_unfollowed
 from rewriter.selection import Options, format_layers
 from rewriter.tensors import TensorCopy, linear_widths, tensor_copies
 
+DROPPED, MOVED, FIRST = "{dropped}", "{moved}", "{first}"  # when a warning is said
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Plan:
@@ -298,18 +300,31 @@ def _refuse_broken_chain(checkpoint: Checkpoint, stack: Stack, layers: LayerMap)
 def _warnings(
     checkpoint: Checkpoint, architecture: Architecture, stack: Stack, layers: LayerMap, options: Options
 ) -> Iterator[str]:
-    if guessed(checkpoint, options) and layers.dropped:
-        yield (
+    moved = layers.main != tuple(range(len(layers.main)))
+    is_so = {DROPPED: bool(layers.dropped), MOVED: moved, FIRST: layers.main[0] > 0}
+    for case, text in possible_warnings(checkpoint, architecture, stack, options):
+        if is_so[case]:
+            yield text.replace(FIRST, str(layers.main[0]))
+
+
+def possible_warnings(
+    checkpoint: Checkpoint, architecture: Architecture, stack: Stack, options: Options
+) -> Iterator[tuple[str, str]]:
+    """When, and what is then said: DROPPED once a layer goes, MOVED once one gets another number, FIRST once another
+    one becomes the first; its number belongs where the text says FIRST.
+    """
+    if guessed(checkpoint, options):
+        text = (
             f"no rules for architecture {shown(architecture.name)!r}: went by its tensor names and layer count; what "
             "its loader derives from layer numbers would shift, so compare what the result computes"
         )
-    moved = layers.main != tuple(range(len(layers.main)))
+        yield DROPPED, text
     for key, meaning in architecture.warnings:
-        if moved and (not key or checkpoint.value(stack.key(key))):
-            yield f"{f'{key} is set: ' if key else ''}{meaning}"
-    if stack.entry.absent_in_first and layers.main[0]:
+        if not key or checkpoint.value(stack.key(key)):
+            yield MOVED, f"{f'{key} is set: ' if key else ''}{meaning}"
+    if stack.entry.absent_in_first:
         lost = ", ".join(stack.entry.absent_in_first)
-        yield f"layer {layers.main[0]} becomes the first, which has no {lost}: what it computes changes a little"
+        yield FIRST, f"layer {FIRST} becomes the first, which has no {lost}: what it computes changes a little"
 
 
 def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:

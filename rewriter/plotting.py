@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,21 @@ from rewriter.errors import OutputError, RequestError, shown
 
 _KINDS = (".png", ".svg", ".pdf")
 _COLOURS = {"drop": "#d1495b", "kept": "#30638e", "protected": "#b8c4cc"}
+_SHORTEST = 0.05  # of the longest bar, where bars show a range
 _DECADES = 50  # ratio of the largest score to the smallest from which scores are drawn by their logarithm
 
 
 def spans_decades(values: list[float]) -> bool:
     """Whether the values differ so much that only their logarithms can be compared by eye."""
     return min(values) > 0 and max(values) / min(values) > _DECADES
+
+
+def bar_lengths(values: list[float]) -> list[float]:
+    """How long the bars of `values` are: from the lowest to the highest. Where they span decades, these are steps."""
+    if spans_decades(values):
+        values = [math.log(each) for each in values]
+    low, high = min(values), max(values)
+    return [_SHORTEST + (1 - _SHORTEST) * ((each - low) / (high - low) if high > low else 1) for each in values]
 
 
 def plot_scores(described: dict[str, Any], name: str, path: Path) -> None:

@@ -39,6 +39,15 @@ def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, op
             )
 
 
+def has_expressions(checkpoint: Checkpoint, options: Options) -> bool:
+    """Whether expressions with numbers say how weights are quantised: each selection must be asked about them."""
+    left = set(options.keep_fields)
+    followed = {key: rule for key, rule in module_lists(checkpoint).items() if not {key, key.partition(".")[0]} & left}
+    return any(
+        _EXPRESSION.match(text) for key, rule in followed.items() for text in _texts(checkpoint.metadata[key], rule)
+    )
+
+
 def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], options: Options) -> None:
     pattern = fields.layer_pattern(layers.prefixes)
     for key, value in checkpoint.metadata.items():

@@ -47,15 +47,20 @@ def tensor_copies(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Ite
         yield from (TensorCopy(tensor, tensor.name) for tensor in checkpoint.tensors)
         return
     names = _Names(
-        stack, layers.numbers, _moved(checkpoint, stack, layers), _lists(checkpoint, stack, layers),
+        stack, layers.numbers, _moved(checkpoint, stack, layers), lists_beside(checkpoint, stack, layers),
         tuple(_positions(checkpoint, stack, layers)),
     )  # fmt: skip
-    stacked = {name: each for each in stack.entry.stacked for name in (each.name, stack.beside(each.name))}
+    stacked = stacked_tensors(stack)
     for tensor in checkpoint.tensors:
         name = _new_name(names, tensor.name)
         if name is not None:
             each = stacked.get(tensor.name)
             yield TensorCopy(tensor if each is None else _cut(checkpoint, tensor, each, layers), name)
+
+
+def stacked_tensors(stack: Stack) -> dict[str, Stacked]:
+    """The tensors that hold something for every layer side by side, by the names that they may have."""
+    return {name: each for each in stack.entry.stacked for name in (each.name, stack.beside(each.name))}
 
 
 def linear_widths(checkpoint: Checkpoint, stack: Stack) -> list[tuple[int, int]]:
@@ -113,7 +118,7 @@ def _repositioned(names: _Names, name: str) -> str | None:
     return name
 
 
-def _lists(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, dict[int, int | None]]:
+def lists_beside(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, dict[int, int | None]]:
     """Prefix -> old number -> new number, for every list beside the stack that is there.
 
     The entries of a list may stand under two names, where one of two tied tensors was saved.
@@ -162,14 +167,17 @@ def _positions(
 ) -> Iterator[tuple[re.Pattern[str], dict[int, int]]]:
     """Lists numbered by the position of a layer among those that a field names."""
     kept = set(layers.kept)
+    for pattern, listed in position_lists(checkpoint, stack):
+        left = (position for position, layer in enumerate(listed) if layer in kept)
+        yield pattern, {old: new for new, old in enumerate(left)}
+
+
+def position_lists(checkpoint: Checkpoint, stack: Stack) -> Iterator[tuple[re.Pattern[str], list[object]]]:
+    """What matches a name with a position in it (group 2), and the layers that the positions stand for."""
     for name, key, kind in stack.entry.by_position:
         found = entries(checkpoint, stack, key)
-        listed = [number for number, entry in enumerate(found) if entry == kind] if kind else list(found)
-        left = (position for position, layer in enumerate(listed) if layer in kept)
-        yield (
-            re.compile(f"((?:^|[.]){re.escape(name)})([0-9]+)(?=[.]|$)", re.ASCII),
-            {old: new for new, old in enumerate(left)},
-        )
+        listed: list[object] = [number for number, entry in enumerate(found) if entry == kind] if kind else list(found)
+        yield re.compile(f"((?:^|[.]){re.escape(name)})([0-9]+)(?=[.]|$)", re.ASCII), listed
 
 
 def _moved(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, str]:
@@ -177,14 +185,14 @@ def _moved(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, 
     names = {tensor.name for tensor in checkpoint.tensors} if stack.entry.shared else set()
     moved: dict[str, str] = {}
     for shared in stack.entry.shared:
-        for users in _users(checkpoint, stack, shared, layers):
+        for users in users_of(checkpoint, stack, shared, layers):
             left = [layer for layer in users if layer in layers.numbers]
             if users and left and users[0] not in layers.numbers:
                 moved.update(_moves(names, stack, shared, (users[0], left[0]), layers))
     return moved
 
 
-def _users(checkpoint: Checkpoint, stack: Stack, shared: Shared, layers: LayerMap) -> Iterator[list[int]]:
+def users_of(checkpoint: Checkpoint, stack: Stack, shared: Shared, layers: LayerMap) -> Iterator[list[int]]:
     """The layers that use what is shared, the first of which stores it; several such lists where they take turns."""
     if not shared.key:
         yield list(range(layers.count))

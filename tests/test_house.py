@@ -29,7 +29,7 @@ TABLES = {"hf_names.py", "hf_decoders.py", "hf_others.py", "gguf_names.py", "fie
 
 # Each room may use those before it; rooms on one line do not use each other.
 ROOMS = [
-    ["errors", "version"],
+    ["errors", "version", "amounts"],
     ["checkpoint"],
     ["fields", "strategies"],
     ["architectures"],
@@ -37,7 +37,7 @@ ROOMS = [
     ["provenance", "patterns", "bounds"],
     ["limits", "tensors"],
     ["edits"],
-    ["quantised"],
+    ["quantised", "weighing"],
     ["output", "plan"],
     ["formats", "roles", "recipes", "facts"],
     ["metrics"],
@@ -50,6 +50,7 @@ ROOMS = [
     ["scoring", "components"],
     ["suggesting"],
     ["copying", "renaming", "saved", "inspection", "plotting"],
+    ["report"],
     ["tracing", "hashing"],
     ["checksums"],
     ["staging"],

@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": ("verify", "verify"),
     "checksums": ("checksums", "checksums"),
     "score": ("score", "score"),
+    "report": ("report", "report"),
     "list": ("listing", "listing"),
 }
 

@@ -13,6 +13,7 @@ from rewriter.cli.options import Request, Source, output_name, selecting
 from rewriter.errors import RequestError, shown
 from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe_suggestion
+from rewriter.plotting import bar_lengths
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +65,7 @@ def _table(described: dict[str, Any], name: str) -> Table:
         table.add_column(column, justify="right")
     table.add_column("")
     table.add_column("")
-    lengths = show.lengths([row["score"] for row in described["scores"]])
+    lengths = bar_lengths([row["score"] for row in described["scores"]])
     marks = {**dict.fromkeys(described["protected"], "protected"), **dict.fromkeys(described["suggested"], "drop")}
     for row, length in zip(described["scores"], lengths, strict=True):
         mark = marks.get(row["layer"], "")

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from rewriter import amounts
 from rewriter.errors import shown
-from rewriter.plotting import spans_decades
 from rewriter.selection import format_layers
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+number, size = amounts.number, amounts.size
 _BAR = 24  # characters of the longest bar
-_SHORTEST = 0.05  # of the longest bar, where bars show a range
 
 
 def console(error: bool = False) -> Console:
@@ -39,26 +38,6 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def size(nbytes: int) -> str:
-    """Bytes for people: powers of 1000, as disks are sold."""
-    amount = float(nbytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}" if unit != "B" else f"{nbytes} B"
-        amount /= 1000
-    return f"{amount:.3g} TB"
-
-
-def number(count: int) -> str:
-    """A count of parameters for people: 2.74 M."""
-    amount = float(count)
-    for unit in ("", " k", " M", " B"):
-        if amount < 999.5:
-            return f"{amount:.3g}{unit}"
-        amount /= 1000
-    return f"{amount:.3g} T"
-
-
 def table(title: str, caption: str = "") -> Table:
     """A table as all of ours look."""
     from rich import box
@@ -68,14 +47,6 @@ def table(title: str, caption: str = "") -> Table:
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
         caption=caption or None, caption_justify="left",
     )  # fmt: skip
-
-
-def lengths(values: list[float]) -> list[float]:
-    """How long the bars of `values` are: from the lowest to the highest. Where they span decades, these are steps."""
-    if spans_decades(values):
-        values = [math.log(each) for each in values]
-    low, high = min(values), max(values)
-    return [_SHORTEST + (1 - _SHORTEST) * ((each - low) / (high - low) if high > low else 1) for each in values]
 
 
 def bar(value: float, largest: float) -> str:

@@ -30,7 +30,7 @@ def sampled_removal(model: Model) -> Scores:
 
 
 def sampled_greedy(model: Model) -> Scores:
-    """The same for layers together: one after the other goes, each time the one that then changes it least (ours).
+    """As sampled-removal, for layers together: they go one by one, each time the one that then changes it least (ours).
 
     The score is what the prediction has changed by when the layer goes. The first eighth, the last two, which are
     protected by default, and those beyond three eighths, come after all others, by what each costs alone.
