@@ -25,7 +25,7 @@ from tests.builders import FIXTURES
 
 PACKAGE = Path(rewriter.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-TABLES = {"hf_names.py", "hf_decoders.py", "hf_others.py", "gguf_names.py", "field_table.py", "ggml_types.py"}
+TABLES = {"hf_names.py", "hf_decoders.py", "hf_others.py", "gguf_names.py", "field_table.py", "ggml_types.py", "peft_table.py"}
 
 # Each room may use those before it; rooms on one line do not use each other.
 ROOMS = [
@@ -37,7 +37,7 @@ ROOMS = [
     ["provenance", "patterns", "bounds"],
     ["limits", "tensors"],
     ["edits"],
-    ["quantised"],
+    ["quantised", "adapters"],
     ["output", "plan"],
     ["formats", "roles", "recipes", "facts"],
     ["metrics"],
@@ -50,7 +50,7 @@ ROOMS = [
     ["scoring", "components"],
     ["suggesting"],
     ["copying", "renaming", "saved", "inspection", "plotting"],
-    ["tracing", "hashing"],
+    ["tracing", "hashing", "companions"],
     ["checksums"],
     ["staging"],
     ["committing"],
