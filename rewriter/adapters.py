@@ -19,8 +19,19 @@ from typing import Any
 from rewriter import fields
 from rewriter.architectures import Stack
 from rewriter.architectures.peft_table import (
-    BY_MODULE, INDEPENDENT, LISTS, LITERAL, OTHERS, PARTS, PATTERNS, PREFIX_TYPES, PROMPT_TYPES, REFUSED, RULED,
-    SELECTION, SHARED,
+    BY_MODULE,
+    INDEPENDENT,
+    LISTS,
+    LITERAL,
+    OTHERS,
+    PARTS,
+    PATTERNS,
+    PREFIX_TYPES,
+    PROMPT_TYPES,
+    REFUSED,
+    RULED,
+    SELECTION,
+    SHARED,
 )  # fmt: skip
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
 from rewriter.errors import CheckpointError, UnsupportedError, shown

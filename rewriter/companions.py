@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from rewriter import adapters, fields
 from rewriter.architectures import Architecture, LayerStack, Shared, Stack, Stacked
+from rewriter.architectures.peft_table import PREFIX_TYPES
 from rewriter.architectures.stacks import NOWHERE, entries, numbered_lists, table_of
 from rewriter.checkpoint import ADAPTER, CONTROL_VECTOR, GGUF, LORA, Checkpoint, FieldEdit, LayerMap, LongArray
 from rewriter.errors import CheckpointError, UnsupportedError, shown
@@ -122,7 +123,7 @@ def _check_model(saved: SavedPlan, checkpoint: Checkpoint, options: Options) -> 
 def _place(saved: SavedPlan, checkpoint: Checkpoint, model: LayerMap) -> _Followed:
     stacked: tuple[Stacked, ...] = ()
     config = adapters.config_of(checkpoint)
-    if config.get("peft_type") in adapters.PREFIX_TYPES and saved.main:
+    if config.get("peft_type") in PREFIX_TYPES and saved.main:
         stacked = (Stacked(name=f"/{adapters.PROMPTS}", axis=1),)
     prefix = _prefix(saved, checkpoint) or NOWHERE
     layers = adapters.replicated(config, replace(model, prefixes=(prefix,)))
@@ -149,6 +150,8 @@ def _prefix(saved: SavedPlan, checkpoint: Checkpoint) -> str:
     names = tuple(tensor.name for tensor in checkpoint.tensors)
     lists = dict.fromkeys((*numbered_lists(names), *_inner_lists(names, (text for text, _ in spellings))))
     whose = {prefix: _whose(prefix, spellings) for prefix in lists}
+    if saved.source_kind[0] != table_of(checkpoint):  # the tables of all architectures: some have other names for it
+        whose = {prefix: {True} if True in found else found for prefix, found in whose.items()}
     ours = [prefix for prefix, found in whose.items() if found == {True}]
     doubtful = [prefix for prefix, found in whose.items() if len(found) > 1 or (not found and not ours)]
     if len(ours) > 1:
