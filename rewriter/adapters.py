@@ -40,6 +40,13 @@ FILE = "adapter_config.json"
 WRAPPER = "base_model.model."  # what PEFT puts before a module's name
 PROMPTS = "prompt_embeddings"  # their tensor: keys and values of all layers side by side
 
+_FORMS: dict[str, tuple[type, ...]] = {
+    "layers_to_transform": (int, list),
+    "modules_to_save": (list,),
+    **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern", "feedforward_modules"), (str, list)),
+    **dict.fromkeys(PATTERNS, (dict,)),
+}
+
 Config = dict[str, Any]
 Names = tuple[tuple[str, str], ...]  # what a module is called, and will be
 
@@ -121,6 +128,7 @@ def config_edits(
         {key: value for key, value in old.items() if key not in set(keep)}, layers, *_modules(checkpoint, stack, layers)
     )
     _refuse_unknown(adapter.config)
+    _check_forms(adapter.config)
     new = {**_numbers(adapter, base), **_lists(adapter), **_patterns(adapter), **_literals(adapter)}
     new |= _selection(adapter, new)
     for key, value in new.items():
@@ -135,6 +143,17 @@ def _refuse_unknown(config: Config) -> None:
             raise UnsupportedError(
                 f"{FILE}: no rule says whether {shown(key)} is about layers; --keep-field {shown(key)} leaves it"
             )
+
+
+def _check_forms(config: Config) -> None:
+    """Raise CheckpointError for a field that is not of the form that peft gives it."""
+    for key, kinds in _FORMS.items():
+        value = config.get(key)
+        members = value if isinstance(value, list) else ()
+        kind = int if key == "layers_to_transform" else str
+        fine = value is None or (type(value) in kinds and all(type(member) is kind for member in members))
+        if not fine:
+            raise CheckpointError(f"{FILE}: {key} cannot be {shown(value)}")
 
 
 def module_of(name: str) -> str:
@@ -289,8 +308,6 @@ def _patterns(adapter: _Adapter) -> Config:
         value = adapter.config.get(key)
         if not value:
             continue
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{FILE}: {key} is no object of settings by module")
         new[key] = fields.apply("layer_names", key, value, adapter.layers)
         if not _same_settings(adapter.all, value, new[key]):
             new[key] = {

@@ -23,7 +23,7 @@ from rewriter.checkpoint import ADAPTER, CONTROL_VECTOR, GGUF, LORA, Checkpoint,
 from rewriter.errors import CheckpointError, UnsupportedError, shown
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.provenance import Provenance, composed, origin_of
-from rewriter.saved import PROJECTOR, SavedPlan, plan_again
+from rewriter.saved import PROJECTOR, SavedPlan, plan_again, plan_of_companion
 from rewriter.selection import Options
 from rewriter.tensors import TensorCopy, tensor_copies
 
@@ -67,6 +67,15 @@ def plan_along(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base:
         provenance=options.provenance,
     )
     return plan_again(replace(saved, options=asked, changes=None), checkpoint)[0]
+
+
+def source_numbers(checkpoint: Checkpoint) -> tuple[Stack, tuple[int, ...]] | None:
+    """Where the layers of a companion that was pruned are, and the numbers that they had; None without a record."""
+    saved = plan_of_companion(checkpoint)
+    if saved is None:
+        return None
+    place = _place(saved, checkpoint, LayerMap(saved.stack, saved.kept, saved.before, (), saved.predictions))
+    return place.stack, saved.kept
 
 
 def _followed(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base: str | None) -> Plan:

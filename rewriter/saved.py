@@ -105,9 +105,7 @@ def plan_of_output(checkpoint: Checkpoint) -> SavedPlan:
     """The plan that `checkpoint`, which was pruned, carries in its record. Raises CheckpointError without one."""
     record = recorded(checkpoint)
     if record is None or checkpoint.companion:
-        raise CheckpointError(
-            f"{shown(checkpoint.name)} is neither a saved plan nor a model with a record of its pruning"
-        )
+        raise CheckpointError(f"{shown(checkpoint.name)} is neither a saved plan nor a pruned model with a record")
     if record.origin.header_sha256 != record.source_sha256:
         raise CheckpointError(
             f"{shown(checkpoint.name)} was pruned more than once: apply the plans of all runs, or their outputs, one "
