@@ -153,9 +153,7 @@ def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
     if saved.source_kind[0] == table and saved.source_kind[1] != architecture:
         raise RequestError(f"the plan is for a {shown(saved.source_kind[1])}, this is a {shown(architecture)}")
     if architecture == PROJECTOR and saved.source_kind[1] != PROJECTOR and saved.main:
-        raise RequestError(
-            f"the plan is for the layers of the model; those of {shown(checkpoint.name)} stay as they are"
-        )
+        raise RequestError(f"the plan is for the model's layers: {shown(checkpoint.name)} has none of them")
     stack = "main" if saved.main and not same else saved.stack
     plan = make_plan(checkpoint, saved.kept, replace(saved.options, stack=stack))
     if plan.layers.count != saved.before:
