@@ -14,10 +14,11 @@ BY_MODULE = (
 )  # fmt: skip
 
 # Modules share a projection as large as the largest of them.
-SHARED = ("FROD", "PVERA", "RANDLORA", "VERA")
+SHARED = ("PVERA", "RANDLORA", "VERA")
 
 # Types that cannot follow single layers, and why.
 OTHERS = {
+    "FROD": "its projections are made from the weights of all layers together",
     "LILY": "neighbouring layers share its matrices",
     "OSF": "it is a part of the weights it was made from",
     "SHADOW": "it has a model of its own beside the layers",

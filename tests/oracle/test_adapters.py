@@ -6,6 +6,7 @@ does the same arithmetic on the same weights.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import warnings
@@ -45,7 +46,7 @@ def made(config: Any, folder: Path) -> Any:
     """A random model of `config`, saved in `folder`."""
     torch.manual_seed(0)
     kind = transformers.AutoModelForSeq2SeqLM if config.model_type == "t5" else transformers.AutoModelForCausalLM
-    model = kind.from_config(config).float().eval()
+    model = kind.from_config(copy.deepcopy(config)).float().eval()  # an adapter may change it
     model.save_pretrained(folder)
     return model
 
@@ -57,6 +58,8 @@ def loaded(folder: Path, config: Any) -> Any:
 
 def logits(model: Any) -> Any:
     more = {"decoder_input_ids": TOKENS[:, :5]} if model.config.is_encoder_decoder else {"use_cache": False}
+    if "POLY" in [config.peft_type for config in getattr(model, "peft_config", {}).values()]:
+        more["task_ids"] = torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
         return model(input_ids=TOKENS, **more).logits
 
@@ -232,7 +235,10 @@ ARGUMENTS = {
     "OFT": {"target_modules": ATTENTION, "oft_block_size": 4, "r": 0},
     "WAVEFT": {"target_modules": ATTENTION, "n_frequency": 20},
     "GRALORA": {"target_modules": ATTENTION, "r": 8},
-    "POLY": {"target_modules": ATTENTION, "r": 4},
+    "POLY": {"target_modules": ATTENTION, "r": 4, "n_tasks": 1},
+    "MISS": {"target_modules": ATTENTION, "r": 4},
+    "SHIRA": {"target_modules": ATTENTION, "r": 4},
+    "ROAD": {"target_modules": ATTENTION, "group_size": 8},
 }
 
 
@@ -259,8 +265,8 @@ def compared_prompt(tmp_path: Path, config: Any) -> dict[str, Any]:
         whole, left = full.get_prompt(1), small.get_prompt(1)
         assert (len(whole), len(left)) == (LAYERS, len(KEPT))
         for new, old in enumerate(KEPT):
-            assert torch.equal(left[new][0], whole[old][0])
-            assert torch.equal(left[new][1], whole[old][1])
+            assert torch.equal(left.layers[new].keys, whole.layers[old].keys)
+            assert torch.equal(left.layers[new].values, whole.layers[old].values)
     else:
         assert torch.equal(full.get_prompt(1), small.get_prompt(1))
         without(full, "model.layers", KEPT)
