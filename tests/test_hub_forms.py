@@ -5,6 +5,7 @@ from math import isclose, sqrt
 
 import pytest
 
+from rewriter.checkpoint import CONTROL_VECTOR
 from rewriter.errors import CheckpointError, UnsupportedError
 from rewriter.plan import make_plan
 from rewriter.selection import Options
