@@ -235,7 +235,7 @@ ARGUMENTS = {
     "OFT": {"target_modules": ATTENTION, "oft_block_size": 4, "r": 0},
     "WAVEFT": {"target_modules": ATTENTION, "n_frequency": 20},
     "GRALORA": {"target_modules": ATTENTION, "r": 8},
-    "POLY": {"target_modules": ATTENTION, "r": 4, "n_tasks": 1},
+    "POLY": {"target_modules": ATTENTION, "r": 4, "n_tasks": 1, "task_type": "CAUSAL_LM"},
     "MISS": {"target_modules": ATTENTION, "r": 4},
     "SHIRA": {"target_modules": ATTENTION, "r": 4},
     "ROAD": {"target_modules": ATTENTION, "group_size": 8},
