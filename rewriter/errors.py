@@ -1,6 +1,14 @@
 """Every error that this package raises on purpose, and how names from files are shown in them."""
 
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+_MOST_COMPARED = 2000  # names that a guess is looked for among
+
+
 class RewriterError(Exception):
     """The one root: something is wrong, nothing was written, the message is one line."""
 
@@ -31,3 +39,15 @@ def shown(text: object, limit: int = 40) -> str:
     if len(characters) > limit:
         characters = characters[: limit - 1] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The question to put behind an error about `name`: `; did you mean X?`, "" where none of `known` is like it.
+
+    `prefix` is what stands before it where it is written: `--stack `.
+    """
+    from difflib import get_close_matches  # only when something is wrong
+
+    spelled = {each.lower(): each for each in islice(known, _MOST_COMPARED)}
+    found = get_close_matches(name.lower()[:200], spelled, 1)
+    return f"; did you mean {prefix}{shown(spelled[found[0]], 80)}?" if found else ""

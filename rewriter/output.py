@@ -110,7 +110,7 @@ class Output:
 
     `directory`: they go into one directory of their own. `sources` are the files that pieces are copied from, as
     they were when they were opened. A name that matches the regular expression `claims` stands for the same
-    destination: the files of a split set, whatever their number.
+    destination: the files of a split set, whatever their number; in a directory, an earlier output's weights.
     """
 
     files: tuple[OutputFile, ...]

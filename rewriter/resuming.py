@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -62,6 +62,18 @@ def keep(staging: Path, output: Output, told: Callable[[str], None]) -> bool:
     if done:
         told(f"{_count(done, output)} are kept in {shown(staging.name, 80)}: the same command with --resume goes on")
     return bool(done)
+
+
+@contextmanager
+def or_nothing(staging: Path, output: Output, resume: bool, told: Callable[[str], None]) -> Iterator[None]:
+    """Say so where a run with `resume` is stopped and has nothing to go on from; `told` as above."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if resume and not finished(staging, output):
+                told("nothing is kept, for no file was finished: the same command begins anew")
+        raise
 
 
 def forget(staging: Path) -> None:

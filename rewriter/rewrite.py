@@ -57,7 +57,8 @@ def execute(
             undo_killed(staging)
             done = resuming.take_over(staging, output, how.resume, told)
             check_destination(output, destination, how, sum(file.nbytes for file in done))
-            with let_in(), _spoilt_by_bad_data(staging):
+            kept = resuming.or_nothing(staging, output, how.resume, told)
+            with kept, let_in(), _spoilt_by_bad_data(staging):
                 _fill(output, staging, done, how, progress)
                 check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
                 _check_sources(output)
@@ -132,7 +133,7 @@ def _need(output: Output, folder: Path, how: Writing) -> int:
 
 def _refuse_existing(output: Output, destination: Path, overwrite: bool) -> None:
     for path in _existing(output, destination):
-        _check_replaceable(path, output.directory)
+        _check_replaceable(path, output)
         if not overwrite:
             raise OutputError(f"{named(path)} exists already; --overwrite replaces it")
 
@@ -144,7 +145,7 @@ def _targets(output: Output, destination: Path) -> list[Path]:
 def _existing(output: Output, destination: Path) -> list[Path]:
     """What stands where the output goes, or belongs to another output of that name."""
     there = [path for path in _targets(output, destination) if os.path.lexists(path)]
-    if output.claims:
+    if output.claims and not output.directory:
         siblings = (path for path in sorted(destination.parent.iterdir()) if path not in there)
         there += [path for path in siblings if re.fullmatch(output.claims, path.name, re.DOTALL)]
     return there
@@ -180,15 +181,27 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _check_replaceable(path: Path, directory: bool) -> None:
+def _check_replaceable(path: Path, output: Output) -> None:
     if path.is_symlink():
         raise OutputError(f"{named(path)} is a link; it is not replaced")
-    if directory:
-        if path.is_dir() and ((path / OURS).is_file() or not any(path.iterdir())):
-            return
-        raise OutputError(f"{named(path)} is not replaced: neither empty nor a directory that holds our {OURS}")
+    if output.directory:
+        if not path.is_dir() or not ((path / OURS).is_file() or not any(path.iterdir())):
+            raise OutputError(f"{named(path)} is not replaced: neither empty nor a directory that holds our {OURS}")
+        lost = _added(path, output)
+        if lost:
+            names = ", ".join(shown(name) for name in lost[:3]) + (f" and {len(lost) - 3} more" if lost[3:] else "")
+            raise OutputError(f"{named(path)} is not replaced, that would lose {names}: move what you added elsewhere")
+        return
     if not path.is_file():
         raise OutputError(f"{named(path)} is not a regular file; give the name of a file")
+
+
+def _added(folder: Path, output: Output) -> list[str]:
+    """The files in an earlier output that the new one neither has nor claims: somebody has put them there."""
+    ours = {OURS, *(file.name for file in output.files)}
+    there = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = sorted(path.relative_to(folder).as_posix() for path in there)
+    return [name for name in names if name not in ours and not re.fullmatch(output.claims, name, re.DOTALL)]
 
 
 def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], how: Writing, progress: Progress) -> None:

@@ -21,6 +21,18 @@ LAYOUTS: dict[str, Callable[[Plan, str], Output]] = {
 }
 
 
+_CONVERT = (
+    "neither a GGUF nor a safetensors file: save the model with transformers' save_pretrained, or convert it with "
+    "llama.cpp's convert_hf_to_gguf.py"
+)
+_OTHER_KINDS = (
+    (b"PK\3\4", f"a PyTorch or zip file, {_CONVERT}"),
+    (b"\x80\2", f"a pickle (PyTorch's old form), {_CONVERT}"),
+    (b"\x89HDF\r\n", f"an HDF5 file, {_CONVERT}"),
+    (b"version https://", "a Git LFS pointer, not the file itself, neither a GGUF nor a safetensors file: git lfs pull"),
+)  # fmt: skip
+
+
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a GGUF file, the first file of a split GGUF, a safetensors file, a Hugging Face directory, or what belongs
     to a model: a PEFT adapter's directory or file, an importance matrix in its old form.
@@ -44,9 +56,15 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return huggingface.open_file(path)
     if imatrix.looks_like(start):
         return imatrix.open_imatrix(path)
-    if not found.size:
-        raise CheckpointError(f"{named(path)} is empty, neither a GGUF nor a safetensors file")
-    raise CheckpointError(f"{named(path)} is neither a GGUF nor a safetensors file")
+    raise CheckpointError(f"{named(path)} is {_other_kind(start)}")
+
+
+def _other_kind(start: bytes) -> str:
+    """What a file that begins with `start` is instead, and what can be done about it."""
+    if not start:
+        return "empty, neither a GGUF nor a safetensors file"
+    known = (what for first, what in _OTHER_KINDS if start.startswith(first))
+    return next(known, "neither a GGUF nor a safetensors file")
 
 
 def layout(plan: Plan, name: str) -> Output:

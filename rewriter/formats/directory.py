@@ -58,7 +58,13 @@ def _no_weights(path: Path, single: list[str]) -> str:
         return f"{named(path)} holds GGUF files: give one of them, such as {shown(ggufs[0])}"
     others = sorted(entry.name for entry in path.iterdir() if _STALE.fullmatch(entry.name))
     if others:
-        return f"{named(path)} holds no safetensors files; {shown(others[0])} would have to be converted first"
+        return (
+            f"{named(path)} holds no safetensors files; {shown(others[0])} would have to be converted first: save the "
+            "model with transformers' save_pretrained, or convert it with llama.cpp's convert_hf_to_gguf.py"
+        )
+    inside = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and any(entry.glob("*.safetensors")))
+    if inside:
+        return f"{named(path)} holds no safetensors files; did you mean {shown(path / inside[0], 80)}?"
     return f"{named(path)} holds no safetensors files"
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rewriter.checkpoint import Document, Stamp
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, nearest, shown
 
 JSON_LIMIT = 100_000_000  # bytes, as the header of safetensors; the largest index of a real checkpoint has some 10 MB
 
@@ -20,7 +20,8 @@ def opened(path: str | Path) -> Iterator[tuple[int, Stamp]]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise CheckpointError(f"cannot open {named(path)}: {_reason(error)}") from None
+        guess = _near(path) if isinstance(error, FileNotFoundError) else ""
+        raise CheckpointError(f"cannot open {named(path)}: {_reason(error)}{guess}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -28,6 +29,15 @@ def opened(path: str | Path) -> Iterator[tuple[int, Stamp]]:
         yield descriptor, Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
     finally:
         os.close(descriptor)
+
+
+def _near(path: str | Path) -> str:
+    """What in the folder has nearly this name."""
+    folder, name = os.path.split(os.fspath(path).rstrip("/"))
+    try:
+        return nearest(name, os.listdir(folder or "."), os.path.join(folder, "") if folder else "")
+    except OSError:
+        return "; its folder does not exist either" if folder else ""
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -216,7 +216,10 @@ def layout(plan: Plan, name: str) -> Output:
     sources = [(shard.path, shard.stamp) for shard in checkpoint.shards]
     sources += [(file.path, file.stamp) for file in checkpoint.side_files]
     sources += [(document.path, document.stamp) for document in checkpoint.documents]
-    claims = "" if is_directory else f"{re.escape(config_name(name))}|{re.escape(name)}[.]rewriter[.]json"
+    claims = f"{re.escape(config_name(name))}|{re.escape(name)}[.]rewriter[.]json"
+    if is_directory:
+        stem = re.escape(_index_name(checkpoint).removesuffix(_INDEX))
+        claims = f"{stem}(-[0-9]{{5}}-of-[0-9]{{5}})?[.]safetensors|{stem}{re.escape(_INDEX)}"
     return Output(tuple(files), is_directory, tuple(sources), claims)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from rewriter.errors import RequestError, shown
+from rewriter.errors import RequestError, nearest, shown
 from rewriter.metrics.closed_form import influence
 from rewriter.metrics.model import Model
 from rewriter.metrics.sampled import sampled_greedy, sampled_removal
 from rewriter.metrics.spectra import alpha, spectral_entropy, stable_rank
 from rewriter.metrics.stream import stream_influence, stream_removal
 from rewriter.metrics.values import lamp, magnitude_l1, magnitude_l2, neighbour_cosine, variance
+from rewriter.strategies import STRATEGIES
 
 Metric = Callable[[Model], list[float]]
 
@@ -27,8 +28,9 @@ METRICS: dict[str, Callable[..., list[float]]] = {
 def find(name: str, sparsity: float | None = None) -> Metric:
     """The metric called `name`. Raises RequestError naming the others."""
     if name not in METRICS:
+        guess = nearest(name, [*METRICS, *STRATEGIES])
         raise RequestError(
-            f"no metric is called '{shown(name)}'; there are {', '.join(METRICS)} (or recipe:NAME, or a strategy)"
+            f"no metric is called '{shown(name)}'; there are {', '.join(METRICS)} (or recipe:NAME, or a strategy){guess}"
         )
     if sparsity is None:
         return METRICS[name]
