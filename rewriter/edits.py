@@ -28,7 +28,7 @@ from rewriter.architectures.field_table import (
 )  # fmt: skip
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
-from rewriter.errors import CheckpointError, RequestError, UnsupportedError, nearest, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, guess, shown
 from rewriter.patterns import active_patterns, is_list, is_stated, pattern_keys, pattern_values
 from rewriter.selection import Options
 
@@ -221,7 +221,7 @@ def _asked(checkpoint: Checkpoint, stack: Stack, names: tuple[str, ...], rule: s
     for name in names:
         key = name if name in checkpoint.metadata else stack.key(name)
         if key not in checkpoint.metadata:
-            raise RequestError(f"there is no field {shown(name)!r} in the metadata{nearest(name, checkpoint.metadata)}")
+            raise RequestError(f"there is no field {shown(name)!r} in the metadata{guess(name, checkpoint.metadata)}")
         keys[key] = rule
     return keys
 

@@ -1,12 +1,11 @@
 """Every error that this package raises on purpose, and how names from files are shown in them."""
 
-
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
 
-_MOST_COMPARED = 2000  # names that a guess is looked for among
+_MOST_COMPARED = 2000  # names that a hint is looked for among
 
 
 class RewriterError(Exception):
@@ -41,7 +40,7 @@ def shown(text: object, limit: int = 40) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
 
 
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+def guess(name: str, known: Iterable[str], prefix: str = "") -> str:
     """The question to put behind an error about `name`: `; did you mean X?`, "" where none of `known` is like it.
 
     `prefix` is what stands before it where it is written: `--stack `.

@@ -23,7 +23,7 @@ from rewriter.edits import (
     period_fields,
     with_list_defaults,
 )
-from rewriter.errors import CheckpointError, RequestError, UnsupportedError, nearest, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, guess, shown
 from rewriter.limits import bound_for
 from rewriter.patterns import active_patterns, common_period, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
@@ -101,7 +101,8 @@ def _check_entry(checkpoint: Checkpoint, entry: Architecture) -> None:
     }
     for what, (names, known) in used.items():
         for name in sorted(names - set(known)):
-            raise CheckpointError(f"there is no {what} {shown(name)}; there are {', '.join(sorted(known))}{nearest(name, known)}")
+            there = f"there are {', '.join(sorted(known))}{guess(name, known)}"
+            raise CheckpointError(f"there is no {what} {shown(name)}; {there}")
 
 
 def guessed(checkpoint: Checkpoint, options: Options) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rewriter.checkpoint import Checkpoint
-from rewriter.errors import RequestError, nearest, shown
+from rewriter.errors import RequestError, guess, shown
 
 Layers = tuple[int, ...]
 
@@ -68,8 +68,8 @@ def find(name: str) -> Recipe:
     """The recipe called `name`, with or without `recipe:`. Raises RequestError naming the others."""
     name = name.removeprefix(PREFIX)
     if name not in RECIPES:
-        guess = nearest(name, RECIPES, PREFIX)
-        raise RequestError(f"no recipe is called {shown(name)!r}; there are {', '.join(RECIPES)}{guess}")
+        hint = guess(name, RECIPES, PREFIX)
+        raise RequestError(f"no recipe is called {shown(name)!r}; there are {', '.join(RECIPES)}{hint}")
     return RECIPES[name]
 
 

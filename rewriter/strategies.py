@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rewriter.errors import RequestError, nearest, shown
+from rewriter.errors import RequestError, guess, shown
 
 Layers = tuple[int, ...]
 Strategy = Callable[[Layers, int], Layers]
@@ -81,6 +81,6 @@ def find(name: str) -> Strategy:
     if name not in STRATEGIES:
         raise RequestError(
             f"no strategy is called '{shown(name)}'; there are {', '.join(STRATEGIES)}, recipe:NAME and the metrics of "
-            f"rewriter list metrics{nearest(name, STRATEGIES)}"
+            f"rewriter list metrics{guess(name, STRATEGIES)}"
         )
     return STRATEGIES[name]

@@ -15,7 +15,7 @@ from functools import lru_cache
 from rewriter.architectures import gguf_names, hf_names
 from rewriter.architectures.entry import Architecture, LayerStack, Limit
 from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, Checkpoint
-from rewriter.errors import CheckpointError, RequestError, UnsupportedError, nearest, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, guess, shown
 
 _ENTRIES = {(entry.format, entry.name): entry for entry in (*hf_names.ENTRIES, *gguf_names.ENTRIES)}
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
@@ -118,7 +118,7 @@ def named_entry(name: str) -> Architecture:
     if not found:
         known = [each for entry in entries() for each in (entry.name, f"{entry.format}/{entry.name}")]
         raise RequestError(
-            f"there is no entry {shown(name)}; rewriter list architectures shows those there are{nearest(name, known)}"
+            f"there is no entry {shown(name)}; rewriter list architectures shows those there are{guess(name, known)}"
         )
     return found[0]
 
@@ -324,8 +324,8 @@ def select(stacks: tuple[Stack, ...], name: str) -> Stack:
         return stacks[0]
     there = ", ".join(stack.name for stack in stacks)
     alias = "" if stacks[0].name == "main" else f" (main is {stacks[0].name})"
-    guess = nearest(name, ["main", *(stack.name for stack in stacks)], "--stack ")
-    raise RequestError(f"there is no stack {shown(name)!r} here; this checkpoint has: {there}{alias}{guess}")
+    hint = guess(name, ["main", *(stack.name for stack in stacks)], "--stack ")
+    raise RequestError(f"there is no stack {shown(name)!r} here; this checkpoint has: {there}{alias}{hint}")
 
 
 def generic(checkpoint: Checkpoint) -> Architecture:

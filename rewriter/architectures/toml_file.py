@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from rewriter.architectures.entry import Architecture
-from rewriter.errors import CheckpointError, nearest, shown
+from rewriter.errors import CheckpointError, guess, shown
 
 
 def load_architecture(path: Path) -> Architecture:
@@ -47,7 +47,7 @@ def _built(kind: type[Any], values: object, where: str) -> Any:
     hints = get_type_hints(kind)
     for name in values:
         if name not in hints:
-            there = f"there are {', '.join(hints)}{nearest(name, hints)}"
+            there = f"there are {', '.join(hints)}{guess(name, hints)}"
             raise CheckpointError(f"{shown(where)} has no member {shown(name)}; {there}")
     missing = [each.name for each in fields(kind) if each.default is MISSING and each.name not in values]
     if missing:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter.cli import show
+from rewriter.cli import show, telling
 from rewriter.cli.options import output_name
 from rewriter.companions import plan_along
 from rewriter.errors import RequestError, shown
-from rewriter.formats import layout, open_checkpoint
+from rewriter.formats import layout
 from rewriter.inspection import describe_plan
 from rewriter.output import Writing
 from rewriter.plan import Plan
@@ -46,7 +46,7 @@ def along(plan: Plan, files: Iterable[str], destination: str) -> tuple[Along, ..
     beside = os.path.dirname(destination.rstrip("/"))
     found = []
     for source, target in map(_parted, files):
-        made = plan_along(saved_from(plan), open_checkpoint(source), plan.options)
+        made = plan_along(saved_from(plan), telling.opened(source), plan.options)
         found.append(Along(made, target or os.path.join(beside, output_name(source))))
     return tuple(found)
 

@@ -23,13 +23,19 @@ class Progress:
     committed = False
 
 
+class Voice:
+    """How much the program says."""
+
+    quiet = verbose = False
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
 def main() -> None:
     """Run the program. Handlers come before the slow imports: Ctrl-C never prints a traceback."""
-    Progress.committed = False  # whoever calls this twice
+    Progress.committed = Voice.quiet = Voice.verbose = False  # whoever calls this twice
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

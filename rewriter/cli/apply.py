@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from rewriter.cli import show
+from rewriter.cli import show, telling
 from rewriter.cli.along import Along, described_along, lines_of, texts
 from rewriter.cli.app import Progress
 from rewriter.companions import plan_along
-from rewriter.formats import open_checkpoint
 from rewriter.output import Writing
 from rewriter.saved import open_plan
 from rewriter.selection import Options
@@ -54,7 +53,8 @@ def apply(
     Example: `rewriter apply smaller.gguf imatrix.gguf imatrix-smaller.gguf`
     """
     options = Options(force=force, strict=strict, keep_fields=tuple(keep_field or ()), provenance=not no_provenance)
-    made = Along(plan_along(open_plan(plan), open_checkpoint(file), options, base), destination)
+    made = Along(plan_along(open_plan(plan), telling.opened(file), options, base), destination)
+    telling.planned(made.plan)
     (described,) = described_along([made])
     if not dry_run:
         write(made.plan, destination, Writing(overwrite, verify), committed=_committed, told=show.note)

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from rewriter.checksums import manifest
-from rewriter.cli import show
+from rewriter.cli import show, telling
 from rewriter.errors import shown
-from rewriter.formats import open_checkpoint
 
 
 def checksums(
@@ -23,11 +22,11 @@ def checksums(
 
     Example: `diff <(rewriter checksums model.gguf) <(rewriter checksums smaller.gguf)`
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = telling.opened(path)
     entries = manifest(checkpoint)
     if not json:
         for entry in entries:
-            typer.echo(f"{entry.sha256}  {shown(entry.source, 1000)}")
+            show.say(f"{entry.sha256}  {shown(entry.source, 1000)}")
         return
     rows = [
         {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from rewriter.cli.app import Voice
+from rewriter.errors import RequestError
 from rewriter.version import VERSION
 
 # name -> (module, what in it is the command or the group of commands)
@@ -25,9 +28,62 @@ COMMANDS = {
 }
 
 
+EXITS = {
+    "": "0 done · 1 bad input or refused · 2 wrong usage · 128+N stopped by signal N",
+    "verify": "0 it agrees · 1 it does not, or cannot be read · 2 wrong usage · 128+N stopped by signal N",
+    "batch": "0 all is done · 1 a job failed, bad input or refused · 2 wrong usage · 128+N stopped by signal N",
+}
+
+
+def _heard(param: typer.CallbackParam, value: bool) -> None:
+    if value:
+        setattr(Voice, param.name or "", True)
+    if Voice.quiet and Voice.verbose:
+        raise RequestError("--quiet and --verbose cannot be combined: give one")
+
+
+def _flag(short: str, name: str, help: str) -> Any:
+    return typer.Option(short, name, help=help, callback=_heard, expose_value=False)
+
+
+def _voice(
+    quiet: Annotated[bool, _flag("-q", "--quiet", "Print nothing but errors (and --json).")] = False,
+    verbose: Annotated[bool, _flag("-v", "--verbose", "Say on stderr what is being done.")] = False,
+) -> None:
+    """The options that every command has, before its name and behind it."""
+
+
+def _single(name: str, function: Callable[..., None]) -> typer.Typer:
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command(name)(function)
+    return app
+
+
+def _dressed(command: Any, name: str = "") -> Any:
+    """Give a command, and those below it, what all share: the options of `_voice`, the exit codes in the help."""
+    for each in (command, *(getattr(command, "commands", None) or {}).values()):
+        each.params += get_command(_single("voice", _voice)).params
+        each.epilog = f"Exit codes: {EXITS.get(name, EXITS[''])}"
+    return command
+
+
 class _Commands(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        _dressed(self)
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # for what is near a name that is none
+
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]):  # type: ignore[no-untyped-def,override]  # noqa: ANN202
+        """`rewriter help COMMAND` is `rewriter COMMAND --help`."""
+        if args[0] != "help":
+            return super().resolve_command(ctx, args)
+        if len(args) == 1:
+            typer.echo(ctx.get_help())
+            raise typer.Exit
+        return super().resolve_command(ctx, [*args[1:], "--help"])
 
     def get_command(self, ctx: typer.Context, cmd_name: str):  # type: ignore[no-untyped-def,override]  # noqa: ANN202
         if cmd_name not in COMMANDS:
@@ -35,12 +91,10 @@ class _Commands(TyperGroup):
         module, name = COMMANDS[cmd_name]
         found = getattr(import_module(f"rewriter.cli.{module}"), name)
         if not isinstance(found, typer.Typer):
-            single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-            single.command(cmd_name)(found)
-            found = single
+            found = _single(cmd_name, found)
         command = get_command(found)
         command.name = cmd_name
-        return command
+        return _dressed(command, cmd_name)
 
 
 app = typer.Typer(
@@ -50,8 +104,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Drop whole layers from safetensors and GGUF checkpoints: renumber the rest, patch what depends on them. "
-    "No GPU, no framework: bytes move from file to file.",
-    epilog="Exit codes: 0 done · 1 bad input or refused · 2 wrong usage · 128+N stopped by signal N",
+    "No GPU, no framework: bytes move from file to file."
+    "\n\nExample: `rewriter prune model.gguf smaller.gguf --drop 20-23`",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rewriter.cli import show
+from rewriter.cli import show, telling
 from rewriter.cli.options import Source
 from rewriter.errors import shown
-from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def inspect(
 
     Example: `rewriter inspect model.gguf`
     """
-    described = describe(open_checkpoint(source))
+    described = describe(telling.opened(source))
     if json:
         show.print_json(described)
         return

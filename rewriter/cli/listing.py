@@ -9,14 +9,15 @@ import typer
 
 from rewriter.architectures.stacks import named_entry
 from rewriter.architectures.toml_file import as_toml
-from rewriter.cli import show
+from rewriter.cli import completing, show
 from rewriter.inspection import architecture_rows as rows
 from rewriter.recipes import RECIPES
 from rewriter.strategies import STRATEGIES
 
 listing = typer.Typer(
-    help="Show what there is: strategies, metrics, recipes, architectures.", no_args_is_help=True, add_completion=False
-)
+    help="Show what there is: strategies, metrics, recipes, architectures.\n\nExample: `rewriter list strategies`",
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
+)  # fmt: skip
 
 
 @listing.command()
@@ -59,7 +60,12 @@ def recipes() -> None:
 @listing.command()
 def architectures(
     toml: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Print this entry as a file for --architecture to start from.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Print this entry as a file for --architecture to start from.",
+            autocompletion=completing.entries,
+        ),
     ] = None,
 ) -> None:
     """Architectures with rules, their stacks, and what limits the layers that may go.
@@ -67,7 +73,7 @@ def architectures(
     Example: `rewriter list architectures --toml gguf/llama`
     """
     if toml is not None:
-        typer.echo(as_toml(named_entry(toml)), nl=False)
+        show.say(as_toml(named_entry(toml)).rstrip("\n"))
         return
     for row in sorted(rows()):
         show.console().print("{:12} {:24} {:20} {}".format(*row).rstrip())

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rewriter.architectures import select
 from rewriter.architectures.toml_file import load_architecture
 from rewriter.checkpoint import Checkpoint
+from rewriter.cli import completing
 from rewriter.errors import RequestError
 from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
@@ -69,8 +70,8 @@ class Request:
         return functools.cache(lambda kept: layout(make_plan(checkpoint, kept, self.options), name).nbytes)
 
 
-def _layers(help: str, metavar: str, **settings: int) -> object:
-    return typer.Option(metavar=metavar, help=help, rich_help_panel=_LAYERS, **settings)  # type: ignore[arg-type]
+def _layers(help: str, metavar: str, **settings: Any) -> object:
+    return typer.Option(metavar=metavar, help=help, rich_help_panel=_LAYERS, **settings)
 
 
 def _request(
@@ -78,7 +79,11 @@ def _request(
     keep: Annotated[list[str] | None, _layers("Layers to keep, the others go: 0-20,31.", "LAYERS")] = None,
     strategy: Annotated[
         str | None,
-        _layers("How to choose: by position, recipe:NAME, or a metric (see `rewriter list`); else by score.", "NAME"),
+        _layers(
+            "How to choose: by position, recipe:NAME, or a metric (see `rewriter list`); else by score.",
+            "NAME",
+            autocompletion=completing.strategies,
+        ),
     ] = None,
     count: Annotated[int | None, _layers("How many to drop (first-n: to keep).", "K")] = None,
     ratio: Annotated[float | None, _layers("The share of layers to drop, 0.25.", "R")] = None,
@@ -96,7 +101,12 @@ def _request(
     ] = False,
     sparsity: Annotated[float | None, _layers("With the metric lamp: the sparsity it is about, 0.8.", "S")] = None,
     stack: Annotated[
-        str, _layers("Which stack: encoder, decoder, text, vision, ... (`inspect` shows them).", "NAME")
+        str,
+        _layers(
+            "Which stack: encoder, decoder, text, vision, ... (`inspect` shows them).",
+            "NAME",
+            autocompletion=completing.stacks,
+        ),
     ] = "main",
     drop_mtp: Annotated[
         bool, typer.Option("--drop-mtp", help="Drop the prediction layers too.", rich_help_panel=_LAYERS)

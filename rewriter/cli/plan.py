@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter.cli import show
+from rewriter.cli import show, telling
 from rewriter.cli.along import With, along, described_along, texts
 from rewriter.cli.options import Request, Source, output_name, selecting
 from rewriter.errors import CheckpointError, OutputError, shown
-from rewriter.formats import layout, open_checkpoint
+from rewriter.formats import layout
 from rewriter.formats.files import named
 from rewriter.inspection import describe_plan
 from rewriter.saved import load_plan
@@ -39,7 +39,8 @@ def plan(
     """
     name = output_name(source)
     told: list[str] = []
-    made = request.plan(open_checkpoint(source), name, told.append)
+    made = request.plan(telling.opened(source), name, told.append)
+    telling.planned(made)
     described = describe_plan(made, layout(made, name))
     if companions:
         described["companions"] = described_along(along(made, companions, name))

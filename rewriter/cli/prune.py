@@ -13,15 +13,14 @@ from typing import Annotated
 import typer
 
 from rewriter.checkpoint import Checkpoint
-from rewriter.cli import show
+from rewriter.cli import show, telling
 from rewriter.cli.along import With, along, check, lines_of
-from rewriter.cli.app import Progress
+from rewriter.cli.app import Progress, Voice
 from rewriter.cli.options import Request, Source, selecting
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
 from rewriter.copying import source_of
 from rewriter.errors import RequestError, shown
-from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe_plan
 from rewriter.output import Output, Writing
 from rewriter.plan import Plan
@@ -87,17 +86,20 @@ def prune(
     Example, with what belongs to the model: `rewriter prune model.gguf smaller.gguf --drop 20-23 --with lora.gguf`
     """
     began = time.monotonic()
-    checkpoint = open_checkpoint(source)
+    checkpoint = telling.opened(source)
     told: list[str] = []
     if saved_plan is None:
         plan = request.plan(checkpoint, Path(destination).name, told.append)
     else:
         plan = _saved(saved_plan, checkpoint, request)
     how = Writing(overwrite, verify, resume, checksums, share=not no_share, hardlink=hardlink, sync=not no_fsync)
+    telling.planned(plan)
     others = along(plan, companions or (), destination)
     check([(plan, destination), *((each.plan, each.destination) for each in others)], how)
     with _progress(plan, destination, how) as progress:
+        starts = time.monotonic()
         output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell)
+    telling.written(output, destination, how, time.monotonic() - starts)
     lines = _summary(plan, output, destination, time.monotonic() - began) + told
     for each in others:
         write(each.plan, each.destination, how, told=_tell)
@@ -160,7 +162,7 @@ def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
 @contextmanager
 def _progress(plan: Plan, destination: str, how: Writing) -> Iterator[Report]:
     """A bar on a terminal: bytes, rate, time left. Nothing where nobody looks."""
-    if not sys.stderr.isatty():
+    if Voice.quiet or not sys.stderr.isatty():
         yield lambda nbytes: None
         return
     from rich import progress as rich

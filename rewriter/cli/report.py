@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from rewriter.architectures.toml_file import load_architecture
-from rewriter.cli import show
+from rewriter.cli import completing, show, telling
 from rewriter.cli.options import Source, output_name
 from rewriter.errors import OutputError, RequestError, shown
-from rewriter.formats import open_checkpoint
 from rewriter.formats.files import named
 from rewriter.renaming import rename_new
 from rewriter.selection import Options
@@ -26,7 +25,11 @@ def report(
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A metric to show, several times for more (`rewriter list metrics`)."),
+        typer.Option(
+            metavar="NAME",
+            help="A metric to show, several times for more (`rewriter list metrics`).",
+            autocompletion=completing.metrics,
+        ),
     ] = None,
     no_scores: Annotated[
         bool, typer.Option("--no-scores", help="Read no weights: at once, however large the model is.")
@@ -55,7 +58,7 @@ def report(
     own = load_architecture(architecture) if architecture else None
     rules = [*(["--generic"] if generic else []), *(["--architecture", str(architecture)] if architecture else [])]
     described = describe_report(
-        open_checkpoint(source), name, () if no_scores else metric, Options(generic=generic, architecture=own),
+        telling.opened(source), name, () if no_scores else metric, Options(generic=generic, architecture=own),
         lambda words: _commands(source, name, (*words, *rules)),
     )  # fmt: skip
     _write(path, render(made, described), overwrite)

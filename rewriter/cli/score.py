@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rewriter.cli import show
+from rewriter.cli import completing, show, telling
 from rewriter.cli.options import Request, Source, output_name, selecting
 from rewriter.errors import RequestError, shown
-from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe_suggestion
 from rewriter.plotting import bar_lengths
 
@@ -24,7 +23,12 @@ def score(
     source: Source,
     request: Request,
     metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which metric (`rewriter list metrics`); else the best measured.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which metric (`rewriter list metrics`); else the best measured.",
+            autocompletion=completing.metrics,
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
     plot: Annotated[
@@ -43,7 +47,7 @@ def score(
         if request.selection.strategy is not None:
             raise RequestError("--metric and --strategy cannot be combined: give one")
         request = replace(request, selection=replace(request.selection, strategy=metric))
-    checkpoint = open_checkpoint(source)
+    checkpoint = telling.opened(source)
     suggestion = request.suggestion(checkpoint, output_name(source))
     described = describe_suggestion(suggestion, components(checkpoint, request.options))
     if plot is not None:

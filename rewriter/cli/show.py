@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rewriter import amounts
+from rewriter.cli.app import Voice
 from rewriter.errors import shown
 from rewriter.selection import format_layers
 
@@ -25,17 +26,28 @@ def console(error: bool = False) -> Console:
     """A console that takes no markup from names and does not break their lines."""
     from rich.console import Console
 
-    return Console(stderr=error, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    return Console(
+        stderr=error, markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=Voice.quiet,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+    )  # fmt: skip
 
 
 def note(text: str) -> None:
     """Say something on the side, where it does not disturb what a program reads."""
-    sys.stderr.write(text + "\n")
+    if not Voice.quiet:
+        sys.stderr.write(text + "\n")
+
+
+def detail(text: str) -> None:
+    """Say what is being done, to those who want to know."""
+    if Voice.verbose:
+        sys.stderr.write(text + "\n")
 
 
 def say(text: str) -> None:
     """Print plain text as it is: rich would take longer to load than a small run takes."""
-    sys.stdout.write(text + "\n")
+    if not Voice.quiet:
+        sys.stdout.write(text + "\n")
 
 
 def table(title: str, caption: str = "") -> Table:

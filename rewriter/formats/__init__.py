@@ -29,7 +29,7 @@ _OTHER_KINDS = (
     (b"PK\3\4", f"a PyTorch or zip file, {_CONVERT}"),
     (b"\x80\2", f"a pickle (PyTorch's old form), {_CONVERT}"),
     (b"\x89HDF\r\n", f"an HDF5 file, {_CONVERT}"),
-    (b"version https://", "a Git LFS pointer, not the file itself, neither a GGUF nor a safetensors file: git lfs pull"),
+    (b"version https://", "neither a GGUF nor a safetensors file, but a Git LFS pointer to one: git lfs pull"),
 )  # fmt: skip
 
 

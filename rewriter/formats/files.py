@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rewriter.checkpoint import Document, Stamp
-from rewriter.errors import CheckpointError, nearest, shown
+from rewriter.errors import CheckpointError, guess, shown
 
 JSON_LIMIT = 100_000_000  # bytes, as the header of safetensors; the largest index of a real checkpoint has some 10 MB
 
@@ -20,8 +20,8 @@ def opened(path: str | Path) -> Iterator[tuple[int, Stamp]]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        guess = _near(path) if isinstance(error, FileNotFoundError) else ""
-        raise CheckpointError(f"cannot open {named(path)}: {_reason(error)}{guess}") from None
+        hint = _near(path) if isinstance(error, FileNotFoundError) else ""
+        raise CheckpointError(f"cannot open {named(path)}: {_reason(error)}{hint}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -35,7 +35,7 @@ def _near(path: str | Path) -> str:
     """What in the folder has nearly this name."""
     folder, name = os.path.split(os.fspath(path).rstrip("/"))
     try:
-        return nearest(name, os.listdir(folder or "."), os.path.join(folder, "") if folder else "")
+        return guess(name, os.listdir(folder or "."), shown(os.path.join(folder, ""), 200) if folder else "")
     except OSError:
         return "; its folder does not exist either" if folder else ""
 

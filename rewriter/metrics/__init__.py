@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from rewriter.errors import RequestError, nearest, shown
+from rewriter.errors import RequestError, guess, shown
 from rewriter.metrics.closed_form import influence
 from rewriter.metrics.model import Model
 from rewriter.metrics.sampled import sampled_greedy, sampled_removal
@@ -28,9 +28,9 @@ METRICS: dict[str, Callable[..., list[float]]] = {
 def find(name: str, sparsity: float | None = None) -> Metric:
     """The metric called `name`. Raises RequestError naming the others."""
     if name not in METRICS:
-        guess = nearest(name, [*METRICS, *STRATEGIES])
+        hint = guess(name, [*METRICS, *STRATEGIES])
         raise RequestError(
-            f"no metric is called '{shown(name)}'; there are {', '.join(METRICS)} (or recipe:NAME, or a strategy){guess}"
+            f"no metric is called '{shown(name)}'; there are {', '.join(METRICS)} (or recipe:NAME, or a strategy){hint}"
         )
     if sparsity is None:
         return METRICS[name]

@@ -1,0 +1,43 @@
+"""What a shell offers behind an option. Everything is imported only when a shell asks."""
+
+from __future__ import annotations
+
+import os
+
+from rewriter.errors import RewriterError
+
+
+def strategies() -> list[str]:
+    """What --strategy takes."""
+    from rewriter.recipes import PREFIX, RECIPES
+    from rewriter.strategies import STRATEGIES
+
+    return [*STRATEGIES, *metrics(), *(PREFIX + name for name in RECIPES)]
+
+
+def metrics() -> list[str]:
+    """What --metric takes."""
+    from rewriter.metrics import METRICS  # numpy takes time
+
+    return list(METRICS)
+
+
+def entries() -> list[str]:
+    """What `list architectures --toml` takes."""
+    from rewriter.architectures.stacks import entries as known
+
+    return [f"{entry.format}/{entry.name}" for entry in known()]
+
+
+def stacks() -> list[str]:
+    """The stacks of the source that is on the command line already; only headers are read."""
+    from rewriter.formats import open_checkpoint
+    from rewriter.plan import open_stacks
+    from rewriter.selection import Options
+
+    words = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    source = next((word for word in words.split()[2:] if os.path.exists(word)), "")
+    try:
+        return ["main", *(stack.name for stack in open_stacks(open_checkpoint(source), Options())[1])]
+    except RewriterError:
+        return []  # nothing there yet that has any

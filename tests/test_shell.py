@@ -1,0 +1,291 @@
+"""What a person meets in a shell: help, completion, colours, how much is said, and errors that name the way out."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from rewriter.cli.commands import COMMANDS, app
+from rewriter.errors import OutputError, guess
+from tests.builders import MODELS, huggingface, prune
+from tests.test_cli import ok, run  # noqa: F401  # a fixture
+
+ROOT = Path(__file__).parent.parent
+LLAMA, GGUF = MODELS / "tiny-llama-12L", MODELS / "tiny-llama-12L-Q4_K_M.gguf"
+
+
+def walked() -> dict[str, object]:
+    """Every command by the words that call it, groups as well."""
+    found, waiting = {}, [((), get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        found[" ".join(words)] = command
+        names = command.list_commands(None) if hasattr(command, "list_commands") else []
+        waiting += [((*words, name), command.get_command(None, name)) for name in names]
+    return found
+
+
+ALL = walked()
+
+
+def test_all_commands_are_walked():
+    assert {"", *COMMANDS, "list strategies", "list metrics", "list recipes", "list architectures"} == set(ALL)
+
+
+# Help
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_every_command_has_an_example_and_its_exit_codes(words, run):
+    text = " ".join(ok(run(*words.split(), "--help")).split())
+    assert re.search(rf"Example[^:]*: .*rewriter {words}", text)
+    assert re.search(r"Exit codes: 0 .* 1 .* 2 wrong usage · 128\+N stopped by signal N", text)
+    assert "--quiet -q" in text
+    assert "--verbose -v" in text
+    assert "`" not in text
+
+
+def test_help_is_a_command_too(run):
+    assert ok(run("help", "prune")) == ok(run("prune", "--help"))
+    assert ok(run("help")).strip() == ok(run("--help")).strip()
+    code, out, err = run()
+    assert (code, out.strip()) == (2, ok(run("--help")).strip())
+
+
+# How much is said
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_quiet_says_nothing(before, run, tmp_path):
+    target, page = tmp_path / "x", tmp_path / "x.html"
+    for command in (["plan", LLAMA, "--drop", "1"], ["prune", LLAMA, target, "--drop", "1", "--hardlink"],
+                    ["verify", target, "--source", LLAMA], ["inspect", GGUF], ["checksums", GGUF],
+                    ["list", "strategies"], ["score", LLAMA], ["report", GGUF, "-o", page, "--no-scores"]):  # fmt: skip
+        assert ok(run("-q", *command) if before else run(*command, "--quiet")) == ""
+    assert target.exists()
+    assert page.exists()
+
+
+def test_quiet_keeps_errors_and_json(run, tmp_path):
+    assert run("prune", LLAMA, tmp_path / "x", "--drop", "99", "-q")[2].startswith("rewriter: layer 99 is out of range")
+    assert json.loads(ok(run("inspect", GGUF, "--json", "-q")))["name"] == GGUF.name
+    source = huggingface(tmp_path / "bad", layers=4, num_hidden_layers=5)
+    code, out, err = run("verify", source, "-q")
+    assert (code, out.count("\n"), err) == (1, 1, "")
+
+
+def test_verbose_says_what_is_done(run, tmp_path):
+    code, out, err = run("prune", LLAMA, tmp_path / "x", "--drop", "1", "-v", "--no-share", "--verify")
+    assert code == 0
+    assert out.startswith(f"{tmp_path}/x: stack main, 12 layers -> 11")
+    for line in ("model-00002-of-00003.safetensors (1,990,536 bytes", "rules: huggingface/llama, the metadata says",
+                 "stacks: main (12 layers)", "num_hidden_layers follows by the rule count", "9 go\n", "(--no-share)",
+                 "every byte compared, waited for the disk, "):  # fmt: skip
+        assert line in err
+    assert json.loads(run("-v", "plan", LLAMA, "--drop", "1", "--json")[1])["kind"] == "rewriter-plan"
+
+
+def test_quiet_and_verbose_contradict_each_other(run):
+    code, out, err = run("-q", "inspect", GGUF, "-v")
+    assert (code, out, err) == (2, "", "rewriter: --quiet and --verbose cannot be combined: give one\n")
+
+
+# Colours
+
+
+def on_a_terminal(*arguments: object, **environment: str) -> str:
+    ours, theirs = pty.openpty()
+    variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    process = subprocess.Popen([sys.executable, "-m", "rewriter", *map(str, arguments)], stdout=theirs, stderr=theirs,
+                               stdin=subprocess.DEVNULL, cwd=ROOT, env={**variables, "TERM": "xterm", **environment})  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    while select.select([ours], [], [], 20)[0]:
+        try:
+            seen += os.read(ours, 65536)
+        except OSError:  # the other side is closed
+            break
+    os.close(ours)
+    process.wait()
+    return seen.decode()
+
+
+STYLED = re.compile(r"\x1b\[[0-9;]*m")
+COLOURED = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-79]|4[0-7]|9[0-7]|[34]8;[25];[0-9;]+)(?:;[0-9]+)*m")
+SHOWN = {"help": ["--help"], "help of a command": ["prune", "--help"], "table": ["inspect", GGUF],
+         "usage error": ["prune", "--nothing"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", SHOWN.values(), ids=SHOWN)
+def test_colours_follow_the_environment(arguments):
+    assert STYLED.search(on_a_terminal(*arguments))
+    assert not COLOURED.search(on_a_terminal(*arguments, NO_COLOR="1"))
+    assert not STYLED.search(on_a_terminal(*arguments, TERM="dumb"))
+
+
+@pytest.mark.parametrize("arguments", SHOWN.values(), ids=SHOWN)
+def test_a_pipe_is_coloured_only_by_force(arguments):
+    def printed(**environment: str) -> str:
+        variables = {**os.environ, "TERM": "xterm", **environment}
+        done = subprocess.run([sys.executable, "-m", "rewriter", *map(str, arguments)], capture_output=True, text=True,
+                              check=False, cwd=ROOT, env=variables)  # fmt: skip
+        return done.stdout + done.stderr
+
+    assert not STYLED.search(printed())
+    assert STYLED.search(printed(FORCE_COLOR="1"))
+
+
+# Completion
+
+
+def completed(line: str, folder: Path = MODELS) -> list[str]:
+    """What bash is offered for the last word of `line`."""
+    words = line.split(" ")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "_REWRITER_COMPLETE": "complete_bash",
+                   "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "rewriter"], capture_output=True, text=True, check=True, cwd=folder,
+                          env=environment)  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_what_is_offered(tmp_path):
+    assert completed("rewriter ") == list(COMMANDS)
+    assert completed("rewriter pr") == ["prune"]
+    assert completed("rewriter list m") == ["metrics"]
+    assert completed("rewriter prune a b --target") == ["--target-size"]
+    assert completed("rewriter prune a b --strategy even") == ["even-alternate"]
+    assert "recipe:shortgpt-llama-2-7b" in completed("rewriter plan a --strategy ")
+    assert completed("rewriter score a --metric magnitude") == ["magnitude-l1", "magnitude-l2"]
+    assert completed("rewriter list architectures --toml gguf/gemma3n") == ["gguf/gemma3n"]
+    assert completed(f"rewriter prune {GGUF.name} x --stack m") == ["main", "main"]
+    assert completed("rewriter prune nothing x --stack m") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_s_own_script(shell, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    (tmp_path / "rewriter").write_text(f'#!/bin/sh\nexec {sys.executable} -m rewriter "$@"\n')
+    (tmp_path / "rewriter").chmod(0o755)
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+
+    def ask(text: str) -> str:
+        done = subprocess.run([shell, "-c", text], capture_output=True, text=True, env=environment, check=True)
+        return done.stdout
+
+    script = ask("rewriter --show-completion; true")
+    assert "_REWRITER_COMPLETE" in script
+    assert "completion installed in" in ask("rewriter --install-completion; true")
+    if shell == "bash":
+        (tmp_path / "script").write_text(script)
+        asked = "COMP_WORDS=(rewriter ver); COMP_CWORD=1; _rewriter_completion rewriter; echo ${COMPREPLY[@]}"
+        assert ask(f"source {tmp_path}/script; {asked}") == "verify\n"
+    if shell == "fish":
+        (tmp_path / "script").write_text(script)
+        assert ask(f"source {tmp_path}/script; complete -C 'rewriter ver'").split()[0] == "verify"
+
+
+# Errors that name the way out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "question"),
+    [
+        (["--stack", "Main", "--drop", "1"], "did you mean --stack main?"),
+        (["--strategy", "midle", "--count", "1"], "did you mean middle?"),
+        (["--strategy", "influenc", "--count", "1"], "did you mean influence?"),
+        (["--strategy", "recipe:shortgpt-llama2-7b", "--count", "1"], "did you mean recipe:shortgpt-llama-2-7b?"),
+        (["--drop", "1", "--keep-field", "llama.block_cout"], "did you mean llama.block_count?"),
+    ],
+)
+def test_a_name_that_is_nearly_right(arguments, question, run):
+    code, _, err = run("plan", GGUF, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.endswith(f"; {question}\n")
+
+
+def test_a_command_and_an_entry_that_are_nearly_right(run, tmp_path):
+    assert "Did you mean 'prune'?" in run("prun")[2]
+    assert run("list", "architectures", "--toml", "gguf/lama")[2].endswith("; did you mean gguf/llama?\n")
+    (tmp_path / "mine.toml").write_text(
+        ok(run("list", "architectures", "--toml", "gguf/llama")).replace("name", "nam", 1)
+    )
+    code, _, err = run("plan", GGUF, "--drop", "1", "--architecture", tmp_path / "mine.toml")
+    assert (code, err.endswith("; did you mean name?\n")) == (1, True)
+
+
+def test_a_file_that_is_nearly_there(run):
+    assert run("inspect", MODELS / "tiny-llama-12")[2].endswith(f"; did you mean {LLAMA}?\n")
+    assert run("inspect", MODELS / "nothing" / "x")[2].endswith("; its folder does not exist either\n")
+    assert "did you mean" not in run("inspect", MODELS / "zzz")[2]
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"PK\3\4" + bytes(40), ["a PyTorch or zip file", "convert_hf_to_gguf.py"]),
+        (b"\x80\2" + bytes(40), ["a pickle", "save_pretrained"]),
+        (b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS pointer", "git lfs pull"]),
+        (b"", ["is empty"]),
+    ],
+)
+def test_another_kind_of_file(start, words, run, tmp_path):
+    (tmp_path / "model.bin").write_bytes(start)
+    code, _, err = run("inspect", tmp_path / "model.bin")
+    assert (code, err.count("\n")) == (1, 1)
+    assert all(word in err for word in ["model.bin is ", *words])
+
+
+def test_a_directory_of_another_kind(run, tmp_path):
+    source = huggingface(tmp_path / "inside")
+    assert run("inspect", tmp_path)[2].endswith(f"did you mean {source}?\n")
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "pytorch_model.bin").write_bytes(b"PK\3\4")
+    assert "pytorch_model.bin would have to be converted first: " in run("inspect", tmp_path / "torch")[2]
+
+
+def test_guesses_are_shown_safely():
+    assert guess("x\x1bab", ["x\x1babc"]) == r"; did you mean x\x1babc?"
+    assert guess("abc", ["xyz"]) == ""
+    assert guess("a" * 10_000, [f"b{number}" for number in range(100_000)]) == ""
+
+
+# What somebody has added to an output
+
+
+def test_what_was_added_to_an_output_is_not_lost(tmp_path):
+    source = huggingface(tmp_path / "in")
+    target = prune(source, tmp_path / "out", [0, 1, 2])
+    (target / "logs").mkdir()
+    (target / "logs" / "mine.txt").write_text("mine")
+    (target / "model-00009-of-00009.safetensors").write_bytes(b"")  # as an earlier output with more shards
+    with pytest.raises(OutputError, match=re.escape("would lose logs/mine.txt: move")):
+        prune(source, target, [0, 1], overwrite=True)
+    assert (target / "logs" / "mine.txt").read_text() == "mine"
+    shutil.rmtree(target / "logs")
+    prune(source, target, [0, 1], overwrite=True)
+    assert not (target / "model-00009-of-00009.safetensors").exists()
+
+
+def test_a_wrong_count_is_said_once(run, tmp_path):
+    shutil.copytree(LLAMA, tmp_path / "bad")
+    config = tmp_path / "bad" / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 12', '"num_hidden_layers": 11'))
+    code, out, _ = run("verify", tmp_path / "bad", "--source", LLAMA)
+    assert (code, out) == (1, "num_hidden_layers: expected 12, as the tensors have layers, found 11\n")
