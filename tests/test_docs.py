@@ -13,29 +13,42 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from rewriter.architectures.stacks import entries
+from rewriter.cli import commands
 from rewriter.metrics import METRICS
+from rewriter.selection import parse_layers
+from rewriter.strategies import STRATEGIES
 from tests.builders import FIXTURES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 JSON_DOC = (ROOT / "docs" / "json.md").read_text()
+OTHERS = ("batch", "cluster")
 SECONDS = re.compile(r"\b[0-9]+\.[0-9]{2} s\b")
 
 
-def console_blocks() -> list[tuple[str, str]]:
-    """Every `$ command` of the README with the output shown under it."""
-    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-    return [pair for block in blocks for pair in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)]
+# The pages about batches and a cluster are run by tests of their own.
+PAGES = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.stem not in OTHERS)]
+
+
+def console_blocks(page: str) -> list[tuple[str, str, int]]:
+    """Every `$ command` of a page, the output shown under it, and the exit code that it says."""
+    blocks = re.findall(r"(?:<!-- exit: (\d) -->\n)?```console\n(.*?)```", page, re.DOTALL)
+    pairs = ((code, re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)) for code, block in blocks)
+    return [(command, output, int(code or 0)) for code, found in pairs for command, output in found]
 
 
 def ours(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return python(["-m", "rewriter", *arguments], folder)
+
+
+def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
     return subprocess.run(
-        [sys.executable, "-m", "rewriter", *arguments],
-        capture_output=True, text=True, cwd=folder, env=environment, check=False,
-    )  # fmt: skip
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=environment, check=False
+    )
 
 
 def pattern_of(output: str) -> str:
@@ -43,16 +56,53 @@ def pattern_of(output: str) -> str:
     return re.escape(output).replace(re.escape("...\n"), "(?:.*\n)*?")
 
 
-def test_the_readme_shows_what_the_commands_print(tmp_path):
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_shows_what_the_commands_print(path, tmp_path):
     (tmp_path / "fixtures").symlink_to(FIXTURES)
-    shown = console_blocks()
-    assert len(shown) >= 6
-    for command, output in shown:
+    for command, output, code in console_blocks(path.read_text()):
         program, *arguments = shlex.split(command)
-        done = ours(arguments, tmp_path)
-        assert (program, done.returncode, done.stderr) == ("rewriter", 0, "")
-        stripped = "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+        done = {"rewriter": ours, "python": python}[program](arguments, tmp_path)
+        assert (done.returncode, bool(done.stderr)) == (code, bool(code)), done.stderr
+        stripped = "".join(line.rstrip() + "\n" for line in (done.stdout + done.stderr).splitlines())
         assert re.fullmatch(pattern_of(SECONDS.sub("N s", output)), SECONDS.sub("N s", stripped)), command
+
+
+def test_the_pages_have_commands():
+    counts = {path.stem: len(console_blocks(path.read_text())) for path in PAGES}
+    assert counts["README"] >= 6
+    assert {stem for stem, count in counts.items() if not count} == {
+        "commands", "choices", "architectures", "json", "metrics", "performance", "reliability"
+    }  # fmt: skip
+
+
+def test_the_table_of_the_page_about_bert():
+    rows = re.findall(r"^\|.*\| `(.*)` \| ([0-9,-]+) \|$", (ROOT / "docs/how-to/bert.md").read_text(), re.MULTILINE)
+    assert len(rows) == 5
+    for name, dropped in rows:
+        assert parse_layers(dropped, 12) == tuple(sorted(STRATEGIES[name](tuple(range(12)), 4)))
+
+
+def test_every_example_in_the_help_can_be_parsed():
+    app = get_command(commands.app)
+    examples = re.findall(r"^Example[^:]*: `rewriter (.*)`$", (ROOT / "docs/commands.md").read_text(), re.MULTILINE)
+    assert len(examples) > 12
+    for example in examples:
+        command, words = app, example.split()
+        while hasattr(command, "list_commands"):
+            command = command.get_command(None, words.pop(0))
+        command.make_context("x", words)
+
+
+def test_the_site_is_built(tmp_path):
+    pytest.importorskip("material", reason="needs the extra `docs`")
+    done = python(
+        ["-m", "mkdocs", "build", "--strict", "-q", "-f", str(ROOT / "mkdocs.yml"), "-d", str(tmp_path)], ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 12
+    elsewhere = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="?https?:')
+    assert not [page.name for page in pages if elsewhere.search(page.read_text())]
 
 
 def test_the_readme_counts_the_tables():
@@ -109,8 +159,9 @@ def all_keys(value: object) -> set[str]:
     return set()
 
 
-def test_the_page_of_architectures_is_that_of_the_tables():
+@pytest.mark.parametrize("name", ["architectures.md", "commands.md", "choices.md"])
+def test_a_page_made_from_the_code_is_up_to_date(name):
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    assert (ROOT / "docs" / "architectures.md").read_text() == generate.page()
+    assert (ROOT / "docs" / name).read_text() == generate.PAGES[name]()

@@ -17,9 +17,11 @@ from typer.main import get_command
 
 from rewriter.cli.commands import COMMANDS, app
 from rewriter.errors import OutputError, guess
+from tests import test_cli
 from tests.builders import MODELS, huggingface, prune
-from tests.test_cli import ok, run  # noqa: F401  # a fixture
+from tests.test_cli import ok
 
+run = test_cli.run  # the fixture
 ROOT = Path(__file__).parent.parent
 LLAMA, GGUF = MODELS / "tiny-llama-12L", MODELS / "tiny-llama-12L-Q4_K_M.gguf"
 
@@ -58,7 +60,7 @@ def test_every_command_has_an_example_and_its_exit_codes(words, run):
 def test_help_is_a_command_too(run):
     assert ok(run("help", "prune")) == ok(run("prune", "--help"))
     assert ok(run("help")).strip() == ok(run("--help")).strip()
-    code, out, err = run()
+    code, out, _ = run()
     assert (code, out.strip()) == (2, ok(run("--help")).strip())
 
 
@@ -106,8 +108,10 @@ def test_quiet_and_verbose_contradict_each_other(run):
 def on_a_terminal(*arguments: object, **environment: str) -> str:
     ours, theirs = pty.openpty()
     variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-    process = subprocess.Popen([sys.executable, "-m", "rewriter", *map(str, arguments)], stdout=theirs, stderr=theirs,
-                               stdin=subprocess.DEVNULL, cwd=ROOT, env={**variables, "TERM": "xterm", **environment})  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rewriter", *map(str, arguments)],
+        stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, cwd=ROOT, env={**variables, "TERM": "xterm", **environment},
+    )  # fmt: skip
     os.close(theirs)
     seen = b""
     while select.select([ours], [], [], 20)[0]:
