@@ -89,7 +89,16 @@ def _command(words: str, command: Any) -> str:
     text = inspect.cleandoc(command.help)
     rows = [f"| {_name(each)} | {_cell(each.help)} |" for each in parameters]
     return "\n".join(
-        [f"## `{words}`\n", f"    {usage}\n", f"{text}\n", "| | |", "|---|---|", *rows, "", f"{command.epilog}\n"]
+        [
+            f"## `{words}`\n",
+            f"    {usage}\n",
+            f"{text}\n",
+            "| option | what it does |",
+            "|---|---|",
+            *rows,
+            "",
+            f"{command.epilog}\n",
+        ]
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _MOST_COMPARED = 2000  # names that a hint is looked for among
 
@@ -46,6 +48,7 @@ def guess(name: str, known: Iterable[str], prefix: str = "") -> str:
     `prefix` is what stands before it where it is written: `--stack `.
     """
     from difflib import get_close_matches  # only when something is wrong
+    from itertools import islice
 
     spelled = {each.lower(): each for each in islice(known, _MOST_COMPARED)}
     found = get_close_matches(name.lower()[:200], spelled, 1)

@@ -67,13 +67,14 @@ def keep(staging: Path, output: Output, told: Callable[[str], None]) -> bool:
 @contextmanager
 def or_nothing(staging: Path, output: Output, resume: bool, told: Callable[[str], None]) -> Iterator[None]:
     """Say so where a run with `resume` is stopped and has nothing to go on from; `told` as above."""
+    through = False
     try:
         yield
-    except BaseException:
+        through = True
+    finally:
         with suppress(OSError):
-            if resume and not finished(staging, output):
+            if resume and not through and not finished(staging, output):
                 told("nothing is kept, for no file was finished: the same command begins anew")
-        raise
 
 
 def forget(staging: Path) -> None:

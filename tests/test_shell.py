@@ -110,7 +110,8 @@ def on_a_terminal(*arguments: object, **environment: str) -> str:
     variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     process = subprocess.Popen(
         [sys.executable, "-m", "rewriter", *map(str, arguments)],
-        stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, cwd=ROOT, env={**variables, "TERM": "xterm", **environment},
+        stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, cwd=ROOT,
+        env={**variables, "TERM": "xterm", **environment},
     )  # fmt: skip
     os.close(theirs)
     seen = b""
