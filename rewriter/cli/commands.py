@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": ("verify", "verify"),
     "checksums": ("checksums", "checksums"),
     "score": ("score", "score"),
+    "batch": ("batch", "batch"),
     "list": ("listing", "listing"),
 }
 
