@@ -164,11 +164,8 @@ def _table(lines: Sequence[Line]) -> Table:
     """What has become of every job, and why where it has failed."""
     table = _columns("output", "", "layers", "size", "seconds")
     for line in lines:
-        layers, nbytes = line.get("layers"), line.get("bytes")
-        table.add_row(
-            shown(line["output"], 200), WORDS[line["status"]], _change(layers), show.size(nbytes["after"]) if nbytes else "",
-            f"{line['seconds']:.2f}" if "seconds" in line else "",
-        )  # fmt: skip
+        seconds = f"{line['seconds']:.2f}" if "seconds" in line else ""
+        table.add_row(shown(line["output"], 200), WORDS[line["status"]], *_amounts(line), seconds)
     return table
 
 
@@ -177,10 +174,8 @@ def _plans(prepared: Sequence[Prepared]) -> Table:
     for each in prepared:
         plan = each.plan or {}
         word = "failed" if each.error else "done before" if each.done else "planned"
-        layers, nbytes = plan.get("layers"), plan.get("bytes")
-        drop = show.layers(layers["dropped"]) if layers else ""
-        output = shown(os.path.relpath(each.job.output), 200)
-        table.add_row(output, word, _change(layers), show.size(nbytes["after"]) if nbytes else "", drop)
+        drop = show.layers(plan["layers"]["dropped"]) if plan else ""
+        table.add_row(shown(os.path.relpath(each.job.output), 200), word, *_amounts(plan), drop)
     return table
 
 
@@ -192,8 +187,12 @@ def _columns(*names: str) -> Table:
     return table
 
 
-def _change(layers: Mapping[str, Any] | None) -> str:
-    return f"{layers['before']} -> {layers['after']}" if layers else ""
+def _amounts(planned: Mapping[str, Any]) -> tuple[str, str]:
+    """Layers before and after, and the size; nothing where there is no plan."""
+    if "layers" not in planned:
+        return "", ""
+    layers = planned["layers"]
+    return f"{layers['before']} -> {layers['after']}", show.size(planned["bytes"]["after"])
 
 
 def _shown(found: Batch, prepared: Sequence[Prepared], json: bool) -> bool:

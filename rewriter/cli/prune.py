@@ -83,7 +83,7 @@ def prune(
         str | None,
         typer.Option(
             metavar="WHO",
-            help="Who writes the files: dask=tcp://HOST:PORT (a Dask scheduler; docs/cluster.md), processes=N, threads=N.",
+            help="Who writes the files: dask=tcp://HOST:PORT (docs/cluster.md), processes=N or threads=N.",
             rich_help_panel=_COPY,
         ),
     ] = None,
