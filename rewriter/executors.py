@@ -96,13 +96,12 @@ def workers(text: str) -> Iterator[Workers]:
         raise RequestError(
             f"{shown(text)!r} is no executor: write processes=4, threads=4 or dask=tcp://HOST:PORT (a Dask scheduler)"
         )
-    executor = local[kind](int(count))
+    executor, ended = local[kind](int(count)), False
     try:
         yield Workers(executor, int(count))
-    except BaseException:
-        executor.shutdown(cancel_futures=True)
-        raise
-    executor.shutdown()
+        ended = True
+    finally:  # after an error or a signal nobody waits for the rest
+        executor.shutdown(cancel_futures=not ended)
 
 
 @contextmanager

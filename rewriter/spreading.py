@@ -224,5 +224,5 @@ def as_ours(error: BaseException, name: str) -> Exception:
         return error
     if isinstance(error, CancelledError):
         return OutputError(f"{shown(name, 80)} was not written: the cluster has given it up")
-    reason = shown(f"{type(error).__name__}: {error}", 200)
+    reason = shown(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
     return OutputError(f"{shown(name, 80)} could not be written by a worker: {reason}")

@@ -31,7 +31,8 @@ class Cluster:
 
     def start(self, count: int, environment: dict[str, str], **cwd: Path) -> None:
         file = self.folder / "scheduler.json"
-        self._run("scheduler", "--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        options = ("--scheduler-file", str(file), "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        self._run("scheduler", *options, environment={**os.environ, "PYTHONPATH": str(ROOT)})
         until(file.exists)
         self.address = until(lambda: (re.search(r'"address": "([^"]+)"', file.read_text()) or [None, None])[1])
         for _ in range(count):

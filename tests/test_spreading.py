@@ -260,7 +260,7 @@ def test_whatever_a_worker_raises_becomes_one_line(source, tmp_path):
     def broken(task):
         raise ZeroDivisionError("a\nb")
 
-    with pytest.raises(OutputError, match=r"could not be written by a worker: ZeroDivisionError: a\\nb") as caught:
+    with pytest.raises(OutputError, match=r"could not be written by a worker: ZeroDivisionError: a$") as caught:
         pruned(source, tmp_path / "spread" / "out", Kept(broken))
     assert "\n" not in str(caught.value)
 

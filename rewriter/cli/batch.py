@@ -216,7 +216,9 @@ def _shown(found: Batch, prepared: Sequence[Prepared], json: bool) -> bool:
                 f"disk of {shown(disk.folder, 200)}: {show.size(disk.needed)} needed, {show.size(disk.free)} free{fits}"
             )
         shareable = sum(each.plan["shareable"] for each in prepared if each.plan)
-        show.say(f"{show.size(shareable)} of that shared where the filesystem can (XFS, btrfs)" + _left_out(found))
+        show.say(
+            f"{show.size(shareable)} of the outputs can share blocks with their sources (XFS, btrfs)" + _left_out(found)
+        )
     return any(each.error for each in prepared) or any(disk.needed > disk.free for disk in room)
 
 
