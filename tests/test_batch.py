@@ -358,6 +358,18 @@ def test_a_run_that_was_killed_after_its_output_appeared_has_done_it(folder):
         assert statuses(folder) == {"o.gguf": status}
 
 
+def test_a_source_that_changes_after_it_was_planned_fails_its_job(folder):
+    batch = read(folder, ONE + job(source="models/b.gguf", output="b", drop="1"))
+    with ThreadPoolExecutor(2) as executor:
+        run = Run(executor, Results(folder / "r.jsonl"))
+        prepared = run.prepared(batch.jobs)
+        os.utime(folder / "models" / "a.gguf")
+        lines = run.carry_out(prepared, 2)
+    assert [line["status"] for line in lines] == ["failed", "done"]
+    assert lines[0]["error"] == "a.gguf has changed since it was planned"
+    assert not (folder / "o.gguf").exists()
+
+
 # Layers chosen on one file for others
 
 

@@ -65,7 +65,7 @@ def test_the_sums_on_the_page_about_a_cluster():
     output, files, models = 76e12, 24_000, 6_000
     for machines, cells in ((int(number), cells) for number, cells in rows):
         filesystem, network = 2 * output / 40e9, output / (machines * 3e9)
-        metadata, coordinator = 12 * files / 5000, 0.2 * models
+        metadata, coordinator = 12 * files / 5000, 0.05 * models
         hours = max(filesystem, network, metadata, coordinator) * 1.13 / 3600
         minutes = [f"{seconds / 60:.0f} min" for seconds in (filesystem, network, metadata, coordinator)]
         cost = hours * machines
