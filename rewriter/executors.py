@@ -17,7 +17,7 @@ from typing import Any
 from rewriter.errors import OutputError, RequestError, shown
 
 DEFAULT_WORKERS = min(2, os.cpu_count() or 1)  # copying waits for the disk: more of them only wait together
-_PATIENCE = 10  # seconds to wait for a scheduler
+_PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,13 @@ def workers(text: str) -> Iterator[Workers]:
         executor.shutdown(cancel_futures=not ended)
 
 
+def _silence(*packages: str) -> None:
+    """Let loggers say nothing; they have levels of their own, whatever that of their package is."""
+    for name in (*packages, *logging.root.manager.loggerDict):
+        if name.partition(".")[0] in packages:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
 @contextmanager
 def _dask(address: str) -> Iterator[Workers]:
     try:
@@ -111,7 +118,7 @@ def _dask(address: str) -> Iterator[Workers]:
         from distributed import Client
     except ImportError:
         raise RequestError("a cluster needs Dask: pip install 'rewriter[dask]'") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said once, by us
+    _silence("distributed", "tornado", "asyncio")  # what goes wrong is said once, by us
     headers = {"distributed.admin.large-graph-warning-threshold": "1 TB"}  # a task holds the header of its file
     with dask.config.set(headers):
         try:
@@ -120,9 +127,12 @@ def _dask(address: str) -> Iterator[Workers]:
             reason = shown(str(error).partition("\n")[0] or type(error).__name__, 120)
             raise OutputError(f"no Dask scheduler answers at {shown(address, 80)}: {reason}") from None
         try:
-            threads = sum(client.nthreads().values())
-            if not threads:
-                raise OutputError(f"the Dask scheduler at {shown(address, 80)} has no workers: start `dask worker`")
-            yield Workers(client.get_executor(pure=False), threads)
+            try:
+                client.wait_for_workers(1, timeout=_PATIENCE)  # they may have been started together with us
+            except TimeoutError:
+                raise OutputError(
+                    f"the Dask scheduler at {shown(address, 80)} has no workers: start `dask worker`"
+                ) from None
+            yield Workers(client.get_executor(pure=False), sum(client.nthreads().values()))
         finally:
             client.close(timeout=_PATIENCE)

@@ -37,6 +37,8 @@ class Cluster:
         self.address = until(lambda: (re.search(r'"address": "([^"]+)"', file.read_text()) or [None, None])[1])
         for _ in range(count):
             self.add_worker(environment, **cwd)
+        log = self.folder / "worker.log"
+        until(lambda: not count or (log.exists() and log.read_text().count("Registered to:") == count))
 
     def add_worker(self, environment: dict[str, str], **cwd: Path) -> subprocess.Popen:
         options = ("--no-nanny", "--no-dashboard", "--nthreads", "1", "--local-directory", str(self.folder / "dask"))
@@ -162,7 +164,8 @@ def test_a_scheduler_that_does_not_answer(monkeypatch):
         pass
 
 
-def test_a_scheduler_without_workers(tmp_path):
+def test_a_scheduler_without_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("rewriter.executors._PATIENCE", 3)
     with (
         cluster(tmp_path, 0) as made,
         pytest.raises(OutputError, match="has no workers"),
