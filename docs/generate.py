@@ -88,18 +88,8 @@ def _command(words: str, command: Any) -> str:
     usage = " ".join([words, "[OPTIONS]", *(["COMMAND"] if hasattr(command, "list_commands") else called)])
     text = inspect.cleandoc(command.help)
     rows = [f"| {_name(each)} | {_cell(each.help)} |" for each in parameters]
-    return "\n".join(
-        [
-            f"## `{words}`\n",
-            f"    {usage}\n",
-            f"{text}\n",
-            "| option | what it does |",
-            "|---|---|",
-            *rows,
-            "",
-            f"{command.epilog}\n",
-        ]
-    )
+    head = [f"## `{words}`\n", f"    {usage}\n", f"{text}\n", "| option | what it does |", "|---|---|"]
+    return "\n".join([*head, *rows, "", f"{command.epilog}\n"])
 
 
 def _name(parameter: Any) -> str:

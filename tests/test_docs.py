@@ -59,6 +59,8 @@ def pattern_of(output: str) -> str:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_a_page_shows_what_the_commands_print(path, tmp_path):
     (tmp_path / "fixtures").symlink_to(FIXTURES)
+    for name, text in re.findall(r"<!-- file: (\S+) -->\n```toml\n(.*?)```", path.read_text(), re.DOTALL):
+        (tmp_path / name).write_text(text)
     for command, output, code in console_blocks(path.read_text()):
         program, *arguments = shlex.split(command)
         done = {"rewriter": ours, "python": python}[program](arguments, tmp_path)

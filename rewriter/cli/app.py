@@ -21,6 +21,7 @@ class Progress:
     """How far the program has come, for what it says when a signal ends it."""
 
     committed = False
+    said = ""  # in the place of that, where there is more to say
 
 
 class Voice:
@@ -35,7 +36,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the program. Handlers come before the slow imports: Ctrl-C never prints a traceback."""
-    Progress.committed = Voice.quiet = Voice.verbose = False  # whoever calls this twice
+    Progress.committed, Progress.said = False, ""  # whoever calls this twice
+    Voice.quiet = Voice.verbose = False
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -49,7 +51,7 @@ def main() -> None:
                 stream.reconfigure(errors="backslashreplace")
         _run()
     except Stopped as stopped:
-        state = "the output is complete" if Progress.committed else "nothing was written"
+        state = Progress.said or ("the output is complete" if Progress.committed else "nothing was written")
         _end(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
 
 

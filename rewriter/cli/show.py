@@ -50,13 +50,18 @@ def say(text: str) -> None:
         sys.stdout.write(text + "\n")
 
 
+def failure(text: str) -> None:
+    """Say that a part has failed; this is not silenced."""
+    (sys.stderr if Voice.quiet else sys.stdout).write(text + "\n")
+
+
 def table(title: str, caption: str = "") -> Table:
     """A table as all of ours look."""
     from rich import box
     from rich.table import Table
 
     return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
         caption=caption or None, caption_justify="left",
     )  # fmt: skip
 
