@@ -256,3 +256,13 @@ def test_the_command_line(tmp_path, number):
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (0, "2 of 6 files are there from an interrupted run and stay\n")
     job.check_success()
+
+
+def test_a_run_stopped_before_a_file_is_finished_says_so(job, monkeypatch):
+    monkeypatch.setattr("rewriter.rewrite.write_files", lambda *arguments: stop())
+    for resume, said in ((True, ["nothing is kept, for no file was finished: the same command begins anew"]), (False, [])):
+        told: list[str] = []
+        with pytest.raises(Stopped):
+            prune(job.source, job.target, KEEP, resume=resume, told=told.append)
+        assert told == said
+        assert not staging(job).exists()
