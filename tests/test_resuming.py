@@ -260,7 +260,8 @@ def test_the_command_line(tmp_path, number):
 
 def test_a_run_stopped_before_a_file_is_finished_says_so(job, monkeypatch):
     monkeypatch.setattr("rewriter.rewrite.write_files", lambda *arguments: stop())
-    for resume, said in ((True, ["nothing is kept, for no file was finished: the same command begins anew"]), (False, [])):
+    line = "nothing is kept, for no file was finished: the same command begins anew"
+    for resume, said in ((True, [line]), (False, [])):
         told: list[str] = []
         with pytest.raises(Stopped):
             prune(job.source, job.target, KEEP, resume=resume, told=told.append)
