@@ -29,7 +29,7 @@ TABLES = {"hf_names.py", "hf_decoders.py", "hf_others.py", "gguf_names.py", "fie
 
 # Each room may use those before it; rooms on one line do not use each other.
 ROOMS = [
-    ["errors", "version", "amounts"],
+    ["errors", "version", "amounts", "system"],
     ["checkpoint"],
     ["fields", "strategies"],
     ["architectures"],

@@ -253,16 +253,14 @@ def test_a_flipped_byte_of_a_tensor_is_seen_with_verify(tmp_path, monkeypatch):
 def test_a_small_disk_is_refused_before_anything_is_written(job, monkeypatch):
     size = sum(map(len, job.good.values()))
 
-    def disk_of(room: int):
-        return lambda path: types.SimpleNamespace(f_bavail=room, f_frsize=1)
-
-    patched(monkeypatch, "rewriter.rewrite", statvfs=disk_of(size - 1), mkdir=None)
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: size - 1)
+    patched(monkeypatch, "rewriter.rewrite", mkdir=None)
     monkeypatch.setattr("rewriter.staging._locked", lambda path: pytest.fail("something was made"))
     with pytest.raises(OutputError, match=f"needs {size} bytes, the disk has {size - 1} free: 1 too few"):
         job.run()
     job.check_nothing_happened()
     monkeypatch.undo()
-    patched(monkeypatch, "rewriter.rewrite", statvfs=disk_of(size))
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: size)
     job.run()
     job.check_success()
 
@@ -298,8 +296,7 @@ def test_overwriting_a_directory_needs_room_for_one_output(tmp_path, monkeypatch
     job.run()
     need = sum(map(len, job.good.values()))
     rooms = [need, need, 0, 0]  # nothing is asked once the bytes are written
-    disk = (types.SimpleNamespace(f_bavail=room, f_frsize=1) for room in rooms)
-    patched(monkeypatch, "rewriter.rewrite", statvfs=lambda path: next(disk))
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: rooms.pop(0))
     job.run(overwrite=True)
     job.check_success()
 
@@ -560,7 +557,7 @@ def test_a_staging_directory_that_goes_before_it_is_locked(job, monkeypatch):
             staging.rmdir()
         fcntl.flock(descriptor, operation)
 
-    monkeypatch.setattr("rewriter.staging.fcntl", types.SimpleNamespace(**{**vars(fcntl), "flock": flock}))
+    monkeypatch.setattr("rewriter.system.fcntl", types.SimpleNamespace(**{**vars(fcntl), "flock": flock}))
     job.run()
     assert len(calls) == 2
     job.check_success()
@@ -607,8 +604,7 @@ def test_everything_is_synced_before_it_is_renamed(job, monkeypatch):
         synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
         os.fsync(descriptor)
 
-    patched(monkeypatch, "rewriter.copying", fsync=fsync)
-    patched(monkeypatch, "rewriter.staging", fsync=fsync)
+    patched(monkeypatch, "rewriter.system", fsync=fsync)
     job.run()
     staging = job.folder / f".{job.target.name}.rewriter-tmp"
     prefix = len(f"{FIRST['directory']}/") if job.kind == "directory" else 0

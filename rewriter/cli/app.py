@@ -12,6 +12,8 @@ import signal
 import sys
 from types import FrameType
 
+from rewriter.system import SIGNALS
+
 
 class Stopped(BaseException):
     """A signal asked the program to end. No ordinary handler may swallow it."""
@@ -32,7 +34,7 @@ def main() -> None:
     Progress.committed = False  # whoever calls this twice
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
                 signal.signal(number, _stop)
         for name in ("stdout", "stderr"):  # closed by whoever started this: what is printed goes nowhere
