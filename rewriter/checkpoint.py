@@ -15,6 +15,11 @@ from math import prod
 SAFETENSORS = "safetensors"
 HUGGINGFACE = "huggingface"
 GGUF = "gguf"
+IMATRIX = "imatrix"  # the form that llama-imatrix wrote before it took GGUF
+
+# What belongs to a model and has no layers of its own.
+ADAPTER, LORA = "PEFT adapter", "LoRA adapter"
+CONTROL_VECTOR, IMPORTANCES = "control vector", "importance matrix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,7 @@ class Checkpoint:
     left_behind: tuple[str, ...] = ()
     provenance: object = None  # the JSON value that an earlier run left, unchecked
     nbytes: int = 0
+    companion: str = ""  # what it is where it is no model itself, such as LORA
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.name!r}: {self.format} {self.architecture}, {len(self.tensors)} tensors>"

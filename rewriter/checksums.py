@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rewriter.architectures import Stack
 from rewriter.checkpoint import HUGGINGFACE, Checkpoint, Problem, TensorInfo
+from rewriter.companions import source_numbers
 from rewriter.errors import CheckpointError, RequestError, shown
 from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import named, opened, read_document
@@ -96,17 +98,26 @@ def _source_names(checkpoint: Checkpoint) -> dict[str, str]:
     path = Path(checkpoint.path)
     if os.path.lexists(_place(path)) and (record := _read(path)[1]) is not None:
         return record.sources
-    run = recorded(checkpoint)
-    if run is None:
+    found = source_numbers(checkpoint) if checkpoint.companion else _source_numbers(checkpoint)
+    if found is None:
         return {}
-    stack = next(each for each in open_stacks(checkpoint, run.options)[1] if each.name == run.layers.stack)
+    stack, kept = found
     names: dict[str, str] = {}
     for tensor in checkpoint.tensors:
         layer = stack.layer_of(tensor.name)
-        if layer is not None and layer < len(run.layers.kept):
-            rest = tensor.name.removeprefix(f"{stack.prefix}{layer}.")
-            names[tensor.name] = f"{stack.prefix}{run.layers.kept[layer]}.{rest}"
+        if layer is not None and layer < len(kept):
+            rest = tensor.name.removeprefix(f"{stack.prefix}{layer}")
+            names[tensor.name] = f"{stack.prefix}{kept[layer]}{rest}"
     return names
+
+
+def _source_numbers(checkpoint: Checkpoint) -> tuple[Stack, tuple[int, ...]] | None:
+    """The stack that was pruned, and the numbers that its layers had."""
+    run = recorded(checkpoint)
+    if run is None:
+        return None
+    stack = next(each for each in open_stacks(checkpoint, run.options)[1] if each.name == run.layers.stack)
+    return stack, run.layers.kept
 
 
 def _place(path: Path) -> Path:

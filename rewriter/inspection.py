@@ -124,8 +124,10 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
             "architecture": checkpoint.architecture,
             "header_sha256": checkpoint.header_sha256,
         },
+        **({"companion": checkpoint.companion} if checkpoint.companion else {}),
         "stack": plan.layers.stack,
         "main": plan.stack is plan.stacks[0],
+        "prefix": plan.stack.prefix,
         "layers": {
             "before": plan.layers.count,
             "after": len(plan.layers.main),

@@ -74,10 +74,11 @@ def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture,
 
     Raises UnsupportedError where there is none, CheckpointError where tensors and entry contradict each other.
     """
-    kind = checkpoint.metadata.get("general.type")
-    kind = kind if checkpoint.architecture != "controlvector" else "control vector"
-    if kind in ("adapter", "imatrix", "control vector"):
-        raise UnsupportedError(f"this file is for a model (general.type: {kind}): it has no layers of its own")
+    if checkpoint.companion:
+        raise UnsupportedError(
+            f"{shown(checkpoint.name)} is a {checkpoint.companion}: it has no layers of its own and follows those of a "
+            "model, see rewriter apply"
+        )
     if options.architecture is not None:
         _check_entry(checkpoint, options.architecture)
     architecture = options.architecture or find(checkpoint)
@@ -329,6 +330,8 @@ def possible_warnings(
 
 def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:
     """What in the metadata contradicts the tensors, all of it. Raises like make_plan where nothing can be said."""
+    if checkpoint.companion:
+        return ()
     _, stacks = open_stacks(checkpoint, options)
     found = list(count_problems(checkpoint, stacks))
     for stack in stacks:
@@ -378,7 +381,7 @@ def _whole_key(edit: FieldEdit) -> str:
 def effective(checkpoint: Checkpoint, options: Options) -> dict[str, object]:
     """The metadata with what each layer is in the place of how that is said: equal for two files that mean the same."""
     written = dict(checkpoint.metadata)
-    for stack in open_stacks(checkpoint, options)[1]:
+    for stack in () if checkpoint.companion else open_stacks(checkpoint, options)[1]:
         for pattern in active_patterns(checkpoint, stack):
             means = (*pattern_keys(pattern), *(name for name, _ in pattern.resets))
             for name in means:

@@ -43,6 +43,7 @@ class Provenance:
     edits: tuple[FieldEdit, ...]
     warnings: tuple[str, ...]
     origin: Origin
+    model: Mapping[str, Any] | None = None  # of what belongs to a model: the model, as rewriter.saved reads it
 
     @property
     def selection(self) -> str:
@@ -56,6 +57,7 @@ class Provenance:
             "rewriter": VERSION,
             "source": {"name": self.source_name, "header_sha256": self.source_sha256},
             "selection": self.selection,
+            **({} if self.model is None else {"model": dict(self.model)}),
             "stack": self.layers.stack,
             "layers": {"before": self.layers.count, "kept": list(self.layers.kept)},
             "options": options_to_json(self.options),

@@ -93,10 +93,10 @@ def _new_name(names: _Names, name: str) -> str | None:
         new = names.numbers.get(layer)
         if new is None:
             return None
-        rest = name[len(f"{stack.prefix}{layer}.") :]
-        if new == 0 and layer and rest in stack.entry.absent_in_first:
+        rest = name[len(f"{stack.prefix}{layer}") :]
+        if new == 0 and layer and rest[1:] in stack.entry.absent_in_first:
             return None
-        name = f"{stack.prefix}{new}.{rest}"
+        name = f"{stack.prefix}{new}{rest}"
     else:
         for prefix, numbers in names.lists.items():
             if name.startswith(prefix):

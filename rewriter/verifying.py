@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from rewriter.architectures.stacks import table_of
 from rewriter.checkpoint import GGUF, Checkpoint, LongArray, Problem
 from rewriter.checksums import problems as damaged
+from rewriter.companions import plan_along
 from rewriter.errors import CheckpointError, RewriterError, shown
 from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import named
@@ -19,6 +21,7 @@ from rewriter.formats.pieces import tensor_pieces
 from rewriter.output import Piece
 from rewriter.plan import Plan, effective, make_plan, problems, result
 from rewriter.provenance import recorded
+from rewriter.saved import plan_of_companion
 from rewriter.selection import Options
 from rewriter.tracing import Place, find_layers, first_difference, first_difference_in
 
@@ -86,7 +89,7 @@ def _totals(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 def _second_reader(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Ask the safetensors library to open its own format: ours is not the only reading of it."""
-    if checkpoint.format == GGUF:
+    if table_of(checkpoint) == GGUF:
         return
     from safetensors import SafetensorError, safe_open  # here: `prune` never needs it
 
@@ -106,6 +109,17 @@ def _second_reader(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 def _expected(checkpoint: Checkpoint, source: Checkpoint, options: Options) -> Checkpoint:
     """What the source becomes when the layers that `checkpoint` lacks are dropped."""
+    if source.companion:
+        saved = plan_of_companion(checkpoint)
+        if saved is None and checkpoint.header_sha256 != source.header_sha256:
+            raise CheckpointError(
+                "it carries no record of its pruning: only the source itself can be told to be the same"
+            )
+        if saved is None:
+            return source
+        base = checkpoint.metadata.get("adapter_config.json:base_model_name_or_path")
+        again = replace(saved.options, provenance=False)
+        return result(plan_along(saved, source, again, base if isinstance(base, str) else None))
     for stack, kept in find_layers(checkpoint, source, options).items():
         source = result(make_plan(source, kept, replace(options, stack=stack, provenance=False)))
     return source

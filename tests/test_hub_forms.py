@@ -5,6 +5,7 @@ from math import isclose, sqrt
 
 import pytest
 
+from rewriter.checkpoint import CONTROL_VECTOR
 from rewriter.errors import CheckpointError, UnsupportedError
 from rewriter.plan import make_plan
 from rewriter.selection import Options
@@ -207,7 +208,7 @@ def test_objects_keyed_by_layers_follow_or_are_refused():
 @pytest.mark.parametrize("generic", [False, True])
 def test_a_control_vector_is_no_model(generic):
     """llama.cpp's `direction.N` belong to the layers of another file."""
-    vector = ggml("controlvector", numbered("direction.", 6), {"layer_count": 6})
+    vector = ggml("controlvector", numbered("direction.", 6), {"layer_count": 6}, companion=CONTROL_VECTOR)
     with pytest.raises(UnsupportedError, match="control vector"):
         make_plan(vector, [0, 1], Options(generic=generic))
 

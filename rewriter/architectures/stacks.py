@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from rewriter.architectures import gguf_names, hf_names
 from rewriter.architectures.entry import Architecture, LayerStack, Limit
-from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
+from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, Checkpoint
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 
 _ENTRIES = {(entry.format, entry.name): entry for entry in (*hf_names.ENTRIES, *gguf_names.ENTRIES)}
@@ -23,7 +23,7 @@ _FIRST_NUMBER = re.compile(r"\.([0-9]+)(?![^.])")
 _PREDICTION_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layers"}
 _MOST_LAYERS = 4096  # the deepest networks have some thousand
 _MOST_LISTS = 5_000  # numbered lists in the names; real ones have some dozens
-_NOWHERE = "\0"  # a prefix that no tensor name begins with
+NOWHERE = "\0"  # a prefix that no tensor name begins with
 _COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_count")
 
 
@@ -79,11 +79,13 @@ def _as_number(label: str) -> int | None:
 
 def table_of(checkpoint: Checkpoint) -> str:
     """Which table describes the checkpoint: `huggingface` or `gguf`."""
-    return GGUF if checkpoint.format == GGUF else HUGGINGFACE
+    return GGUF if checkpoint.format in (GGUF, IMATRIX) else HUGGINGFACE
 
 
 def find(checkpoint: Checkpoint) -> Architecture | None:
     """The table entry for the checkpoint's architecture, if there is one."""
+    if checkpoint.companion:
+        return None
     named = _ENTRIES.get((table_of(checkpoint), checkpoint.architecture))
     return named if named or checkpoint.metadata else _by_names(checkpoint)
 
@@ -234,11 +236,11 @@ def _with_keys(checkpoint: Checkpoint, entry: LayerStack) -> Stack:
     """In a GGUF every key starts with the architecture; in a config.json the nesting says what a key is about."""
     if table_of(checkpoint) == HUGGINGFACE:
         scope = entry.count_key.rpartition(".")[0]
-        stack = Stack(entry, _NOWHERE, 0, scope, entry.count_key, entry.count_default)
+        stack = Stack(entry, NOWHERE, 0, scope, entry.count_key, entry.count_default)
         return replace(stack, aliases=tuple(map(stack.key, entry.aliases)))
     scope = checkpoint.architecture
     count_key, count_default = (f"{scope}.{key}" if key else "" for key in (entry.count_key, entry.count_default))
-    return Stack(entry, _NOWHERE, 0, scope, count_key, count_default, counts_predictions=True)
+    return Stack(entry, NOWHERE, 0, scope, count_key, count_default, counts_predictions=True)
 
 
 def _predictions(checkpoint: Checkpoint, stack: Stack, total: int) -> int:

@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": ("inspect", "inspect"),
     "plan": ("plan", "plan"),
     "prune": ("prune", "prune"),
+    "apply": ("apply", "apply"),
     "verify": ("verify", "verify"),
     "checksums": ("checksums", "checksums"),
     "score": ("score", "score"),

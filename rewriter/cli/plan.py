@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rewriter.cli import show
+from rewriter.cli.along import With, along, described_along, texts
 from rewriter.cli.options import Request, Source, output_name, selecting
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats import layout, open_checkpoint
@@ -28,6 +29,7 @@ def plan(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Save it for `prune --plan`.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan that was saved before.")] = False,
+    companions: With = None,
 ) -> None:
     """Show what `prune` would do, and do nothing.
 
@@ -39,13 +41,15 @@ def plan(
     told: list[str] = []
     made = request.plan(open_checkpoint(source), name, told.append)
     described = describe_plan(made, layout(made, name))
+    if companions:
+        described["companions"] = described_along(along(made, companions, name))
     if output is not None:
         _save(described, output, overwrite)
     if json:
         show.print_json(described)
     else:
         saved = [] if output is None else [f"saved: {shown(output, 200)}"]
-        show.say("\n".join([_text(described), *told, *saved]))
+        show.say("\n".join([_text(described), *texts(described.get("companions", [])), *told, *saved]))
 
 
 def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from rewriter.checkpoint import Checkpoint
 from rewriter.cli import show
+from rewriter.cli.along import With, along, check, lines_of
 from rewriter.cli.app import Progress
 from rewriter.cli.options import Request, Source, selecting
 from rewriter.cli.plan import notes
@@ -39,6 +40,7 @@ def prune(
     saved_plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Do what `rewriter plan -o FILE` saved.")
     ] = None,
+    companions: With = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare all bytes before the output appears.")] = False,
     resume: Annotated[
@@ -81,6 +83,8 @@ def prune(
     Example: `rewriter prune model.gguf smaller.gguf --drop 20-23`
 
     Example, other files and all layers: `rewriter prune model/ one/ --single-file`
+
+    Example, with what belongs to the model: `rewriter prune model.gguf smaller.gguf --drop 20-23 --with lora.gguf`
     """
     began = time.monotonic()
     checkpoint = open_checkpoint(source)
@@ -90,9 +94,14 @@ def prune(
     else:
         plan = _saved(saved_plan, checkpoint, request)
     how = Writing(overwrite, verify, resume, checksums, share=not no_share, hardlink=hardlink, sync=not no_fsync)
+    others = along(plan, companions or (), destination)
+    check([(plan, destination), *((each.plan, each.destination) for each in others)], how)
     with _progress(plan, destination, how) as progress:
         output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell)
     lines = _summary(plan, output, destination, time.monotonic() - began) + told
+    for each in others:
+        write(each.plan, each.destination, how, told=_tell)
+        lines += lines_of(each)
     written = _written(output, destination)
     if hardlink:
         lines += _links(output, destination)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from rewriter.checkpoint import GGUF, HUGGINGFACE, SAFETENSORS, Checkpoint
+from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, SAFETENSORS, Checkpoint
 from rewriter.errors import CheckpointError
-from rewriter.formats import gguf, huggingface, safetensors
+from rewriter.formats import gguf, huggingface, imatrix, safetensors
 from rewriter.formats.files import named, opened, read_at
 from rewriter.output import Output
 from rewriter.plan import Plan
@@ -17,11 +17,13 @@ LAYOUTS: dict[str, Callable[[Plan, str], Output]] = {
     GGUF: gguf.layout,
     HUGGINGFACE: huggingface.layout,
     SAFETENSORS: huggingface.layout,
+    IMATRIX: imatrix.layout,
 }
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Open a GGUF file, the first file of a split GGUF, a safetensors file or a Hugging Face directory.
+    """Open a GGUF file, the first file of a split GGUF, a safetensors file, a Hugging Face directory, or what belongs
+    to a model: a PEFT adapter's directory or file, an importance matrix in its old form.
 
     The content decides which, not the name's ending. Only headers and metadata are read. Raises
     CheckpointError for anything that is not a well-formed checkpoint.
@@ -40,6 +42,8 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return gguf.open_gguf(path)
     if safetensors.looks_like(start, found.size):
         return huggingface.open_file(path)
+    if imatrix.looks_like(start):
+        return imatrix.open_imatrix(path)
     if not found.size:
         raise CheckpointError(f"{named(path)} is empty, neither a GGUF nor a safetensors file")
     raise CheckpointError(f"{named(path)} is neither a GGUF nor a safetensors file")

@@ -14,6 +14,7 @@ from rewriter.formats.files import named, opened, read_at, read_document, stamp
 from rewriter.formats.sizes import FILES
 
 SINGLE = "model.safetensors"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's names
 _INDEX = ".safetensors.index.json"
 _LAYER = re.compile(r"(?:^|\.)[0-9]+\.")
 
@@ -75,17 +76,18 @@ def _shard_names(index: Document) -> list[str]:
     return sorted(names)
 
 
-def companions(path: Path, weights: set[str]) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
+def companions(path: Path, weights: set[str], adapter: bool = False) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
     """The files below `path` that go along, and the names of those that stay behind.
 
-    `weights` are the files already accounted for. Links are followed; a loop of links is an error.
+    `weights` are the files already accounted for. In the directory of an `adapter` a config.json counts the layers of
+    the unpruned model. Links are followed; a loop of links is an error.
     """
     side_files: list[SideFile] = []
     left_behind: list[str] = []
     for name in _walk(path, left_behind):
         if name in weights:
             continue
-        if _is_stale(path, name):
+        if _is_stale(path, name) or (adapter and name == "config.json"):
             left_behind.append(name)
         else:
             side_files.append(SideFile(name, str(path / name), stamp(path / name)))
@@ -118,8 +120,8 @@ def _walk(path: Path, left_behind: list[str]) -> Iterator[str]:
 
 
 def _is_stale(path: Path, name: str) -> bool:
-    if "/" in name:
-        return False  # sentence-transformers keeps modules of its own in folders
+    if "/" in name:  # sentence-transformers keeps modules of its own in folders, PEFT other adapters
+        return name.endswith(("/" + ADAPTER_WEIGHTS, "/" + ADAPTER_CONFIG, "/adapter_model.bin"))
     if name.endswith(_INDEX):
         return True
     if name.endswith(".safetensors"):

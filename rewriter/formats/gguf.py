@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from rewriter.checkpoint import GGUF, Checkpoint, Field, FieldEdit, Shard, TensorInfo
+from rewriter.checkpoint import CONTROL_VECTOR, GGUF, IMPORTANCES, LORA, Checkpoint, Field, FieldEdit, Shard, TensorInfo
 from rewriter.errors import CheckpointError, UnsupportedError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import named, opened, read_at
@@ -68,7 +68,15 @@ def open_gguf(path: Path) -> Checkpoint:
         header_sha256=_header_sha256(shards),
         provenance=_provenance(metadata),
         nbytes=sum(shard.stamp.size for shard in shards),
+        companion=_companion(metadata),
     )
+
+
+def _companion(metadata: Mapping[str, object]) -> str:
+    """What a file is that belongs to a model, "" for a model."""
+    if metadata.get("general.architecture") == "controlvector":
+        return CONTROL_VECTOR
+    return {"adapter": LORA, "imatrix": IMPORTANCES}.get(str(metadata.get("general.type")), "")
 
 
 def _within_bounds(

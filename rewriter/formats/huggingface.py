@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewriter.checkpoint import HUGGINGFACE, SAFETENSORS, Checkpoint, Document, Shard, TensorInfo
+from rewriter.checkpoint import ADAPTER, HUGGINGFACE, SAFETENSORS, Checkpoint, Document, Shard, TensorInfo
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.formats import json_text, safetensors
-from rewriter.formats.directory import companions, weight_files
+from rewriter.formats.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, companions, weight_files
 from rewriter.formats.files import read_document
 from rewriter.formats.grouping import Group, by_size, by_source, is_unchanged, tensors_by_shard
 from rewriter.formats.sizes import TENSORS, check_entries, check_total
@@ -46,7 +46,10 @@ def open_file(path: Path) -> Checkpoint:
     """Open a lone safetensors file, with `STEM.config.json` or `config.json` from beside it."""
     opened = _shards(path.parent, [path.name])
     _refuse_part(path)
-    config = _beside(path)
+    adapter = _is_adapter(opened)
+    if adapter and path.with_name(ADAPTER_CONFIG).exists():
+        raise CheckpointError(f"{ADAPTER_CONFIG} beside {shown(path.name)} belongs to it: give their directory")
+    config = None if adapter else _beside(path)
     documents = () if config is None else (read_document(config, CONFIG),)
     record = (safetensors.metadata_of(opened[0][0]) or {}).get(PROVENANCE_ENTRY)
     return _checkpoint(
@@ -55,7 +58,14 @@ def open_file(path: Path) -> Checkpoint:
         opened,
         documents,
         provenance=None if record is None else _record(str(record)),
+        companion=ADAPTER if adapter else "",
     )
+
+
+def _is_adapter(opened: Sequence[Opened]) -> bool:
+    """Whether the names are those of a PEFT adapter: wrapped in `base_model.`, or each of a `lora_` part."""
+    names = [tensor.name for _, infos, _ in opened for tensor in infos]
+    return bool(names) and all(name.startswith("base_model.") or ".lora_" in name for name in names)
 
 
 def _record(text: str) -> object:
@@ -95,7 +105,8 @@ def open_directory(path: Path) -> Checkpoint:
     if index is not None:
         documents.append(index)
         _check_index(index, opened)
-    side_files, left_behind = companions(path, {*names, *(document.name for document in documents)})
+    adapter = names == [ADAPTER_WEIGHTS]
+    side_files, left_behind = companions(path, {*names, *(document.name for document in documents)}, adapter)
     record = path / PROVENANCE_FILE
     provenance = _record(read_document(record, record.name).text) if record.exists() else None
     return _checkpoint(
@@ -106,6 +117,7 @@ def open_directory(path: Path) -> Checkpoint:
         side_files=tuple(file for file in side_files if file.name != PROVENANCE_FILE),
         left_behind=left_behind,
         provenance=provenance,
+        companion=ADAPTER if adapter else "",
     )
 
 
@@ -120,6 +132,8 @@ def _shards(path: Path, names: list[str]) -> tuple[Opened, ...]:
 
 
 def _described_by(weights: list[str]) -> tuple[str, ...]:
+    if weights == [ADAPTER_WEIGHTS]:
+        return (ADAPTER_CONFIG,)
     native = any(name.startswith("consolidated") for name in weights)
     return (CONFIG, *PATCHED, PARAMS) if native else (CONFIG, *PATCHED)
 
@@ -157,7 +171,7 @@ def _checkpoint(
 
 def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
     """What the other files say, each value under `file.json:key`."""
-    others = (document for document in documents if document.name in (*PATCHED, PARAMS))
+    others = (document for document in documents if document.name in (*PATCHED, PARAMS, ADAPTER_CONFIG))
     values = ((document.name, json_text.parse(document.text, document.name)) for document in others)
     return {
         f"{name}:{key}": member

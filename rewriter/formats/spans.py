@@ -17,10 +17,10 @@ class SpanReader:
 
     __slots__ = ("_base", "_descriptor", "_items", "_name", "_room", "_size", "_window", "at")
 
-    def __init__(self, descriptor: int, size: int, name: str) -> None:
+    def __init__(self, descriptor: int, size: int, name: str, most: int = HEADERS) -> None:
         self._descriptor, self._name = descriptor, name
-        self._size, self._items = min(size, HEADERS), 0
-        self._room = f"the file's {size} bytes" if size <= HEADERS else f"the {HEADERS} bytes that a header may have"
+        self._size, self._items = min(size, most), 0
+        self._room = f"the file's {size} bytes" if size <= most else f"the {most} bytes that a header may have"
         self._window, self._base, self.at = b"", 0, 0
 
     def check_room(self, count: int, nbytes: int, what: str) -> None:
@@ -54,7 +54,6 @@ class SpanReader:
         """Go past `nbytes` bytes without reading them."""
         self.check_room(1, nbytes, f"piece of {nbytes} bytes")
         self.at += nbytes
-        self._window, self._base = b"", self.at
 
     def number(self, code: str) -> int:
         """The next little-endian number of the struct type `code`."""

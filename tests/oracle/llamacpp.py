@@ -43,6 +43,16 @@ def logits(path: Path, tokens: Sequence[int]) -> np.ndarray:
     return _ask("logits", path, tokens)
 
 
+def adapted_logits(path: Path, adapter: Path, tokens: Sequence[int]) -> np.ndarray:
+    """The same with the LoRA adapter of a GGUF file."""
+    return _ask("logits", path, tokens, adapter=str(adapter))
+
+
+def steered_logits(path: Path, directions: Path, tokens: Sequence[int]) -> np.ndarray:
+    """The same with a control vector: an .npy file, [layers - 1, n_embd], of which row 0 is for layer 1."""
+    return _ask("logits", path, tokens, directions=str(directions))
+
+
 def embeddings(path: Path, tokens: Sequence[int]) -> np.ndarray:
     """[n_tokens, n_embd]: the unpooled output of an encoder such as BERT."""
     return _ask("embeddings", path, tokens)
@@ -118,8 +128,8 @@ def _end_children() -> None:
         child.end()
 
 
-def _ask(question: str, path: Path, *tokens: Sequence[int]) -> np.ndarray:
-    request = json.dumps([question, str(path), *([int(token) for token in each] for each in tokens)])
+def _ask(question: str, path: Path, *tokens: Sequence[int], **along: str) -> np.ndarray:
+    request = json.dumps([question, str(path), along, *([int(token) for token in each] for each in tokens)])
     if not _children:
         _children.append(_Child())
     fine, body = _children[0].ask(request)
@@ -178,6 +188,23 @@ SIGNATURES = {
     "llama_model_n_embd": (ctypes.c_int32, ctypes.c_void_p),
     "llama_model_free": (None, ctypes.c_void_p),
     "llama_free": (None, ctypes.c_void_p),
+    "llama_adapter_lora_init": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p),
+    "llama_set_adapters_lora": (
+        ctypes.c_int32,
+        ctypes.c_void_p,
+        ctypes.POINTER(ctypes.c_void_p),
+        ctypes.c_size_t,
+        ctypes.POINTER(ctypes.c_float),
+    ),
+    "llama_set_adapter_cvec": (
+        ctypes.c_int32,
+        ctypes.c_void_p,
+        ctypes.POINTER(ctypes.c_float),
+        ctypes.c_size_t,
+        ctypes.c_int32,
+        ctypes.c_int32,
+        ctypes.c_int32,
+    ),
     "llama_encode": (ctypes.c_int32, ctypes.c_void_p, Batch),
     "llama_decode": (ctypes.c_int32, ctypes.c_void_p, Batch),
     "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), ctypes.c_void_p, ctypes.c_int32),
@@ -241,6 +268,21 @@ class Session:
         params.type_k = params.type_v = GGML_TYPE_F32
         return params
 
+    def take(self, adapter: str = "", directions: str = "") -> None:
+        """Put an adapter or a control vector on the context."""
+        if adapter:
+            found = self.library.llama_adapter_lora_init(self.model, adapter.encode())
+            if not found:
+                raise LlamaCppError(f"cannot load {adapter}")
+            one, scale = (ctypes.c_void_p * 1)(found), (ctypes.c_float * 1)(1.0)
+            if self.library.llama_set_adapters_lora(self.context, one, 1, scale):
+                raise LlamaCppError(f"cannot set {adapter}")
+        if directions:
+            data = np.ascontiguousarray(np.load(directions), dtype=np.float32)
+            pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            if self.library.llama_set_adapter_cvec(self.context, pointer, data.size, data.shape[1], 1, len(data)):
+                raise LlamaCppError(f"cannot set {directions}")
+
     def run(self, function: str, tokens: Sequence[int]) -> None:
         count = len(tokens)
         batch = Batch(
@@ -280,11 +322,12 @@ def _answer(session: Session, question: str, *tokens: list[int]) -> np.ndarray:
     return np.empty(0)
 
 
-def _answered(question: str, path: str, *tokens: list[int]) -> tuple[bool, bytes]:
+def _answered(question: str, path: str, along: dict[str, str], *tokens: list[int]) -> tuple[bool, bytes]:
     _logged.clear()
     try:
         session = Session(path)
         try:
+            session.take(**along)
             file = io.BytesIO()
             np.save(file, _answer(session, question, *tokens))
             return True, file.getvalue()

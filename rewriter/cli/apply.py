@@ -1,0 +1,68 @@
+"""rewriter apply"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewriter.cli import show
+from rewriter.cli.along import Along, described_along, lines_of, texts
+from rewriter.cli.app import Progress
+from rewriter.companions import plan_along
+from rewriter.formats import open_checkpoint
+from rewriter.output import Writing
+from rewriter.saved import open_plan
+from rewriter.selection import Options
+from rewriter.writing import write
+
+
+def apply(
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="What `rewriter plan -o` saved, or the pruned model itself.")
+    ],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A PEFT adapter's directory, a GGUF adapter, a control vector, an importance matrix, an mmproj file, "
+            "another quantisation.",
+        ),
+    ],
+    destination: Annotated[str, typer.Argument(metavar="OUT", help="What to write: the same kind as FILE.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What a PEFT adapter shall call its model: the pruned one.")
+    ] = None,
+    keep_field: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="This field is not about layers: leave it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write what was refused, with a warning.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be written with a warning.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare all bytes before the output appears.")] = False,
+    no_provenance: Annotated[
+        bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
+    ] = False,
+) -> None:
+    """Let what belongs to a pruned model follow its layers.
+
+    Example: `rewriter apply plan.json lora/ lora-pruned/`
+
+    Example: `rewriter apply smaller.gguf imatrix.gguf imatrix-smaller.gguf`
+    """
+    options = Options(force=force, strict=strict, keep_fields=tuple(keep_field or ()), provenance=not no_provenance)
+    made = Along(plan_along(open_plan(plan), open_checkpoint(file), options, base), destination)
+    (described,) = described_along([made])
+    if not dry_run:
+        write(made.plan, destination, Writing(overwrite, verify), committed=_committed, told=show.note)
+    if json:
+        show.print_json(described)
+    else:
+        show.say("\n".join(texts([described]) if dry_run else lines_of(made)))
+
+
+def _committed() -> None:
+    Progress.committed = True
