@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import CheckpointError, Options, OutputError, RewriterError, make_plan, open_checkpoint, verify, write
+from rewriter import (
+    CheckpointError,
+    Options,
+    OutputError,
+    RewriterError,
+    make_plan,
+    open_checkpoint,
+    system,
+    verify,
+    write,
+)
 from rewriter.renaming import rename_new
 from tests.builders import (
     everything,
@@ -227,8 +237,11 @@ def test_a_result_that_is_wrong_does_not_appear(job, monkeypatch):
 
 def test_wrong_bytes_are_seen_with_verify(tmp_path, monkeypatch):
     job = Job("gguf", tmp_path)
-    patched(monkeypatch, "rewriter.copying", copy_file_range=failing(errno.EXDEV), sendfile=failing(errno.EXDEV),
-            pread=lambda fd, count, offset: bytes(len(os.pread(fd, count, offset))))  # fmt: skip
+    zeros = types.SimpleNamespace(
+        **{**vars(system), "read_part": lambda fd, count, offset: bytes(len(os.pread(fd, count, offset)))}
+    )
+    patched(monkeypatch, "rewriter.copying", copy_file_range=failing(errno.EXDEV), sendfile=failing(errno.EXDEV))
+    monkeypatch.setattr("rewriter.copying.system", zeros)
     with pytest.raises(CheckpointError):
         job.run(verify_bytes=True)
     job.check_nothing_happened()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sys
 import types
@@ -164,7 +165,7 @@ def test_links_are_waited_for(source, tmp_path, monkeypatch):
 
     patched(monkeypatch, "system", fsync=fsync)
     target = prune(source, tmp_path / "out", range(5), hardlink=True)
-    assert set(synced) == {file.name for file in target.iterdir()}
+    assert {file.name for file in target.iterdir()} <= set(synced)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -186,7 +187,9 @@ def test_the_disk_is_offered_to_begin_early(there, tmp_path, monkeypatch):
 
 def test_no_call_that_could_share_is_made(source, tmp_path, monkeypatch):
     patched(monkeypatch, copy_file_range=lambda *a, **n: pytest.fail("shares on XFS"))
-    monkeypatch.setattr("rewriter.system.fcntl", types.SimpleNamespace(ioctl=lambda *a: pytest.fail("shares")))
+    monkeypatch.setattr(
+        "rewriter.system.fcntl", types.SimpleNamespace(**{**vars(fcntl), "ioctl": lambda *a: pytest.fail("shares")})
+    )
     target = prune(source, tmp_path / "out", range(5), share=False)
     assert verify(target, source) == ()
 
@@ -200,7 +203,9 @@ def test_copies_that_share_nothing_fall_back(source, tmp_path, monkeypatch):
 
 def test_where_nothing_can_be_cloned_it_is_copied(source, tmp_path, monkeypatch):
     prune(source, tmp_path / "plain", range(5))
-    monkeypatch.setattr("rewriter.system.fcntl", types.SimpleNamespace(ioctl=refused(errno.EOPNOTSUPP)))
+    monkeypatch.setattr(
+        "rewriter.system.fcntl", types.SimpleNamespace(**{**vars(fcntl), "ioctl": refused(errno.EOPNOTSUPP)})
+    )
     target = prune(source, tmp_path / "out", range(5))
     assert everything(target) == everything(tmp_path / "plain")
 
