@@ -22,7 +22,7 @@ from rewriter.selection import Options, Selection, check_request, choose, parse_
 from rewriter.suggesting import Suggestion, strategy_for, suggest
 
 _LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
-_FILES = "Into which files"
+_FILES, _CARD = "Into which files", "Model card"
 
 Source = Annotated[
     str,
@@ -53,7 +53,9 @@ class Request:
         size_of = self._sizes(checkpoint, name)
         kept = choose(self.selection, stack.count, size_of, stack.predictions, strategy)
         dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
-        return make_plan(checkpoint, kept, replace(self.options, drop_mtp=True) if dropped else self.options)
+        chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
+        options = replace(self.options, chosen_by=chosen_by)
+        return make_plan(checkpoint, kept, replace(options, drop_mtp=True) if dropped else options)
 
     def suggestion(self, checkpoint: Checkpoint, name: str) -> Suggestion:
         """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
@@ -147,6 +149,18 @@ def _request(
             rich_help_panel=_FILES,
         ),
     ] = False,
+    card: Annotated[
+        bool | None,
+        typer.Option(
+            "--card/--no-card",
+            help="Write README.md: what was dropped, and how to heal it. Without, one that is there is extended.",
+            rich_help_panel=_CARD,
+        ),
+    ] = None,
+    base_model: Annotated[
+        str,
+        typer.Option(metavar="ORG/NAME", help="For the card: what the Hub calls SRC.", rich_help_panel=_CARD),
+    ] = "",
     no_provenance: Annotated[
         bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
     ] = False,
@@ -157,7 +171,8 @@ def _request(
     own = load_architecture(architecture) if architecture else None
     size = _file_size(max_size, single_file)
     refusals = force, align, strict
-    options = Options(stack, generic, *fields, not no_provenance, *refusals, drop_mtp, own, size, single_file)
+    about = card, base_model
+    options = Options(stack, generic, *fields, not no_provenance, *refusals, drop_mtp, own, size, single_file, *about)
     return Request(selection, options, sparsity)
 
 
