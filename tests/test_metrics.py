@@ -399,7 +399,7 @@ def test_the_power_of_attention_is_as_sampled(norm: Norm | None):
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little text, so that it takes seconds."""
     monkeypatch.setattr(rewriter.metrics.sampled, "SEQUENCES", 2)
-    monkeypatch.setattr(rewriter.metrics.sampled, "LENGTH", 4)
+    monkeypatch.setattr(rewriter.metrics.sampled, "LENGTH", 8)
 
 
 @pytest.mark.usefixtures("short")

@@ -14,14 +14,9 @@ from rewriter.metrics.model import Floats, Linear, Norm, Team, softmax
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """How rows make sequences: `length` tokens each, at the positions from `first`.
-
-    `past` keeps keys and values of earlier tokens, by the identity of what looks; None where there are none to keep.
-    """
+    """How rows make sequences: `length` tokens each, at the first positions."""
 
     length: int
-    first: int = 0
-    past: dict[int, tuple[Floats, Floats]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +31,10 @@ class Rotary:
     interleaved: bool = False
     factor: float = 1.0
 
-    def __call__(self, x: Floats, first: int = 0) -> Floats:
-        """Turn (sequences, length, heads, size), at the positions from `first`."""
+    def __call__(self, x: Floats) -> Floats:
+        """Turn (sequences, length, heads, size), at the first positions."""
         half = len(self.rates)
-        angles = np.arange(first, first + x.shape[1], dtype=np.float32)[:, None] * self.rates
+        angles = np.arange(x.shape[1], dtype=np.float32)[:, None] * self.rates
         cos, sin = (wave(angles)[:, None, :] * np.float32(self.factor) for wave in (np.cos, np.sin))
         turned, rest = x[..., : 2 * half], x[..., 2 * half :]
         if self.interleaved:
@@ -81,17 +76,8 @@ class Look:
         v = values.reshape(-1, text.length, self.heads, values.shape[1] // self.heads)
         q = self._placed(self.query(x, team), self.query_norm, self.heads, text)
         k = self._placed(self.key(x, team), self.key_norm, self.groups, text)
-        if text.past is not None:
-            k, v = self._after(text.past, k, v)
         shares = self._shares(q, np.repeat(k, self.heads // self.groups, axis=2))
         return np.einsum("shqk,skhd->sqhd", shares, v, optimize=True).reshape(values.shape)
-
-    def _after(self, past: dict[int, tuple[Floats, Floats]], k: Floats, v: Floats) -> tuple[Floats, Floats]:
-        """Keys and values of all tokens so far."""
-        if id(self) in past:
-            k, v = (np.concatenate(pair, axis=1) for pair in zip(past[id(self)], (k, v), strict=True))
-        past[id(self)] = (k, v)
-        return k, v
 
     def _placed(self, x: Floats, norm: Norm | None, heads: int, text: Text) -> Floats:
         """Queries or keys, normed and turned, (sequences, length, heads, size)."""
@@ -103,16 +89,16 @@ class Look:
         each = None if whole else norm
         if each is not None and not self.norm_last:
             x = each(x)
-        x = x if self.rotary is None else self.rotary(x, text.first)
+        x = x if self.rotary is None else self.rotary(x)
         return each(x) if each is not None and self.norm_last else x
 
     def _shares(self, q: Floats, k: Floats) -> Floats:
-        """How much each token looks at each other: (sequences, heads, queries, keys). The last keys are the newest."""
+        """How much each token looks at each other: (sequences, heads, queries, keys)."""
         logits = np.einsum("sqhd,skhd->shqk", q, k, optimize=True) * np.float32(self.scale)
         if self.softcap:
             logits = np.tanh(logits / self.softcap) * np.float32(self.softcap)
-        length, seen = logits.shape[2:]
-        ahead = np.arange(seen)[None, :] - np.arange(seen - length, seen)[:, None]  # of the key, from the query
+        places = np.arange(logits.shape[2])
+        ahead = places[None, :] - places[:, None]  # of the key, from the query
         if self.slopes is not None:
             logits = logits - self.slopes[:, None, None] * np.abs(ahead).astype(np.float32)
         if self.causal:

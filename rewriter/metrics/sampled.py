@@ -1,8 +1,9 @@
-"""What a layer does to what the model itself says: text sampled from the model, read again without the layer.
+"""What a layer does to what the model itself says: text that needs no data, read again without the layer.
 
-No data and no tokenizer: sequences start with tokens evenly spaced over the vocabulary and go on as the model goes on,
-with its real attention (self-generated calibration text: Williams et al. 2024, "Self-calibration for language model
-quantization and pruning"). Models that see both ways cannot go on: they read the evenly spaced tokens.
+Half of the sequences are tokens from all over the vocabulary. The other half are short pieces of what the model says:
+each token is drawn from what it predicts after the one before, seen alone (self-generated calibration text: Williams et
+al. 2024, "Self-calibration for language model quantization and pruning"). Both are read with the model's real
+attention. Models that see both ways cannot go on: they read tokens from all over the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
 from rewriter.metrics.looks import Text
-from rewriter.metrics.model import Floats, Model, Stream, evenly, softmax
-from rewriter.metrics.stream import distance
+from rewriter.metrics.model import Floats, Model, Stream, softmax
+from rewriter.metrics.stream import KAPPA, distance
 from rewriter.metrics.values import Scores
 
-SEQUENCES, LENGTH = 16, 32  # how much is sampled: docs/metrics.md has what less gives
+SEQUENCES, LENGTH = 16, 32  # how much is read: docs/metrics.md has what less gives
+_PIECE = 8  # tokens of the model's own in a piece
+_BURN_IN = 4  # tokens drawn and forgotten before a piece: the first ones are no words of the model's
 _SHORTLIST = 4  # layers that are tried in each step of sampled_greedy: those that cost least in the step before
 _GREEDY_SHARE = 3 / 8  # of the layers that sampled_greedy takes out one by one; the others follow by their single cost
 
@@ -69,7 +72,7 @@ class _Reading:
         if not stream.looks:
             raise UnsupportedError("this metric reads text, and where these layers look is not known")
         self._model, self._stream = model, stream
-        tokens = sampled(model, stream) if stream.causal else _spread(stream)
+        tokens = text(model, stream)
         self._text = Text(tokens.shape[1])
         self._states = [stream.enter(tokens, 0)]  # before each layer of the whole model, and after the last
         for block in stream.blocks:
@@ -86,16 +89,25 @@ class _Reading:
         return distance(self._stream, self._reference, self._stream.logits(x, self._model.team))
 
 
-def sampled(model: Model, stream: Stream) -> NDArray[np.intp]:
-    """Text of the model's own, (sequences, length): each token drawn from what it predicts, the first evenly spaced."""
-    tokens = evenly(SEQUENCES, stream.vocabulary)[:, None]
-    past: dict[int, tuple[Floats, Floats]] = {}
-    for position in range(LENGTH - 1):
-        x = stream.enter(tokens[:, -1:], position)
+def text(model: Model, stream: Stream) -> NDArray[np.intp]:
+    """What is read, (sequences, length)."""
+    if not stream.causal:
+        return _spread(stream, SEQUENCES * LENGTH).reshape(SEQUENCES, LENGTH)
+    half = SEQUENCES // 2 * LENGTH
+    return np.concatenate((_spread(stream, half), _pieces(model, stream, half))).reshape(SEQUENCES, LENGTH)
+
+
+def _pieces(model: Model, stream: Stream, count: int) -> NDArray[np.intp]:
+    """`count` tokens of the model's own text: pieces, drawn at the same time, one after the other."""
+    last = _spread(stream, count // _PIECE)
+    drawn = [last]
+    for step in range(_BURN_IN + _PIECE - 1):
+        x = stream.enter(last[:, None], 0)
         for block in stream.blocks:
-            x = block(x, 1.0, model.team, Text(1, position, past))
-        tokens = np.concatenate((tokens, _drawn(stream.logits(x, model.team), position)[:, None]), axis=1)
-    return tokens
+            x = block(x, KAPPA**0.5, model.team)
+        last = _drawn(stream.logits(x, model.team), step)
+        drawn.append(last)
+    return np.stack(drawn[_BURN_IN:], axis=1).ravel()
 
 
 def _drawn(logits: Floats, step: int) -> NDArray[np.intp]:
@@ -108,7 +120,7 @@ def _drawn(logits: Floats, step: int) -> NDArray[np.intp]:
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def _spread(stream: Stream) -> NDArray[np.intp]:
+def _spread(stream: Stream, count: int) -> NDArray[np.intp]:
     """Tokens from all over the vocabulary, no two neighbours alike."""
-    places = (np.arange(SEQUENCES * LENGTH) + 0.5) * _GOLDEN % 1
-    return (places * stream.vocabulary).astype(np.intp).reshape(SEQUENCES, LENGTH)
+    places = (np.arange(count) + 0.5) * _GOLDEN % 1
+    return (places * stream.vocabulary).astype(np.intp)
