@@ -156,8 +156,8 @@ def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
         raise RequestError(f"the plan is for the model's layers: {shown(checkpoint.name)} has none of them")
     stack = "main" if saved.main and not same else saved.stack
     options = replace(saved.options, stack=stack)
-    if checkpoint.format != HUGGINGFACE:  # a file has no model card
-        options = replace(options, card=None, base_model="")
+    if not same:  # a sibling has another name on the Hub, and a file no model card
+        options = replace(options, card=options.card if checkpoint.format == HUGGINGFACE else None, base_model="")
     plan = make_plan(checkpoint, saved.kept, options)
     if plan.layers.count != saved.before:
         raise RequestError(

@@ -353,6 +353,10 @@ def test_a_plan_with_a_card_fits_the_gguf_of_the_model(tmp_path):
     )
     assert not same
     assert plan.options.card is None
+    sibling = huggingface(tmp_path / "sibling", layers=6, bos_token_id=7)
+    plan, same = plan_again(load_plan(tmp_path / "plan.json"), open_checkpoint(sibling))
+    assert not same
+    assert (plan.options.card, plan.options.base_model) == (True, "")
 
 
 def test_a_real_card(tmp_path):
