@@ -2,4 +2,5 @@
 
 from rewriter.cli import main
 
-main()
+if __name__ == "__main__":  # worker processes import this under another name
+    main()

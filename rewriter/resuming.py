@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -26,6 +27,7 @@ from rewriter.output import CopyRange, Digest, Output, OutputFile, StridedRange
 from rewriter.staging import append, emptied, sync
 
 _FINISHED = "finished"  # in the staging directory
+ATTEMPTS = "attempts-"  # how folders there begin in which workers make files
 
 Line = dict[str, object]
 
@@ -41,6 +43,8 @@ def take_over(staging: Path, output: Output, resume: bool, told: Callable[[str],
     done = () if why else finished(staging, output)
     if done:
         told(f"{_count(done, output)} are there from an interrupted run and stay")
+        for attempts in staging.glob(f"{ATTEMPTS}*"):  # first: a worker of that run may still be about to finish one
+            shutil.rmtree(attempts)
         for file in output.files:
             if file not in done:
                 (staging / NEW / file.name).unlink(missing_ok=True)

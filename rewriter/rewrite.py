@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewriter import resuming, system
 from rewriter.committing import NEW, commit_directory, commit_files, undo_killed
@@ -27,10 +28,13 @@ from rewriter.hashing import filled
 from rewriter.output import Output, OutputFile, Writing
 from rewriter.staging import staged, staging_path, sync, uninterrupted
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
 OURS = "rewriter.json"  # a directory that holds it was written by this program
 
 
-def execute(
+def execute(  # noqa: PLR0913
     output: Output,
     destination: Path,
     how: Writing,
@@ -39,12 +43,14 @@ def execute(
     check: Callable[[Path], None] = lambda written: None,
     committed: Callable[[], None] = lambda: None,
     told: Callable[[str], None] = lambda line: None,
+    executor: Executor | None = None,
 ) -> None:
     """Write `output` so that it appears at `destination`, a file (or set of files) or a directory.
 
     `check(written)` may raise before anything appears; `written` is the directory, or the file to open first.
     `progress(nbytes)` is called as bytes are written, `committed()` when the output has appeared, `told(line)`
-    with what a user should know. Raises OutputError for the destination, CheckpointError when a source changes.
+    with what a user should know. `executor` writes the files, else threads of our own do. Raises OutputError for the
+    destination, CheckpointError when a source changes.
     """
     how = replace(how, sync=how.sync or how.resume)  # only what the disk has can be gone on from
     try:
@@ -58,7 +64,7 @@ def execute(
             done = resuming.take_over(staging, output, how.resume, told)
             check_destination(output, destination, how, sum(file.nbytes for file in done))
             with let_in(), _spoilt_by_bad_data(staging):
-                _fill(output, staging, done, how, progress)
+                _fill(output, staging, done, how, progress, executor)
                 check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
                 _check_sources(output)
             _commit(output, staging, destination, how)
@@ -114,12 +120,12 @@ def check_destination(output: Output, destination: Path, how: Writing, there: in
     _refuse_source(output, destination)
     _refuse_existing(output, destination, how.overwrite)
     room = system.free_bytes(destination.parent)
-    if room < output.nbytes - there and room < (need := _need(output, destination.parent, how) - there):
+    if room < output.nbytes - there and room < (need := disk_needed(output, destination.parent, how) - there):
         raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
 
 
-def _need(output: Output, folder: Path, how: Writing) -> int:
-    """How many bytes the output takes on a disk: holes stay holes, shared blocks and links take nothing."""
+def disk_needed(output: Output, folder: Path, how: Writing) -> int:
+    """How many bytes the output takes on the disk of `folder`: holes stay holes, what is shared takes nothing."""
     if how.share and output.sources and can_share(output.sources[0][0], folder):
         return output.nbytes - output.shareable
     saved = sum(file.nbytes for file in output.files if how.hardlink and can_link(file, folder))
@@ -188,7 +194,14 @@ def _check_replaceable(path: Path, directory: bool) -> None:
         raise OutputError(f"{named(path)} is not a regular file; give the name of a file")
 
 
-def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], how: Writing, progress: Progress) -> None:
+def _fill(
+    output: Output,
+    staging: Path,
+    done: tuple[OutputFile, ...],
+    how: Writing,
+    progress: Progress,
+    executor: Executor | None,
+) -> None:
     """Write all files that are not `done`."""
     folders = {staging, staging / NEW}
     for file in output.files:
@@ -198,7 +211,13 @@ def _fill(output: Output, staging: Path, done: tuple[OutputFile, ...], how: Writ
     for file in done:
         progress(file.nbytes)
     left = filled([file for file in output.files if file not in done], progress)
-    write_files(left, staging / NEW, progress, resuming.recorder(staging, how.resume), how)
+    record = resuming.recorder(staging, how.resume)
+    if executor is None:
+        write_files(left, staging / NEW, progress, record, how)
+    else:
+        from rewriter.spreading import spread  # here: executors are slow to import
+
+        spread(left, output.sources, staging, progress, record, how, executor)
     for folder in folders if how.sync else ():
         sync(folder)
 

@@ -66,7 +66,11 @@ def open_plan(path: str | Path) -> SavedPlan:
 
 def load_plan(path: str | Path) -> SavedPlan:
     """Read the plan saved at `path`. Raises CheckpointError if it is not one."""
-    value = json_text.parse(read_document(Path(path), named(path)).text, named(path))
+    return saved_plan(json_text.parse(read_document(Path(path), named(path)).text, named(path)), named(path))
+
+
+def saved_plan(value: Any, name: str) -> SavedPlan:
+    """The plan that `value` is, as `plan --json` prints it; errors call it `name`. Raises CheckpointError."""
     try:
         if value["kind"] != "rewriter-plan" or type(value["schema"]) is not int or value["schema"] != 1:
             raise KeyError
@@ -82,7 +86,7 @@ def load_plan(path: str | Path) -> SavedPlan:
             str(value.get("prefix", "")), _whole(value["prediction_layers"]["before"]),
         )  # fmt: skip
     except (KeyError, TypeError):
-        raise CheckpointError(f"{named(path)} is not a plan that `rewriter plan -o` saved") from None
+        raise CheckpointError(f"{name} is not a plan that `rewriter plan -o` saved") from None
 
 
 def _whole(value: object) -> int:

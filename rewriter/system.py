@@ -121,6 +121,12 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def lock(descriptor: int) -> None:
+    """Lock what is open, for as long as it is. Raises BlockingIOError while somebody else holds it."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class Folder:
     """An open directory, no link to one, to be locked and synced. Where the system opens none, neither does anything.
 
@@ -141,8 +147,8 @@ class Folder:
 
     def lock(self) -> None:
         """Lock it, for as long as it is open. Raises BlockingIOError while somebody else holds it."""
-        if self._descriptor is not None and fcntl is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if self._descriptor is not None:
+            lock(self._descriptor)
 
     def sync(self) -> None:
         """Wait until the disk knows the names in it. Raises OSError."""

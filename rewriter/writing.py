@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewriter.checkpoint import HUGGINGFACE
 from rewriter.checksums import with_checksums
@@ -15,6 +16,9 @@ from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.rewrite import execute
 from rewriter.verifying import check_plan
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 
 def _check_name(plan: Plan, destination: str) -> None:
@@ -38,13 +42,16 @@ def write(
     progress: Progress = lambda nbytes: None,
     committed: Callable[[], None] = lambda: None,
     told: Callable[[str], None] = lambda line: None,
+    executor: Executor | None = None,
 ) -> Output:
     """Write what `plan` says to `destination` and return what was written.
 
     The output has the source's kind and layout. Its structure is checked before it appears, and its tensors'
     bytes if `how` says so. `progress(nbytes)` is called as bytes are written, `committed()` once the output has
-    appeared, `told(line)` with what a user should know about an interrupted run. Raises OutputError for the
-    destination, CheckpointError when the source changes meanwhile or the result is not what it should be.
+    appeared, `told(line)` with what a user should know about an interrupted run. `executor`, any of
+    `concurrent.futures`, writes the files, on other machines too where they see the same filesystem. Raises
+    OutputError for the destination, CheckpointError when the source changes meanwhile or the result is not what it
+    should be.
     """
     how = how or Writing()
     _check_name(plan, os.fspath(destination))
@@ -54,5 +61,5 @@ def write(
     def check(staged: Path) -> None:
         check_plan(open_checkpoint(staged), plan, how.verify_bytes)
 
-    execute(output, target, how, progress=progress, check=check, committed=committed, told=told)
+    execute(output, target, how, progress=progress, check=check, committed=committed, told=told, executor=executor)
     return output

@@ -45,6 +45,8 @@ def pattern_of(output: str) -> str:
 
 def test_the_readme_shows_what_the_commands_print(tmp_path):
     (tmp_path / "fixtures").symlink_to(FIXTURES)
+    for name, text in re.findall(r"<!-- file: (\S+) -->\n```toml\n(.*?)```", README, re.DOTALL):
+        (tmp_path / name).write_text(text)
     shown = console_blocks()
     assert len(shown) >= 6
     for command, output in shown:

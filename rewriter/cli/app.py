@@ -23,6 +23,7 @@ class Progress:
     """How far the program has come, for what it says when a signal ends it."""
 
     committed = False
+    said = ""  # in the place of that, where there is more to say
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -31,7 +32,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the program. Handlers come before the slow imports: Ctrl-C never prints a traceback."""
-    Progress.committed = False  # whoever calls this twice
+    Progress.committed, Progress.said = False, ""  # whoever calls this twice
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
     try:
         for number in SIGNALS:
@@ -45,7 +46,7 @@ def main() -> None:
                 stream.reconfigure(errors="backslashreplace")
         _run()
     except Stopped as stopped:
-        state = "the output is complete" if Progress.committed else "nothing was written"
+        state = Progress.said or ("the output is complete" if Progress.committed else "nothing was written")
         _end(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
 
 

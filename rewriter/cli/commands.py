@@ -21,6 +21,7 @@ COMMANDS = {
     "checksums": ("checksums", "checksums"),
     "score": ("score", "score"),
     "report": ("report", "report"),
+    "batch": ("batch", "batch"),
     "list": ("listing", "listing"),
 }
 

@@ -6,20 +6,16 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rewriter.architectures import select
 from rewriter.architectures.toml_file import load_architecture
-from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError
-from rewriter.formats import layout
-from rewriter.plan import Plan, make_plan, open_stacks
-from rewriter.selection import Options, Selection, check_request, choose, parse_size
-from rewriter.suggesting import Suggestion, strategy_for, suggest
+from rewriter.output import Writing
+from rewriter.request import Request
+from rewriter.selection import Options, Selection, parse_size
 
 _LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
 _FILES, _CARD = "Into which files", "Model card"
@@ -33,49 +29,11 @@ Source = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for on the command line: which layers, and what else matters for the plan."""
-
-    selection: Selection
-    options: Options
-    sparsity: float | None = None
-
-    def plan(self, checkpoint: Checkpoint, name: str, told: Callable[[str], None] = lambda text: None) -> Plan:
-        """The plan for `checkpoint`; `name` is what the output will be called. `told` hears how layers were scored."""
-        stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
-        if self.options.regroups and self.selection == Selection():  # nothing goes, only the files are others
-            return make_plan(checkpoint, range(stack.count), self.options)
-        check_request(self.selection)
-        strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity)
-        if scores is not None:
-            told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
-        size_of = self._sizes(checkpoint, name)
-        kept = choose(self.selection, stack.count, size_of, stack.predictions, strategy)
-        dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
-        chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
-        options = replace(self.options, chosen_by=chosen_by)
-        return make_plan(checkpoint, kept, replace(options, drop_mtp=True) if dropped else options)
-
-    def suggestion(self, checkpoint: Checkpoint, name: str) -> Suggestion:
-        """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
-        selection = self.selection
-        if selection.drop is not None or selection.keep is not None:
-            raise RequestError("score suggests layers: --drop and --keep name them already")
-        if (selection.count, selection.ratio, selection.target_size) == (None, None, None):
-            selection = replace(selection, ratio=0.25)
-        return suggest(checkpoint, selection, self.options, self._sizes(checkpoint, name), self.sparsity)
-
-    def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
-        """How large an output would be: exact, so that a target size is met to the byte."""
-        return functools.cache(lambda kept: layout(make_plan(checkpoint, kept, self.options), name).nbytes)
-
-
 def _layers(help: str, metavar: str, **settings: int) -> object:
     return typer.Option(metavar=metavar, help=help, rich_help_panel=_LAYERS, **settings)  # type: ignore[arg-type]
 
 
-def _request(
+def request_of(
     drop: Annotated[list[str] | None, _layers("Layers to drop: 3,7-9,-1 (from 0; -1 is the last).", "LAYERS")] = None,
     keep: Annotated[list[str] | None, _layers("Layers to keep, the others go: 0-20,31.", "LAYERS")] = None,
     strategy: Annotated[
@@ -165,6 +123,7 @@ def _request(
         bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
     ] = False,
 ) -> Request:
+    """What the options of these names ask for. Raises RequestError or CheckpointError."""
     dropped, kept = (None if each is None else ",".join(each) for each in (drop, keep))  # given twice, they add up
     selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last, contiguous)
     fields = tuple(keep_field or ()), tuple(per_layer_field or ())
@@ -187,18 +146,31 @@ def _file_size(text: str | None, single_file: bool) -> int | None:
     return size
 
 
+def writing(
+    overwrite: bool = False,
+    verify: bool = False,
+    resume: bool = False,
+    checksums: bool = False,
+    no_share: bool = False,
+    hardlink: bool = False,
+    no_fsync: bool = False,
+) -> Writing:
+    """How the options of these names have an output written."""
+    return Writing(overwrite, verify, resume, checksums, share=not no_share, hardlink=hardlink, sync=not no_fsync)
+
+
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the options of `_request`: together they become its argument `request`.
+    """Give `command` the options of `request_of`: together they become its argument `request`.
 
     typer reads a command's options off its signature, so the two signatures are joined.
     """
-    own, shared = (dict(inspect.signature(each, eval_str=True).parameters) for each in (command, _request))
+    own, shared = (dict(inspect.signature(each, eval_str=True).parameters) for each in (command, request_of))
     del own["request"]
 
     @functools.wraps(command)
     def run(**arguments: object) -> None:
         asked = {name: arguments.pop(name) for name in shared}
-        command(**arguments, request=_request(**asked))  # type: ignore[arg-type]
+        command(**arguments, request=request_of(**asked))  # type: ignore[arg-type]
 
     ordered = sorted((*own.values(), *shared.values()), key=lambda parameter: parameter.default is not parameter.empty)
     run.__signature__ = inspect.Signature([each.replace(kind=each.KEYWORD_ONLY) for each in ordered])  # type: ignore[attr-defined]

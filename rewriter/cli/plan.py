@@ -12,11 +12,12 @@ import typer
 
 from rewriter.cli import show
 from rewriter.cli.along import With, along, described_along, texts
-from rewriter.cli.options import Request, Source, output_name, selecting
+from rewriter.cli.options import Source, output_name, selecting
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats import layout, open_checkpoint
 from rewriter.formats.files import named
 from rewriter.inspection import describe_plan
+from rewriter.request import Request
 from rewriter.saved import load_plan
 from rewriter.selection import moves
 

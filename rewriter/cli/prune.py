@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from rewriter.checkpoint import Checkpoint
 from rewriter.cli import show
 from rewriter.cli.along import With, along, check, lines_of
 from rewriter.cli.app import Progress
-from rewriter.cli.options import Request, Source, selecting
+from rewriter.cli.options import Source, selecting, writing
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
 from rewriter.copying import source_of
@@ -25,9 +25,13 @@ from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe_plan
 from rewriter.output import Output, Writing
 from rewriter.plan import Plan
+from rewriter.request import Request
 from rewriter.saved import load_plan, plan_again
 from rewriter.selection import Options, Selection
 from rewriter.writing import planned, write
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _COPY = "How bytes get there"
 
@@ -77,6 +81,14 @@ def prune(
             rich_help_panel=_COPY,
         ),
     ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHO",
+            help="Who writes the files: dask=tcp://HOST:PORT (docs/cluster.md), processes=N or threads=N.",
+            rich_help_panel=_COPY,
+        ),
+    ] = None,
 ) -> None:
     """Drop layers: write a checkpoint without them, everything else as it was.
 
@@ -93,11 +105,11 @@ def prune(
         plan = request.plan(checkpoint, Path(destination).name, told.append)
     else:
         plan = _saved(saved_plan, checkpoint, request)
-    how = Writing(overwrite, verify, resume, checksums, share=not no_share, hardlink=hardlink, sync=not no_fsync)
+    how = writing(overwrite, verify, resume, checksums, no_share, hardlink, no_fsync)
     others = along(plan, companions or (), destination)
     check([(plan, destination), *((each.plan, each.destination) for each in others)], how)
-    with _progress(plan, destination, how) as progress:
-        output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell)
+    with _executor(executor) as who, _progress(plan, destination, how) as progress:
+        output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell, executor=who)
     lines = _summary(plan, output, destination, time.monotonic() - began) + told
     for each in others:
         write(each.plan, each.destination, how, told=_tell)
@@ -107,6 +119,17 @@ def prune(
         lines += _links(output, destination)
     lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
     _say("\n".join(lines), written)
+
+
+@contextmanager
+def _executor(text: str | None) -> Iterator[Executor | None]:
+    if text is None:
+        yield None
+        return
+    from rewriter.executors import workers  # executors are slow to import
+
+    with workers(text) as crew:
+        yield crew.executor
 
 
 def _links(output: Output, destination: str) -> Iterator[str]:

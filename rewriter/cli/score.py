@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rewriter.cli import show
-from rewriter.cli.options import Request, Source, output_name, selecting
+from rewriter.cli.options import Source, output_name, selecting
 from rewriter.errors import RequestError, shown
 from rewriter.formats import open_checkpoint
 from rewriter.inspection import describe_suggestion
 from rewriter.plotting import bar_lengths
+from rewriter.request import Request
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -44,7 +44,7 @@ def table(title: str, caption: str = "") -> Table:
     from rich.table import Table
 
     return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
         caption=caption or None, caption_justify="left",
     )  # fmt: skip
 

@@ -1,0 +1,300 @@
+"""Many jobs in one TOML file: which outputs are to be made from which sources, as values.
+
+    [defaults]
+    output = "small/{stem}-{ratio}{suffix}"
+
+    [[job]]
+    source = "models/llama-*.gguf"
+    choose-on = "models/llama-F16.gguf"
+    ratio = [0.25, 0.5]
+
+Laws:
+- Keys are the options of the command line, by their names. A list of values for one that chooses layers means as many
+  outputs. Paths are relative to the folder of the TOML file.
+- What is unclear or would collide is an error before anything starts: one output written twice, or read as well.
+- A pattern never matches what the batch itself has made.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import chain, product
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from rewriter.errors import CheckpointError, RequestError, shown
+from rewriter.output import Writing
+from rewriter.request import Request
+
+_LISTED = ("drop", "keep", "strategy", "count", "ratio", "target-size")  # a list of these means several outputs
+_EXACT = ("drop", "keep", "plan")
+_AMOUNTS = ("count", "ratio", "target-size")
+_BY_SCORE = ("strategy", "contiguous", "sparsity", "protect-first", "protect-last", "choose-on")
+_OWN = ("source", "output", "choose-on")  # keys that are no options
+_SPLIT = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=[.]gguf$)")
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An option of the command line as a key of a job: the type of its value, `list` for texts; the least number."""
+
+    kind: type
+    least: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the options of a job say. `plan` is the path of a saved plan."""
+
+    request: Request
+    how: Writing
+    plan: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One output to make of one source; all paths are absolute. `choose_on` is the file that layers are chosen on."""
+
+    source: str
+    output: str
+    settings: Settings
+    choose_on: str | None = None
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What is read to plan it."""
+        return tuple(path for path in (self.source, self.settings.plan, self.choose_on) if path is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All jobs of a file, in its order. `left_out` are sources that a pattern has matched and that are outputs."""
+
+    jobs: tuple[Job, ...]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A job, the table of the file that it is from (counted from 1), and whether a pattern has found its source."""
+
+    job: Job
+    number: int
+    matched: bool
+
+
+def read_batch(
+    path: Path, keys: Mapping[str, Key], settings: Callable[[Values], Settings], made: Collection[str] = ()
+) -> Batch:
+    """The jobs in the TOML file at `path`. `settings` makes of options what they mean, `made` are earlier outputs.
+
+    Raises CheckpointError where the file cannot be read, RequestError where it asks for what cannot be meant.
+    """
+    tables, defaults = _tables(path, keys)
+    folder = Path(os.path.abspath(path)).parent
+    found = [
+        each
+        for number, table in enumerate(tables, 1)
+        for each in _jobs(_inherited(defaults, table), number, folder, settings)
+    ]
+    outputs = {os.path.realpath(each) for each in made} | {_real(each.job.output) for each in found}
+    split = {_real(each.job.output) for each in found if _is_split(each.job)}
+    ours = [each for each in found if each.matched and _is_ours(each.job.source, outputs, split)]
+    left = [each for each in found if each not in ours]
+    _refuse_collisions(left, [str(path.absolute())])
+    return Batch(tuple(each.job for each in left), tuple(sorted({each.job.source for each in ours})))
+
+
+def _tables(path: Path, keys: Mapping[str, Key]) -> tuple[list[Values], Values]:
+    """The jobs and the defaults, every key known and every value of its type."""
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
+        raise CheckpointError(f"cannot read {shown(path.name)}: {shown(error, 120)}") from None
+    _check_names(value, ("defaults", "job"), shown(path.name))
+    jobs, defaults = value.get("job"), value.get("defaults", {})
+    if not isinstance(jobs, list) or not jobs:
+        raise RequestError(f"{shown(path.name)} has no job: write [[job]] with source, output and what to drop")
+    for number, table in enumerate((defaults, *jobs)):
+        where = f"job {number}" if number else "defaults"
+        if not isinstance(table, dict):
+            raise RequestError(f"{where} must be a table: write [[job]] and [defaults]")
+        _check_names(table, (*_OWN, *keys), where)
+        for name, given in table.items():
+            _check_value(name, given, keys.get(name, Key(str)), where)
+    return jobs, defaults
+
+
+def _check_names(table: Iterable[str], known: Iterable[str], where: str) -> None:
+    known = tuple(known)
+    for name in table:
+        if name not in known:
+            near = get_close_matches(name.replace("_", "-"), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise RequestError(f"{where} has an unknown key {shown(name)!r}; {hint}")
+
+
+def _check_value(name: str, value: Any, key: Key, where: str) -> None:
+    several = isinstance(value, list) and (name in _LISTED or key.kind is list)
+    values: list[Any] = value if several else [value]
+    for each in values:
+        kinds: tuple[type, ...] = {float: (int, float), list: (str,), Path: (str,)}.get(key.kind, (key.kind,))
+        if name in ("drop", "keep"):
+            kinds = (str, int)
+        if not _is_a(each, kinds):
+            words = {bool: "true or false", int: "a whole number", float: "a number"}.get(key.kind, "a text")
+            raise RequestError(f"{where}: {name} must be {words}, not {shown(each)!r}")
+        if key.least is not None and each < key.least:
+            raise RequestError(f"{where}: {name} must be at least {key.least}, not {each}")
+    if several and not value:
+        raise RequestError(f"{where}: {name} is an empty list")
+
+
+def _is_a(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether `value` is of one of `kinds`; true is no number."""
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+def _inherited(defaults: Values, table: Values) -> Values:
+    """`table` with the defaults that it does not say otherwise: its own choice of layers stands for theirs."""
+    if any(name in table for name in _EXACT):
+        replaced: set[str] = {*_EXACT, *_AMOUNTS, *_BY_SCORE}
+    elif any(name in table for name in _AMOUNTS):
+        replaced = {*_EXACT, *_AMOUNTS}
+    else:
+        replaced = set(_EXACT) if "strategy" in table else set()
+    return {**{name: value for name, value in defaults.items() if name not in replaced}, **table}
+
+
+def _jobs(table: Values, number: int, folder: Path, settings: Callable[[Values], Settings]) -> Iterator[_Found]:
+    """Every output that a table asks for."""
+    where = f"job {number}"
+    for name in ("source", "output"):
+        if not table.get(name):
+            raise RequestError(f"{where} has no {name}")
+    options = {name: value for name, value in table.items() if name not in _OWN}
+    varied = [name for name in _LISTED if isinstance(options.get(name), list)]
+    sources, matched = _sources(folder, table["source"], where)
+    for source in sources:
+        for values in product(*(options[name] for name in varied)):
+            chosen = {**options, **dict(zip(varied, values, strict=True))}
+            words = _words(source, chosen)
+            output = _filled(_template(table["output"], varied), words, where)
+            choose_on = table.get("choose-on")
+            yield _Found(
+                Job(
+                    source,
+                    _absolute(folder, output, where),
+                    _settings(settings, chosen, folder, where),
+                    choose_on and _absolute(folder, _filled(choose_on, words, where), where),
+                ),
+                number,
+                matched,
+            )
+
+
+def _settings(settings: Callable[[Values], Settings], chosen: Values, folder: Path, where: str) -> Settings:
+    paths = {name: str(folder / chosen[name]) for name in ("plan", "architecture") if name in chosen}
+    try:
+        return settings({**chosen, **paths})
+    except (RequestError, CheckpointError) as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _sources(folder: Path, text: str, where: str) -> tuple[list[str], bool]:
+    """The paths that a source stands for, and whether it is a pattern; of a split set only the first file."""
+    path = _absolute(folder, text, where)
+    if os.path.lexists(path) or not glob.has_magic(text):
+        return [path], False
+    found = sorted(os.path.normpath(each) for each in glob.glob(path, recursive=True))
+    sources = [each for each in found if not _SPLIT.search(each) or "-00001-of-" in each]
+    if not sources:
+        raise RequestError(f"{where}: nothing matches {shown(text, 200)}")
+    return sources, True
+
+
+def _absolute(folder: Path, text: str, where: str) -> str:
+    if "\0" in text:
+        raise RequestError(f"{where}: {shown(text)!r} is no path")
+    return os.path.normpath(folder / text)
+
+
+def _template(output: str, varied: list[str]) -> str:
+    """A folder stands for a name in it that says what differs."""
+    if not output.endswith("/"):
+        return output
+    return f"{output}{{stem}}-{'-'.join(f'{{{name}}}' for name in varied) or 'pruned'}{{suffix}}"
+
+
+def _words(source: str, options: Values) -> dict[str, str]:
+    """What a template may name: of the source, and the values of its job."""
+    name = _SPLIT.sub("", os.path.basename(source))
+    stem, suffix = (name, "") if os.path.isdir(source) else os.path.splitext(name)
+    words = {"name": name, "stem": stem, "suffix": suffix, "folder": os.path.basename(os.path.dirname(source))}
+    said = {name: options[name] for name in (*_LISTED, "stack", "shard-size") if name in options}
+    return words | {name: (f"{value:g}" if isinstance(value, float) else str(value)) for name, value in said.items()}
+
+
+def _filled(template: str, words: Mapping[str, str], where: str) -> str:
+    try:
+        parts = [(text, name, spec, way) for text, name, spec, way in Formatter().parse(template)]
+    except ValueError as error:
+        raise RequestError(f"{where}: {shown(template, 80)!r} is no template: {error}") from None
+    result = ""
+    for text, name, spec, way in parts:
+        if name is not None and (name not in words or spec or way):
+            raise RequestError(f"{where}: {{{shown(name)}}} has no value here; there are {', '.join(words)}")
+        result += text + ("" if name is None else words[name].replace("/", "-"))
+    return result
+
+
+def _real(path: str) -> str:
+    """The path with its folder's links followed, but not its own: that is what is replaced."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _is_split(job: Job) -> bool:
+    """Whether the output of a GGUF is written as a split set, whose files have names of their own."""
+    options = job.settings.request.options
+    return options.max_size is not None or (_SPLIT.search(job.source) is not None and not options.single_file)
+
+
+def _is_ours(source: str, outputs: set[str], split: set[str]) -> bool:
+    return bool({_real(source), os.path.realpath(source)} & outputs) or _SPLIT.sub("", _real(source)) in split
+
+
+def _refuse_collisions(found: list[_Found], others: Iterable[str]) -> None:
+    """Raise RequestError where one output would be written twice, or is what another job reads."""
+    readers = {os.path.realpath(path): each.number for each in found for path in each.job.read}
+    readers |= {os.path.realpath(path): 0 for path in others}
+    writers: dict[str, int] = {}
+    for each in found:
+        output, where = _real(each.job.output), f"{shown(each.job.output, 200)}"
+        if output in writers:
+            numbers = sorted({writers[output], each.number})
+            both = f"job{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}"
+            hint = "name in output what differs, such as {stem}-{ratio}"
+            raise RequestError(f"{both} would write {where} twice; {hint}")
+        writers[output] = each.number
+        reader = next((readers[path] for path in chain([output], _above(output)) if path in readers), None)
+        if reader is not None:
+            who = f"job {reader} reads" if reader else "is this batch"
+            raise RequestError(f"job {each.number} would write {where}, which {who}: make that two batches")
+    for output, number in writers.items():
+        outer = next((path for path in _above(output) if path in writers), None)
+        if outer is not None:
+            raise RequestError(f"job {number} would write into {shown(outer, 200)}, the output of job {writers[outer]}")
+
+
+def _above(path: str) -> Iterator[str]:
+    return map(str, Path(path).parents)

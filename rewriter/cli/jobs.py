@@ -1,0 +1,57 @@
+"""The options of `prune` as the keys of a batch: read off the same signature, so that the two cannot differ."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from typer.models import OptionInfo
+
+from rewriter.batch import Key, Settings, Values
+from rewriter.cli.options import request_of, writing
+from rewriter.cli.prune import prune
+
+NO_KEYS = ("executor", "with")  # options that a job does not have: a batch has its own, or they name other outputs
+_LISTS = ("drop", "keep")  # on the command line given several times
+
+
+def _parameters() -> dict[str, inspect.Parameter]:
+    """Every option of `prune` by its names on the command line, without the dashes."""
+    found = {}
+    for parameter in inspect.signature(prune).parameters.values():
+        info = next((each for each in get_args(parameter.annotation) if isinstance(each, OptionInfo)), None)
+        if info is not None:
+            told = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
+            for name in told or [parameter.name.replace("_", "-")]:
+                found[name.removeprefix("--")] = parameter
+    return found
+
+
+def _key(parameter: inspect.Parameter) -> Key:
+    annotated, *told = get_args(parameter.annotation)
+    kind = next((each for each in get_args(annotated) if each is not type(None)), annotated)
+    kind = annotated if get_origin(annotated) is list else kind
+    least = next((each.min for each in told if isinstance(each, OptionInfo)), None)
+    return Key(list if get_origin(kind) is list else kind, None if least is None else int(least))
+
+
+OPTIONS = {name: parameter for name, parameter in _parameters().items() if name not in NO_KEYS}
+KEYS = {name: _key(parameter) for name, parameter in OPTIONS.items()}
+
+
+def settings(values: Values) -> Settings:
+    """What the options `values` mean, as `prune` would take them. Raises RequestError or CheckpointError."""
+    given: dict[str, Any] = {OPTIONS[name].name: _as_given(name, value) for name, value in values.items()}
+    plan = given.pop("saved_plan", None)
+    asked = {name: given.pop(name) for name in tuple(given) if name in inspect.signature(request_of).parameters}
+    return Settings(request_of(**asked), writing(**given), None if plan is None else str(plan))
+
+
+def _as_given(name: str, value: Any) -> Any:
+    if name in _LISTS:
+        return [str(value)]
+    kind = KEYS[name].kind
+    if kind is list and not isinstance(value, list):
+        return [value]
+    return Path(value) if kind is Path else value

@@ -1,0 +1,53 @@
+"""What was asked for, and how it becomes a plan."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from rewriter.architectures import select
+from rewriter.checkpoint import Checkpoint
+from rewriter.errors import RequestError
+from rewriter.formats import layout
+from rewriter.plan import Plan, make_plan, open_stacks
+from rewriter.selection import Options, Selection, check_request, choose
+from rewriter.suggesting import Suggestion, strategy_for, suggest
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for: which layers, and what else matters for the plan."""
+
+    selection: Selection
+    options: Options
+    sparsity: float | None = None
+
+    def plan(self, checkpoint: Checkpoint, name: str, told: Callable[[str], None] = lambda text: None) -> Plan:
+        """The plan for `checkpoint`; `name` is what the output will be called. `told` hears how layers were scored."""
+        stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
+        if self.options.regroups and self.selection == Selection():  # nothing goes, only the files are others
+            return make_plan(checkpoint, range(stack.count), self.options)
+        check_request(self.selection)
+        strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity)
+        if scores is not None:
+            told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
+        size_of = self._sizes(checkpoint, name)
+        kept = choose(self.selection, stack.count, size_of, stack.predictions, strategy)
+        dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
+        chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
+        options = replace(self.options, chosen_by=chosen_by)
+        return make_plan(checkpoint, kept, replace(options, drop_mtp=True) if dropped else options)
+
+    def suggestion(self, checkpoint: Checkpoint, name: str) -> Suggestion:
+        """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
+        selection = self.selection
+        if selection.drop is not None or selection.keep is not None:
+            raise RequestError("score suggests layers: --drop and --keep name them already")
+        if (selection.count, selection.ratio, selection.target_size) == (None, None, None):
+            selection = replace(selection, ratio=0.25)
+        return suggest(checkpoint, selection, self.options, self._sizes(checkpoint, name), self.sparsity)
+
+    def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
+        """How large an output would be: exact, so that a target size is met to the byte."""
+        return functools.cache(lambda kept: layout(make_plan(checkpoint, kept, self.options), name).nbytes)

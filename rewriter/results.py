@@ -1,0 +1,143 @@
+"""What has become of the jobs of a batch: one JSON object on each line of a file, for programs and for the next run.
+
+Laws:
+- A line is written when a job begins, and one when it ends; the last one about an output holds. At the end of a run
+  the file is replaced by one with one line for each output.
+- A job is done if its fingerprint, of all that it is made from, is the same and its files are as they were written. A
+  run that was killed between an output's appearing and its line is noticed: the files are others than before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rewriter.batch import Job
+from rewriter.checkpoint import Checkpoint, Document, Shard, SideFile, Stamp
+from rewriter.errors import CheckpointError, OutputError, shown
+from rewriter.formats import json_text
+from rewriter.formats.files import named, stamp
+from rewriter.staging import append, sync
+
+SCHEMA = 1
+DONE, SKIPPED, FAILED, STOPPED, RUNNING = "done", "skipped", "failed", "stopped", "running"
+
+Line = dict[str, Any]
+
+
+class Results:
+    """The file of results at `path`; `lines` has the last line about every output, by its absolute path."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there, up to lines that a power cut has damaged. Raises OutputError."""
+        self.path = path = Path(os.path.abspath(path))
+        self._lock = threading.Lock()
+        self.lines: dict[str, Line] = {}
+        if not path.parent.is_dir():
+            raise OutputError(f"the folder {shown(path.parent)} does not exist; make it first")
+        try:
+            texts = path.read_bytes().decode(errors="replace").splitlines() if os.path.lexists(path) else []
+            self._whole = [self._read(text) for text in texts].count(False) == 0
+        except OSError as error:
+            raise OutputError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
+        if texts and not self.lines:
+            raise OutputError(f"{named(path)} is no file of results: --results names another")
+
+    @property
+    def outputs(self) -> list[str]:
+        """The paths of all files that were made: they are nobody's source."""
+        made = ((output, line["files"]) for output, line in self.lines.items() if line.get("files"))
+        return [path for output, files in made for path in (output, *_paths(output, files))]
+
+    def add(self, job: Job, line: Line) -> Line:
+        """Write a line about `job`, from any thread. Raises OSError."""
+        line = {"schema": SCHEMA, "source": self._relative(job.source), "output": self._relative(job.output), **line}
+        with self._lock:
+            if not self._whole:  # a line must not continue a damaged one
+                self.replace(())
+            append(self.path, _text(line))
+            self.lines[job.output] = line
+        return line
+
+    def replace(self, jobs: Iterable[Job]) -> None:
+        """Write the file anew: `jobs` first, in their order, then other outputs that are still there."""
+        first = [job.output for job in jobs if job.output in self.lines]
+        rest = [output for output in self.lines if output not in set(first) and os.path.lexists(output)]
+        new = self.path.with_name(f".{self.path.name}.new")
+        new.unlink(missing_ok=True)
+        append(new, b"".join(_text(self.lines[output]) for output in (first + rest if first else self.lines)))
+        os.replace(new, self.path)
+        sync(self.path.parent)
+        self._whole = True
+
+    def _read(self, text: str) -> bool:
+        with suppress(CheckpointError):
+            line = json_text.parse(text, self.path.name)
+            if isinstance(line, dict) and isinstance(line.get("output"), str) and line.get("schema") == SCHEMA:
+                self.lines[os.path.normpath(self.path.parent / line["output"])] = line
+                return True
+        return False
+
+    def _relative(self, path: str) -> str:
+        """Relative to the file of results, so that the whole may be moved; other places as they are."""
+        folder = str(self.path.parent)
+        return os.path.relpath(path, folder) if path.startswith(folder.rstrip("/") + "/") else path
+
+
+def _text(line: Line) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def fingerprint(job: Job, checkpoint: Checkpoint, others: Iterable[Stamp]) -> str:
+    """A hash of all that the output of `job` follows from; `others` are the stamps of what else is read."""
+    files: tuple[Shard | Document | SideFile, ...] = (
+        *checkpoint.shards, *checkpoint.documents, *checkpoint.side_files,
+    )  # fmt: skip
+    stamps = sorted((file.name, file.stamp.size, file.stamp.mtime_ns) for file in files)
+    read = [(each.size, each.mtime_ns) for each in others]
+    asked = (job.settings.request, job.settings.how.checksums)
+    text = repr((checkpoint.header_sha256, stamps, read, asked))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def is_done(job: Job, line: Mapping[str, Any] | None, found: str) -> bool:
+    """Whether what `line` says was made is there, from what has the fingerprint `found`."""
+    if line is None or line.get("fingerprint") != found or not line.get("files"):
+        return False
+    try:
+        now = stamps(job, [file["name"] for file in line["files"]])
+        if line.get("status") != RUNNING:
+            return bool(now == line["files"])
+        sizes = [file["bytes"] for file in line["files"]]
+        return bool(now != line["before"] and [file and file["bytes"] for file in now] == sizes)
+    except (KeyError, TypeError):
+        return False
+
+
+def stamps(job: Job, names: Iterable[str]) -> list[Line | None]:
+    """Size and modification time of the output's files of these names; None for one that is not there."""
+    return [_stamp(job, name) for name in names]
+
+
+def _stamp(job: Job, name: str) -> Line | None:
+    try:
+        found = stamp(_place(job.output, name))
+    except CheckpointError:
+        return None
+    return {"name": name, "bytes": found.size, "mtime_ns": found.mtime_ns}
+
+
+def _place(output: str, name: str) -> str:
+    """A directory's files are in it, the others beside each other."""
+    return os.path.join(output if os.path.isdir(output) else os.path.dirname(output), name)
+
+
+def _paths(output: str, files: Any) -> list[str]:
+    names = [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    return [_place(output, name) for name in names if isinstance(name, str)]
