@@ -10,10 +10,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import copying, giant, headers, measure, sharing, startup
+from benchmarks import copying, giant, headers, measure, scoring, sharing, startup
 from benchmarks.measure import machine
 
-ALL = {"startup": startup, "copying": copying, "sharing": sharing, "headers": headers, "giant": giant}
+ALL = {
+    "startup": startup, "copying": copying, "sharing": sharing, "headers": headers, "giant": giant, "scoring": scoring,
+}  # fmt: skip
 PEERS = ("llama-quantize", "mergekit-yaml")
 
 

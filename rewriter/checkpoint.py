@@ -15,6 +15,7 @@ from math import prod
 SAFETENSORS = "safetensors"
 HUGGINGFACE = "huggingface"
 GGUF = "gguf"
+CARD = "README.md"  # what a model card is called
 IMATRIX = "imatrix"  # the form that llama-imatrix wrote before it took GGUF
 
 # What belongs to a model and has no layers of its own.
@@ -137,6 +138,8 @@ class Checkpoint:
     provenance: object = None  # the JSON value that an earlier run left, unchecked
     nbytes: int = 0
     companion: str = ""  # what it is where it is no model itself, such as LORA
+    card: str | None = None  # the text of the model card, where it can be read
+    hub_name: str = ""  # what the Hub calls it, where the cache or the config says so
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.name!r}: {self.format} {self.architecture}, {len(self.tensors)} tensors>"
@@ -149,6 +152,11 @@ class Checkpoint:
             return found
         place = int(index.removesuffix("]"))
         return found[place] if isinstance(found, list | tuple) and place < len(found) else None
+
+    @property
+    def has_card(self) -> bool:
+        """Whether there is a model card, readable or not."""
+        return any(file.name == CARD for file in self.side_files)
 
     def document(self, name: str) -> Document | None:
         """Return the JSON document called `name`, if the checkpoint has it."""

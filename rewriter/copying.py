@@ -11,15 +11,14 @@ Laws:
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from rewriter import system
 from rewriter.errors import CheckpointError
 from rewriter.formats.files import named, opened, read_at
 from rewriter.output import BLOCK, CopyRange, Digest, Literal, OutputFile, StridedRange, Writing
@@ -33,12 +32,11 @@ _PORTION = 64 << 10  # bytes that the kernel moves as one: it needs a quarter le
 _AT_ONCE = 1 << 20  # bytes in one read of what the kernel cannot copy
 _LARGE = 8 << 20  # bytes from which a file is worth a thread
 _THREADS = 4
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-_START_WRITING = 2  # linux/fs.h: SYNC_FILE_RANGE_WRITE
 # what the kernel answers where this pair of files, or this filesystem, cannot do it that way
-_TRY_ANOTHER = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
-
-_LIBC = ctypes.CDLL(None)
+# (macOS sends files to sockets only)
+_TRY_ANOTHER = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ENOTSUP, errno.ENOTSOCK}
+)
 
 
 class _CancelledError(Exception):
@@ -108,14 +106,14 @@ def write_file(file: OutputFile, path: str, progress: Progress, how: Writing) ->
     if file.unchanged and how.hardlink and _linked(file, path, how.sync):
         progress(file.nbytes)
         return
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    target = os.open(path, system.CREATING, 0o666)
     try:
         if file.unchanged and how.share and _cloned(file, target):
             progress(file.nbytes)
         else:
             _fill(file, target, progress, how)
         if how.sync:
-            os.fsync(target)
+            system.to_disk(target)
     finally:
         os.close(target)
 
@@ -155,7 +153,7 @@ def _linked(file: OutputFile, path: str, sync: bool) -> bool:
         return False
     if sync:
         with opened(path) as (descriptor, _):
-            os.fsync(descriptor)
+            system.to_disk(descriptor)
     return True
 
 
@@ -163,7 +161,7 @@ def _cloned(file: OutputFile, target: int) -> bool:
     """Share all blocks of the source; False where that cannot be done."""
     try:
         with opened(source_of(file)) as (source, _):
-            fcntl.ioctl(target, _FICLONE, source)
+            system.clone(source, target)
     except OSError:
         return False
     return True
@@ -178,9 +176,9 @@ def can_share(source: str, folder: Path) -> bool:
     """Whether a file in `folder` can share blocks with `source`: tried with one that has no name and goes at once."""
     try:
         with opened(source) as (descriptor, _):
-            target = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+            target = system.nameless(folder)
             try:
-                fcntl.ioctl(target, _FICLONE, descriptor)
+                system.clone(descriptor, target)
             finally:
                 os.close(target)
     except OSError:
@@ -197,7 +195,7 @@ def _write(target: int, data: bytes) -> None:
 def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: Writing) -> None:
     at, end = piece.offset, piece.offset + piece.nbytes
     together = (at - os.lseek(target, 0, os.SEEK_CUR)) % BLOCK == 0
-    ways: list[Way] = [_by_range, _by_sendfile, _by_hand] if how.share else [_by_sendfile, _by_hand]
+    ways = _ways(how)
     while at < end:
         data, hole = _data_after(source, at, end)
         if data > at:
@@ -215,6 +213,13 @@ def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: W
         progress(done)
 
 
+def _ways(how: Writing) -> list[Way]:
+    """How to copy, as far as the system has it, the best first."""
+    ways = [_by_range] if how.share and hasattr(os, "copy_file_range") else []
+    ways += [_by_sendfile] if hasattr(os, "sendfile") else []
+    return [*ways, _by_hand]
+
+
 def _moved(ways: list[Way], source: int, target: int, at: int, nbytes: int) -> int:
     """How many bytes the first of `ways` that works here has copied; those that do not are taken off the list."""
     while True:
@@ -228,10 +233,8 @@ def _moved(ways: list[Way], source: int, target: int, at: int, nbytes: int) -> i
 
 def _start_writing(target: int, nbytes: int) -> None:
     """Let the disk begin with the last `nbytes` bytes, without waiting for it. Only an offer: fsync comes anyway."""
-    start = getattr(_LIBC, "sync_file_range", None)
-    if start is not None and nbytes >= _AT_ONCE:
-        first = os.lseek(target, 0, os.SEEK_CUR) - nbytes
-        start(target, ctypes.c_int64(first), ctypes.c_int64(nbytes), _START_WRITING)
+    if nbytes >= _AT_ONCE:
+        system.start_writing(target, os.lseek(target, 0, os.SEEK_CUR) - nbytes, nbytes)
 
 
 def _step(at: int, end: int, place: int) -> int:
@@ -244,6 +247,8 @@ def _step(at: int, end: int, place: int) -> int:
 
 def _data_after(source: int, at: int, end: int) -> tuple[int, int]:
     """Where the next bytes of the source that are in no hole start and end, at most at `end`."""
+    if not hasattr(os, "SEEK_DATA"):
+        return at, end
     try:
         data = os.lseek(source, at, os.SEEK_DATA)
         return min(data, end), min(os.lseek(source, data, os.SEEK_HOLE), end)
@@ -279,6 +284,6 @@ def _by_sendfile(source: int, target: int, offset: int, nbytes: int) -> int:
 
 
 def _by_hand(source: int, target: int, offset: int, nbytes: int) -> int:
-    data = os.pread(source, min(nbytes, _AT_ONCE), offset)
+    data = system.read_part(source, min(nbytes, _AT_ONCE), offset)
     _write(target, data)
     return len(data)

@@ -15,6 +15,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from rewriter.errors import OutputError, RequestError, shown
+from rewriter.system import SIGNALS
 
 DEFAULT_WORKERS = min(2, os.cpu_count() or 1)  # copying waits for the disk: more of them only wait together
 _PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
@@ -69,7 +70,7 @@ class Processes(Executor):
 
 def _begin() -> None:
     """A worker leaves Ctrl-C to the program that started it, and does not outlive that."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in {*SIGNALS} - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rewriter.architectures import Architecture, Stack, all_stacks, find
 from rewriter.architectures.stacks import entries, first_list
-from rewriter.checkpoint import Checkpoint, TensorInfo
+from rewriter.card import card_of
+from rewriter.checkpoint import CARD, Checkpoint, TensorInfo
 from rewriter.output import Output
 from rewriter.plan import Plan
 from rewriter.provenance import edit_to_json, options_to_json
@@ -142,6 +143,7 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
         "options": {**options_to_json(plan.options), "provenance": plan.options.provenance},
         **{key: {"before": before[key], "after": after[key]} for key in before},
         "changes": [edit_to_json(edit) for edit in plan.edits],
+        "card": _card(plan),
         "moved": _moved(plan),
         "files": [
             {"name": file.name, "bytes": file.nbytes, "shareable": file.shareable, "unchanged": file.unchanged}
@@ -180,6 +182,14 @@ def describe_component(part: Component) -> dict[str, Any]:
         "magnitude": part.magnitude,
         "survives": part.survives,
     }
+
+
+def _card(plan: Plan) -> dict[str, Any] | None:
+    """What becomes of the model card: the entries of its front matter that change, null for those that go."""
+    card = card_of(plan)
+    if card is None:
+        return None
+    return {"file": CARD, "changes": dict(card.changes), "section": card.text is not None, "note": card.note}
 
 
 def _moved(plan: Plan) -> list[list[str]]:

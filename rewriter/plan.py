@@ -25,6 +25,7 @@ from rewriter.edits import (
 )
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, guess, shown
 from rewriter.limits import bound_for
+from rewriter.lineage import for_card
 from rewriter.patterns import active_patterns, common_period, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.quantised import refuse_unfollowed
@@ -147,6 +148,7 @@ def _planned(checkpoint: Checkpoint, keep: Iterable[int], options: Options) -> P
     options = _canonical(checkpoint, stack, options)
     known = with_list_defaults(checkpoint, stack)
     layers, overruled = allowed_layers(known, stacks, stack, keep, options)
+    options = for_card(checkpoint, layers, options)
     edits = tuple(_as_stated(checkpoint, edit) for edit in metadata_edits(known, stacks, stack, layers, options))
     warnings = (*overruled, *_warnings(checkpoint, architecture, stack, layers, options))
     if warnings and options.strict:

@@ -82,6 +82,9 @@ def options_to_json(options: Options) -> dict[str, Any]:
         "architecture": to_values(options.architecture) if options.architecture else None,
         "max_size": options.max_size,
         "single_file": options.single_file,
+        **({} if options.card is None else {"card": options.card}),  # where it does not matter, the bytes stay the same
+        **({"base_model": options.base_model} if options.base_model else {}),
+        **({"chosen_by": options.chosen_by} if options.chosen_by else {}),
     }
 
 
@@ -97,6 +100,9 @@ def options_from_json(value: Any) -> Options:
         per_layer_fields=_texts(per_layer),
         max_size=_size(value.get("max_size")),  # earlier records do not have these
         single_file=value.get("single_file") is True,
+        card=value["card"] is True if "card" in value else None,
+        base_model=_text(value.get("base_model", "")),
+        chosen_by=_text(value.get("chosen_by", "")),
     )
 
 

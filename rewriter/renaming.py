@@ -1,28 +1,36 @@
 """The two renames that the standard library lacks: one that never replaces, one that swaps.
 
-Linux: renameat2(2). Elsewhere, and on filesystems without it, the nearest that the system has.
+Linux: renameat2(2). macOS: renamex_np(2). Elsewhere, and on filesystems without it, the nearest that the system has.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from pathlib import Path
 
+from rewriter.system import libc
+
 _AT_FDCWD = -100
-_NOREPLACE, _EXCHANGE = 1, 2
-_MISSING = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
+_NOREPLACE, _EXCHANGE = 1, 2  # linux/fs.h: RENAME_NOREPLACE, RENAME_EXCHANGE
+_APPLES = {_NOREPLACE: 4, _EXCHANGE: 2}  # sys/stdio.h of macOS: RENAME_EXCL, RENAME_SWAP
+_MISSING = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 def _renameat2(old: Path, new: Path, flags: int) -> bool:
-    """Call renameat2; False where the system does not have it. Raises OSError."""
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is None:
+    """Call renameat2, or renamex_np; False where the system has neither. Raises OSError."""
+    names = os.fsencode(old), os.fsencode(new)
+    if (linux := libc("renameat2")) is not None:
+        failed = linux(_AT_FDCWD, names[0], _AT_FDCWD, names[1], flags)
+    elif (apple := libc("renamex_np")) is not None:
+        failed = apple(*names, _APPLES[flags])
+    else:
         return False
-    if function(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) == 0:
+    if not failed:
         return True
-    code = ctypes.get_errno()
+    from ctypes import get_errno  # here: it may be missing, and then nothing has failed
+
+    code = get_errno()
     if code in _MISSING:
         return False
     raise OSError(code, os.strerror(code), str(new))

@@ -35,7 +35,9 @@ class Request:
         size_of = self._sizes(checkpoint, name)
         kept = choose(self.selection, stack.count, size_of, stack.predictions, strategy)
         dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
-        return make_plan(checkpoint, kept, replace(self.options, drop_mtp=True) if dropped else self.options)
+        chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
+        options = replace(self.options, chosen_by=chosen_by)
+        return make_plan(checkpoint, kept, replace(options, drop_mtp=True) if dropped else options)
 
     def suggestion(self, checkpoint: Checkpoint, name: str) -> Suggestion:
         """The scores of the layers and what to drop, a quarter unless an amount was asked for."""

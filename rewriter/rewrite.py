@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewriter import resuming
+from rewriter import resuming, system
 from rewriter.committing import NEW, commit_directory, commit_files, undo_killed
 from rewriter.copying import Progress, can_link, can_share, write_files
 from rewriter.errors import CheckpointError, OutputError, shown
@@ -120,8 +120,7 @@ def check_destination(output: Output, destination: Path, how: Writing, there: in
     destination = _absolute(destination)
     _refuse_source(output, destination)
     _refuse_existing(output, destination, how.overwrite)
-    free = os.statvfs(destination.parent)
-    room = free.f_bavail * free.f_frsize
+    room = system.free_bytes(destination.parent)
     if room < output.nbytes - there and room < (need := disk_needed(output, destination.parent, how) - there):
         raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
 
@@ -131,9 +130,7 @@ def disk_needed(output: Output, folder: Path, how: Writing) -> int:
     if how.share and output.sources and can_share(output.sources[0][0], folder):
         return output.nbytes - output.shareable
     saved = sum(file.nbytes for file in output.files if how.hardlink and can_link(file, folder))
-    for path, _ in output.sources:
-        status = os.stat(path)
-        saved += max(0, status.st_size - status.st_blocks * 512)
+    saved += sum(system.hole_bytes(os.stat(path)) for path, _ in output.sources)
     return max(0, output.nbytes - saved)
 
 

@@ -31,6 +31,7 @@ from rewriter.rewrite import disk_needed
 from rewriter.saved import SavedPlan, load_plan, plan_again, saved_plan
 from rewriter.selection import Options, Selection
 from rewriter.spreading import as_ours, failure
+from rewriter.system import free_bytes
 from rewriter.writing import planned, write
 
 _LOOK = 0.2  # seconds between two looks at whether to stop
@@ -321,8 +322,7 @@ def disks(batch: Iterable[Prepared]) -> list[Disk]:
     found: dict[int, Disk] = {}
     for each in (each for each in batch if each.plan is not None):
         folder = existing_folder(each.job.output)
-        status = os.statvfs(folder)
-        new = Disk(str(folder), 0, status.f_bavail * status.f_frsize)
+        new = Disk(str(folder), 0, free_bytes(folder))
         disk = found.get(device := os.stat(folder).st_dev, new)
         found[device] = replace(disk, needed=disk.needed + each.needed)
     return list(found.values())

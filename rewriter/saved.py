@@ -159,7 +159,10 @@ def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
     if architecture == PROJECTOR and saved.source_kind[1] != PROJECTOR and saved.main:
         raise RequestError(f"the plan is for the model's layers: {shown(checkpoint.name)} has none of them")
     stack = "main" if saved.main and not same else saved.stack
-    plan = make_plan(checkpoint, saved.kept, replace(saved.options, stack=stack))
+    options = replace(saved.options, stack=stack)
+    if not same:  # a sibling has another name on the Hub, and a file no model card
+        options = replace(options, card=options.card if checkpoint.format == HUGGINGFACE else None, base_model="")
+    plan = make_plan(checkpoint, saved.kept, options)
     if plan.layers.count != saved.before:
         raise RequestError(
             f"the plan is for {saved.before} layers ({shown(saved.source_name)}), {shown(checkpoint.name)} has "

@@ -21,7 +21,7 @@ import numpy as np
 
 from rewriter.architectures.stacks import Stack, select
 from rewriter.checkpoint import Checkpoint
-from rewriter.errors import UnsupportedError
+from rewriter.errors import UnsupportedError, shown
 from rewriter.formats.decode import Weight, open_weights, workers
 from rewriter.metrics import find
 from rewriter.metrics.model import Model, Team
@@ -77,7 +77,7 @@ def score_layers(
         why = ""
         for name, function in zip(chosen, functions, strict=True):
             try:
-                with np.errstate(all="ignore"):  # what is not finite is said below
+                with np.errstate(all="ignore"), _fitting():  # what is not finite is said below
                     values = function(model)
             except UnsupportedError as error:
                 if name == chosen[-1]:
@@ -98,6 +98,15 @@ def _model(checkpoint: Checkpoint, stack: Stack, threads: int) -> Iterator[Model
         team.close()
 
 
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """numpy raises ValueError where arrays do not fit: here, where shapes are not those of the architecture."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnsupportedError(f"the shapes of the weights do not fit together: {shown(error)}") from None
+
+
 def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weight], team: Team) -> Model:
     layers: list[dict[str, Weight]] = [{} for _ in range(stack.count)]
     for name, weight in weights.items():
@@ -105,7 +114,8 @@ def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weigh
         if number is not None and number < stack.count:
             layers[number][name[len(f"{stack.prefix}{number}.") :]] = weight
     try:
-        return Model(tuple(layers), team, describe_stream(checkpoint, stack, weights))
+        with _fitting():
+            return Model(tuple(layers), team, describe_stream(checkpoint, stack, weights))
     except UnsupportedError as error:
         return Model(tuple(layers), team, None, str(error))
 

@@ -6,13 +6,14 @@ Pure: a size is turned into layers by asking `size_of`, which the caller supplie
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 from rewriter import strategies
 from rewriter.architectures.entry import Architecture
 from rewriter.errors import RequestError, UnsupportedError, shown
+from rewriter.strategies import Layers
 
 _ITEM = re.compile(r"(?P<one>-?(?:0|[1-9][0-9]*))|(?P<low>0|[1-9][0-9]*)-(?P<high>0|[1-9][0-9]*)")
 _SIZE = re.compile(
@@ -69,6 +70,8 @@ class Options:
     strict: refuse what would be written with a warning. drop_mtp: drop the prediction layers.
     architecture: an entry of the caller's own, in the place of the tables'.
     max_size: bytes that no file of the output should exceed. single_file: one file for all tensors.
+    card: whether a directory gets a model card: None where it has one. base_model: what the Hub calls the source, for
+    the card; chosen_by: what chose the layers, for the card.
     """
 
     stack: str = "main"
@@ -83,6 +86,9 @@ class Options:
     architecture: Architecture | None = None
     max_size: int | None = None
     single_file: bool = False
+    card: bool | None = None
+    base_model: str = ""
+    chosen_by: str = ""
 
     @property
     def regroups(self) -> bool:
@@ -105,6 +111,8 @@ class Options:
         words += ["--drop-mtp"] if self.drop_mtp else []
         words += [f"--shard-size {self.max_size}"] if self.max_size is not None else []
         words += ["--single-file"] if self.single_file else []
+        words += [] if self.card is None else ["--card" if self.card else "--no-card"]
+        words += [f"--base-model {self.base_model}"] if self.base_model else []
         return self.rules + "".join(f" {word}" for word in words)
 
 
@@ -141,6 +149,17 @@ def _span(low: int, high: int, item: str, count: int, predictions: int) -> range
 def format_layers(layers: tuple[int, ...]) -> str:
     """The shortest way to write `layers` (ascending) in the same syntax: `0-3,5`."""
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs(layers))
+
+
+def moves(numbers: Mapping[int, int]) -> list[tuple[Layers, Layers]]:
+    """Old and new numbers of layers that stay neighbours: 4-6 become 3-5."""
+    found: list[tuple[Layers, Layers]] = []
+    for old, new in numbers.items():
+        if found and old == found[-1][0][-1] + 1 and new == found[-1][1][-1] + 1:
+            found[-1] = ((*found[-1][0], old), (*found[-1][1], new))
+        else:
+            found.append(((old,), (new,)))
+    return found
 
 
 def runs(layers: tuple[int, ...]) -> Iterator[tuple[int, int]]:

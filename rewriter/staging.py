@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -13,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+from rewriter import system
 from rewriter.errors import OutputError, shown
 from rewriter.formats.files import named
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = system.SIGNALS
 _ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another name goes the second time
 
 
@@ -33,10 +33,10 @@ def staged(destination: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
     finally:
         for _ in range(0 if keep(path) else _ATTEMPTS):
             with suppress(OSError):
-                if os.stat(path).st_ino == os.fstat(lock).st_ino:
+                if lock.is_at(path):
                     shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
-            os.close(lock)
+            lock.close()
 
 
 def staging_path(destination: Path) -> Path:
@@ -46,7 +46,7 @@ def staging_path(destination: Path) -> Path:
     return destination.with_name(f".{short}.rewriter-tmp")
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path) -> system.Folder:
     """Make `path`, or take it over, and lock it. Raises OutputError while another run holds it."""
     while True:
         made = False
@@ -64,10 +64,10 @@ def _locked(path: Path) -> int:
             return lock
 
 
-def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock, None if another run has just finished and removed the directory."""
+def _lock(path: Path) -> system.Folder | None:
+    """The locked directory, None if another run has just finished and removed it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder = system.Folder(path)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -76,16 +76,16 @@ def _lock(path: Path) -> int | None:
         raise OutputError(f"{named(path)} is in the way: it is not a directory") from None
     ours = False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = os.fstat(descriptor).st_ino == os.stat(path).st_ino
+        folder.lock()
+        ours = folder.is_at(path)
     except BlockingIOError:
         raise OutputError(f"another run is writing {shown(path.name)} at this moment") from None
     except FileNotFoundError:
         pass
     finally:
         if not ours:
-            os.close(descriptor)
-    return descriptor if ours else None
+            folder.close()
+    return folder if ours else None
 
 
 def emptied(folder: Path) -> None:
@@ -99,24 +99,21 @@ def emptied(folder: Path) -> None:
 
 def sync(folder: Path) -> None:
     """Wait until the disk knows the names in `folder`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    opened = system.Folder(folder)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some filesystems cannot sync a directory
-            raise
+        opened.sync()
     finally:
-        os.close(descriptor)
+        opened.close()
 
 
 def append(path: Path, data: bytes, wait: bool = True) -> None:
     """Write `data` at the end of a small file, which is made if need be, and `wait` until the disk has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, system.APPENDING, 0o666)
     try:
         while data:
             data = data[os.write(descriptor, data) :]
         if wait:
-            os.fsync(descriptor)
+            system.to_disk(descriptor)
     finally:
         os.close(descriptor)
 

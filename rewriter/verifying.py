@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rewriter.architectures.stacks import table_of
-from rewriter.checkpoint import GGUF, Checkpoint, LongArray, Problem
+from rewriter.checkpoint import CARD, GGUF, Checkpoint, LongArray, Problem
 from rewriter.checksums import problems as damaged
 from rewriter.companions import plan_along
 from rewriter.errors import CheckpointError, RewriterError, shown
@@ -123,7 +123,9 @@ def _expected(checkpoint: Checkpoint, source: Checkpoint, options: Options) -> C
         again = replace(saved.options, provenance=False)
         return result(plan_along(saved, source, again, base if isinstance(base, str) else None))
     for stack, kept in find_layers(checkpoint, source, options).items():
-        source = result(make_plan(source, kept, replace(options, stack=stack, provenance=False)))
+        source = result(
+            make_plan(source, kept, replace(options, stack=stack, provenance=False, card=False, base_model=""))
+        )
     return source
 
 
@@ -144,7 +146,7 @@ def compare(checkpoint: Checkpoint, expected: Checkpoint, options: Options, with
     yield from _compare_tensors(checkpoint, expected, with_bytes)
     yield from _compare_metadata(effective(checkpoint, options), effective(expected, options))
     yield from _compare_headers(checkpoint, expected)
-    yield from _compare_side_files(checkpoint, expected, with_bytes)
+    yield from _compare_side_files(checkpoint, expected, options, with_bytes)
 
 
 def _compare_tensors(checkpoint: Checkpoint, expected: Checkpoint, with_bytes: bool) -> Iterator[Problem]:
@@ -223,12 +225,16 @@ def _entries(checkpoint: Checkpoint) -> set[tuple[str, object]]:
     return {(field.key, field.value) for field in fields if field.key != _OURS}
 
 
-def _compare_side_files(checkpoint: Checkpoint, expected: Checkpoint, with_bytes: bool) -> Iterator[Problem]:
+def _compare_side_files(
+    checkpoint: Checkpoint, expected: Checkpoint, options: Options, with_bytes: bool
+) -> Iterator[Problem]:
     there = {file.name: file for file in checkpoint.side_files}
     for wanted in expected.side_files:
         file = there.get(wanted.name)
         if file is None:
             yield Problem(shown(wanted.name, 80), "a side file of the source", "nothing")
+        elif wanted.name == CARD and options.card is not False:
+            continue  # it says what was pruned, and people go on writing in it
         elif file.stamp.size != wanted.stamp.size:
             yield Problem(shown(wanted.name, 80), f"{wanted.stamp.size} bytes", f"{file.stamp.size}")
         elif with_bytes:

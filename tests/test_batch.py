@@ -448,10 +448,8 @@ def test_the_table_of_a_dry_run(folder):
 
 
 def small_disk(monkeypatch, nbytes: int) -> None:
-    class Status:
-        f_bavail, f_frsize = nbytes, 1
 
-    monkeypatch.setattr("rewriter.running.os.statvfs", lambda path: Status)
+    monkeypatch.setattr("rewriter.running.free_bytes", lambda folder: nbytes)
 
 
 def test_room_is_counted_for_all_together(folder, monkeypatch):

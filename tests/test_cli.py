@@ -217,7 +217,7 @@ def test_the_schema_of_plan(run):
     value = json.loads(ok(run("plan", LLAMA, "--drop", "1,-1", "--json")))
     assert set(value) == SUMS | {
         "schema", "kind", "rewriter", "source", "stack", "main", "prefix", "layers", "prediction_layers", "options",
-        "changes", "moved", "files", "disk_needed", "shareable", "left_behind", "warnings",
+        "changes", "card", "moved", "files", "disk_needed", "shareable", "left_behind", "warnings",
     }  # fmt: skip
     assert (value["schema"], value["kind"], value["stack"], value["main"]) == (1, "rewriter-plan", "main", True)
     assert set(value["source"]) == {"name", "format", "architecture", "header_sha256"}

@@ -154,7 +154,7 @@ def test_shards_of_other_names_keep_them(tmp_path):
 
 KEPT = [
     "1_Pooling/config.json", "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin", "3_Other/weights.h5",
-    "LICENSE", "README.md",
+    "LICENSE", "NOTICE.md",
     "chat_template.jinja", "code.py", "deep/er/still.txt", "empty.txt", "modules.json", "params.json", "tokenizer.json",
     "value_head.safetensors", ".hidden",
 ]  # fmt: skip
@@ -163,7 +163,7 @@ STALE = [
     "flax_model.msgpack", "rust_model.ot", "model.onnx", "model-q4.gguf", "model.pth", "model.ckpt",
     "model_fp8.safetensors", "other.safetensors.index.json",
 ]  # fmt: skip
-STALE_FOLDERS = ["onnx/", "openvino/", "original/", ".git/", ".cache/", "checkpoint-500/"]
+STALE_FOLDERS = [".eval_results/", "onnx/", "openvino/", "original/", ".git/", ".cache/", "checkpoint-500/"]
 
 
 def fill(path, names) -> None:

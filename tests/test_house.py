@@ -37,16 +37,17 @@ TABLES = {
 
 # Each room may use those before it; rooms on one line do not use each other.
 ROOMS = [
-    ["errors", "version", "amounts"],
-    ["checkpoint"],
+    ["errors", "version", "amounts", "system"],
+    ["checkpoint", "front_matter"],
     ["fields", "strategies"],
     ["architectures"],
     ["selection"],
-    ["provenance", "patterns", "bounds"],
+    ["provenance", "patterns", "bounds", "lineage"],
     ["limits", "tensors"],
     ["edits"],
     ["quantised", "weighing", "adapters"],
     ["output", "plan"],
+    ["card"],
     ["formats", "roles", "recipes", "facts"],
     ["metrics"],
     ["parts"],

@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import CheckpointError, Options, OutputError, RewriterError, make_plan, open_checkpoint, verify, write
+from rewriter import (
+    CheckpointError,
+    Options,
+    OutputError,
+    RewriterError,
+    make_plan,
+    open_checkpoint,
+    system,
+    verify,
+    write,
+)
 from rewriter.renaming import rename_new
 from tests.builders import (
     everything,
@@ -227,8 +237,11 @@ def test_a_result_that_is_wrong_does_not_appear(job, monkeypatch):
 
 def test_wrong_bytes_are_seen_with_verify(tmp_path, monkeypatch):
     job = Job("gguf", tmp_path)
-    patched(monkeypatch, "rewriter.copying", copy_file_range=failing(errno.EXDEV), sendfile=failing(errno.EXDEV),
-            pread=lambda fd, count, offset: bytes(len(os.pread(fd, count, offset))))  # fmt: skip
+    zeros = types.SimpleNamespace(
+        **{**vars(system), "read_part": lambda fd, count, offset: bytes(len(os.pread(fd, count, offset)))}
+    )
+    patched(monkeypatch, "rewriter.copying", copy_file_range=failing(errno.EXDEV), sendfile=failing(errno.EXDEV))
+    monkeypatch.setattr("rewriter.copying.system", zeros)
     with pytest.raises(CheckpointError):
         job.run(verify_bytes=True)
     job.check_nothing_happened()
@@ -253,16 +266,14 @@ def test_a_flipped_byte_of_a_tensor_is_seen_with_verify(tmp_path, monkeypatch):
 def test_a_small_disk_is_refused_before_anything_is_written(job, monkeypatch):
     size = sum(map(len, job.good.values()))
 
-    def disk_of(room: int):
-        return lambda path: types.SimpleNamespace(f_bavail=room, f_frsize=1)
-
-    patched(monkeypatch, "rewriter.rewrite", statvfs=disk_of(size - 1), mkdir=None)
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: size - 1)
+    patched(monkeypatch, "rewriter.rewrite", mkdir=None)
     monkeypatch.setattr("rewriter.staging._locked", lambda path: pytest.fail("something was made"))
     with pytest.raises(OutputError, match=f"needs {size} bytes, the disk has {size - 1} free: 1 too few"):
         job.run()
     job.check_nothing_happened()
     monkeypatch.undo()
-    patched(monkeypatch, "rewriter.rewrite", statvfs=disk_of(size))
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: size)
     job.run()
     job.check_success()
 
@@ -298,8 +309,7 @@ def test_overwriting_a_directory_needs_room_for_one_output(tmp_path, monkeypatch
     job.run()
     need = sum(map(len, job.good.values()))
     rooms = [need, need, 0, 0]  # nothing is asked once the bytes are written
-    disk = (types.SimpleNamespace(f_bavail=room, f_frsize=1) for room in rooms)
-    patched(monkeypatch, "rewriter.rewrite", statvfs=lambda path: next(disk))
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: rooms.pop(0))
     job.run(overwrite=True)
     job.check_success()
 
@@ -560,7 +570,7 @@ def test_a_staging_directory_that_goes_before_it_is_locked(job, monkeypatch):
             staging.rmdir()
         fcntl.flock(descriptor, operation)
 
-    monkeypatch.setattr("rewriter.staging.fcntl", types.SimpleNamespace(**{**vars(fcntl), "flock": flock}))
+    monkeypatch.setattr("rewriter.system.fcntl", types.SimpleNamespace(**{**vars(fcntl), "flock": flock}))
     job.run()
     assert len(calls) == 2
     job.check_success()
@@ -607,8 +617,7 @@ def test_everything_is_synced_before_it_is_renamed(job, monkeypatch):
         synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
         os.fsync(descriptor)
 
-    patched(monkeypatch, "rewriter.copying", fsync=fsync)
-    patched(monkeypatch, "rewriter.staging", fsync=fsync)
+    patched(monkeypatch, "rewriter.system", fsync=fsync)
     job.run()
     staging = job.folder / f".{job.target.name}.rewriter-tmp"
     prefix = len(f"{FIRST['directory']}/") if job.kind == "directory" else 0

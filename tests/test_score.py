@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rewriter import open_checkpoint
+from rewriter.errors import UnsupportedError
 from rewriter.metrics import METRICS
 from rewriter.recipes import RECIPES
 from rewriter.scoring import DEFAULTS, score_layers
-from tests.builders import MODELS, huggingface, write_gguf
+from tests.builders import MODELS, huggingface, write_config, write_gguf
 from tests.test_cli import ok, run
 
 __all__ = ["run"]  # a fixture
@@ -234,3 +237,43 @@ def test_a_plan_made_by_scores_of_one_file_fits_its_quantised_sibling(run, tmp_p
     code, out, err = run("prune", Q4, tmp_path / "out.gguf", "--plan", tmp_path / "plan.json")
     assert code == 0, (out, err)
     assert open_checkpoint(tmp_path / "out.gguf").metadata["llama.block_count"] == 9
+
+
+# ---- shapes that are not those of the architecture
+
+WIDTH, FEED, VOCABULARY = 8, 16, 32
+SHAPES = {
+    "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (WIDTH, WIDTH), "self_attn.v_proj": (WIDTH, WIDTH),
+    "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (FEED, WIDTH), "mlp.up_proj": (FEED, WIDTH),
+    "mlp.down_proj": (WIDTH, FEED), "input_layernorm": (WIDTH,), "post_attention_layernorm": (WIDTH,),
+}  # fmt: skip
+OUTSIDE = {"model.embed_tokens": (VOCABULARY, WIDTH), "lm_head": (VOCABULARY, WIDTH), "model.norm": (WIDTH,)}
+
+
+def llama_of_shapes(folder: Path, changed: dict[str, tuple[int, ...]]) -> Path:
+    folder.mkdir()
+    shapes = OUTSIDE | {f"model.layers.{n}.{part}": shape for n in range(8) for part, shape in SHAPES.items()} | changed
+    draw = np.random.default_rng(0)
+    weights = {f"{name}.weight": draw.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    write_config(folder / "config.json", model_type="llama", architectures=["LlamaForCausalLM"], num_hidden_layers=8,
+                 hidden_size=WIDTH, num_attention_heads=2, num_key_value_heads=2, vocab_size=VOCABULARY)  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_shapes_that_fit_are_scored(metric, tmp_path):
+    assert len(score_layers(open_checkpoint(llama_of_shapes(tmp_path / "in", {})), metric).values) == 8
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", [*(f"model.layers.5.{part}" for part in SHAPES), *OUTSIDE])
+def test_shapes_that_do_not_fit_are_scored_by_what_is_left_or_refused(name, axis, tmp_path):
+    """Whatever a file says its shapes are, no metric ends in an error of numpy's."""
+    shape = list((OUTSIDE | {f"model.layers.5.{part}": shape for part, shape in SHAPES.items()})[name])
+    shape[axis % len(shape)] += 1
+    checkpoint = open_checkpoint(llama_of_shapes(tmp_path / "in", {name: tuple(shape)}))
+    for metric in METRICS:
+        with suppress(UnsupportedError):
+            assert len(score_layers(checkpoint, metric).values) == 8
+    assert len(score_layers(checkpoint).values) == 8  # the last default applies everywhere

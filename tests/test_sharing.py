@@ -131,7 +131,7 @@ def test_a_copy_that_is_not_shared_needs_its_room(shared_disk, monkeypatch):
     folder = shared_disk / "no-room"
     folder.mkdir()
     plan = make_plan(open_checkpoint(single(folder)), range(2, 20))
-    monkeypatch.setattr(os, "statvfs", lambda path: type("Room", (), {"f_bavail": 1 << 20, "f_frsize": 1}))
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: 1 << 20)
     with pytest.raises(OutputError, match="too few"):
         write(plan, folder / "out.gguf", Writing(share=False))
 
@@ -197,8 +197,7 @@ def test_a_sparse_source_needs_only_its_data(tmp_path, monkeypatch):
     with file.open("r+b") as opened:
         opened.truncate(size - 8 * (ROWS << 12))
         opened.truncate(size)
-    room = type("Room", (), {"f_bavail": size - 7 * (ROWS << 12), "f_frsize": 1})
-    monkeypatch.setattr(os, "statvfs", lambda path: room)
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: size - 7 * (ROWS << 12))
     write(make_plan(open_checkpoint(source), range(20)), tmp_path / "out")
     assert verify(tmp_path / "out", source) == ()
 
@@ -208,7 +207,6 @@ def test_an_output_that_is_shared_needs_no_room(shared_disk, monkeypatch):
     folder = shared_disk / "tight"
     folder.mkdir()
     source = single(folder)
-    room = type("Room", (), {"f_bavail": 1 << 20, "f_frsize": 1})
-    monkeypatch.setattr(os, "statvfs", lambda path: room)
+    monkeypatch.setattr("rewriter.system.free_bytes", lambda folder: 1 << 20)
     write(make_plan(open_checkpoint(source), range(2, 20)), folder / "out.gguf")
     assert verify(folder / "out.gguf", source) == ()

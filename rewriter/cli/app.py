@@ -12,6 +12,8 @@ import signal
 import sys
 from types import FrameType
 
+from rewriter.system import SIGNALS
+
 
 class Stopped(BaseException):
     """A signal asked the program to end. No ordinary handler may swallow it."""
@@ -40,7 +42,7 @@ def main() -> None:
     Voice.quiet = Voice.verbose = False
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
                 signal.signal(number, _stop)
         for name in ("stdout", "stderr"):  # closed by whoever started this: what is printed goes nowhere

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import signal
@@ -25,6 +24,7 @@ from rewriter.executors import DEFAULT_WORKERS, workers
 from rewriter.formats.files import named
 from rewriter.results import DONE, FAILED, SKIPPED, Line, Results
 from rewriter.running import Prepared, Run, StoppedError, as_far_as_it_fits, disks
+from rewriter.system import READING, SIGNALS, lock
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,7 +84,7 @@ class _Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = SIGNALS
         before = {number: signal.getsignal(number) for number in numbers}
         for number in numbers:
             if before[number] != signal.SIG_IGN:  # nohup means it
@@ -104,11 +104,11 @@ class _Stop:
 def _alone(path: Path) -> Iterator[None]:
     """Two runs of one batch would write one file of results. Raises OutputError while another one runs."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, READING)
     except OSError as error:
         raise CheckpointError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
         yield
     except BlockingIOError:
         raise OutputError(f"another run of {named(path)} is under way") from None

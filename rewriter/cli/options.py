@@ -19,7 +19,7 @@ from rewriter.request import Request
 from rewriter.selection import Options, Selection, parse_size
 
 _LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
-_FILES = "Into which files"
+_FILES, _CARD = "Into which files", "Model card"
 
 Source = Annotated[
     str,
@@ -117,6 +117,18 @@ def request_of(
             rich_help_panel=_FILES,
         ),
     ] = False,
+    card: Annotated[
+        bool | None,
+        typer.Option(
+            "--card/--no-card",
+            help="Write README.md: what was dropped, and how to heal it. Without, one that is there is extended.",
+            rich_help_panel=_CARD,
+        ),
+    ] = None,
+    base_model: Annotated[
+        str,
+        typer.Option(metavar="ORG/NAME", help="For the card: what the Hub calls SRC.", rich_help_panel=_CARD),
+    ] = "",
     no_provenance: Annotated[
         bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
     ] = False,
@@ -128,7 +140,8 @@ def request_of(
     own = load_architecture(architecture) if architecture else None
     size = _file_size(max_size, single_file)
     refusals = force, align, strict
-    options = Options(stack, generic, *fields, not no_provenance, *refusals, drop_mtp, own, size, single_file)
+    about = card, base_model
+    options = Options(stack, generic, *fields, not no_provenance, *refusals, drop_mtp, own, size, single_file, *about)
     return Request(selection, options, sparsity)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from rewriter.formats.files import named
 from rewriter.inspection import describe_plan
 from rewriter.request import Request
 from rewriter.saved import load_plan
+from rewriter.selection import moves
 
 
 @selecting
@@ -86,7 +87,8 @@ def _text(described: dict[str, Any]) -> str:
         f"  weights  {_change(described['parameters'], show.number)}",
         f"  bytes    {_change(described['bytes'], show.size)}",
     ]
-    lines += ["changes:", *map(_edit, described["changes"])] if described["changes"] else ["changes: none"]
+    changes = [*map(_edit, described["changes"]), *_card(described["card"])]
+    lines += ["changes:", *changes] if changes else ["changes: none"]
     lines += ["files:"]
     lines += [f"  {file['bytes']:>15,}  {_file(file)}" for file in described["files"]]
     lines += [f"  {described['disk_needed']:>15,}  bytes of disk needed"]
@@ -103,26 +105,29 @@ def notes(described: dict[str, Any]) -> list[str]:
         what = "the same tensors are put into other files" if regrouped else "the output is a copy"
         lines.append(f"note: nothing is dropped, {what}")
     lines += [f"moved: {shown(old, 80)} -> {shown(new, 80)}" for old, new in described["moved"]]
+    if described["card"] and described["card"]["note"]:
+        lines.append(f"note: {shown(described['card']['note'], 200)}")
     if described["left_behind"]:
         names = ", ".join(shown(name) for name in described["left_behind"])
         lines.append(f"left behind (they belong to the unpruned model): {names}")
     return lines
 
 
+def _card(card: dict[str, Any] | None) -> list[str]:
+    """The model card in one line."""
+    if card is None or not card["section"]:
+        return []
+    entries = [f"{key}: {show.value(value)}" for key, value in card["changes"].items()]
+    return [f"  {card['file']}: {', '.join(entries)}, a section on the pruned layers  (card)"]
+
+
 def _file(file: dict[str, Any]) -> str:
     return f"{shown(file['name'], 80)}{' (unchanged)' if file['unchanged'] else ''}"
 
 
-def _numbers(numbers: list[list[int]]) -> str:
+def _numbers(numbers: Iterable[tuple[int, int]]) -> str:
     """The new numbers as runs: 4-6 -> 3-5."""
-    runs: list[tuple[list[int], list[int]]] = []
-    for old, new in numbers:
-        if runs and old == runs[-1][0][-1] + 1:
-            runs[-1][0].append(old)
-            runs[-1][1].append(new)
-        else:
-            runs.append(([old], [new]))
-    moved = [f"{show.layers(old)} -> {show.layers(new)}" for old, new in runs if old != new]
+    moved = [f"{show.layers(old)} -> {show.layers(new)}" for old, new in moves(dict(numbers)) if old != new]
     return ", ".join(moved) or "unchanged"
 
 

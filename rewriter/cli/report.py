@@ -16,6 +16,7 @@ from rewriter.errors import OutputError, RequestError, shown
 from rewriter.formats.files import named
 from rewriter.renaming import rename_new
 from rewriter.selection import Options
+from rewriter.system import to_disk
 
 
 def report(
@@ -105,7 +106,7 @@ def _write(path: Path, text: str, overwrite: bool) -> None:
             with staged.open("x", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
+                to_disk(file.fileno())
             (os.replace if overwrite else rename_new)(staged, path)
         finally:
             staged.unlink(missing_ok=True)  # it is still there where something went wrong

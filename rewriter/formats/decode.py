@@ -8,7 +8,6 @@ Laws:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from rewriter.checkpoint import GGUF, Checkpoint, TensorInfo
 from rewriter.errors import UnsupportedError, shown
 from rewriter.formats.files import named, opened, read_at
 from rewriter.formats.ggml_types import GGML_TYPES
+from rewriter.system import processors
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -298,4 +298,4 @@ _PAIRS: tuple[tuple[str, str, Join], ...] = (
 
 def workers() -> int:
     """How many threads are of use: as many as cores, at most 8."""
-    return min(8, len(os.sched_getaffinity(0)))
+    return min(8, processors())

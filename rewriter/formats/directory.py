@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rewriter.checkpoint import Document, SideFile
+from rewriter.checkpoint import CARD, Document, SideFile
 from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text, safetensors
 from rewriter.formats.files import named, opened, read_at, read_document, stamp
 from rewriter.formats.sizes import FILES
 
+CARD_LIMIT = 4_000_000  # bytes of a model card; the longest there are have some 500,000
 SINGLE = "model.safetensors"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's names
 _INDEX = ".safetensors.index.json"
@@ -24,7 +25,9 @@ _STALE = re.compile(
     r"|.*\.(?:pt|pth)|flax_model.*|tf_model.*|optimizer\.bin|adapter_model\.bin|adapter_config\.json|openvino_.*|.*\.(?:npz|ggml)"
     r"|.*\.safetensors\.index\..*json"
 )
-_STALE_FOLDERS = frozenset({"onnx", "openvino", "mlx", "coreml", "original", "flax", "tf", "gguf", ".git", ".cache"})
+_STALE_FOLDERS = frozenset(
+    {"onnx", "openvino", "mlx", "coreml", "original", "flax", "tf", "gguf", ".git", ".cache", ".eval_results"}
+)
 
 
 def weight_files(path: Path) -> tuple[Document | None, list[str]]:
@@ -150,3 +153,14 @@ def _leave_params(left_behind: list[str], side_files: list[SideFile]) -> None:
     if params is not None and any(name.startswith("consolidated") for name in left_behind):
         side_files.remove(params)
         left_behind.append(params.name)
+
+
+def card_text(side_files: Sequence[SideFile]) -> str | None:
+    """The text of the model card; None where there is none, or none that could be extended."""
+    found = next((file for file in side_files if file.name == CARD), None)
+    if found is None or found.stamp.size > CARD_LIMIT:
+        return None
+    try:
+        return read_document(Path(found.path), CARD).text
+    except CheckpointError:
+        return None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rewriter import system
 from rewriter.checkpoint import Document, Stamp
 from rewriter.errors import CheckpointError, guess, shown
 
@@ -18,7 +19,7 @@ JSON_LIMIT = 100_000_000  # bytes, as the header of safetensors; the largest ind
 def opened(path: str | Path) -> Iterator[tuple[int, Stamp]]:
     """Give a descriptor for reading and the file's stamp. Raises CheckpointError if it is no regular file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, system.READING)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         hint = _near(path) if isinstance(error, FileNotFoundError) else ""
         raise CheckpointError(f"cannot open {named(path)}: {_reason(error)}{hint}") from None
@@ -60,7 +61,7 @@ def read_at(descriptor: int, offset: int, nbytes: int, where: str) -> bytes:
     parts: list[bytes] = []
     while nbytes:
         try:
-            part = os.pread(descriptor, nbytes, offset)
+            part = system.read_part(descriptor, nbytes, offset)
         except OSError as error:
             raise CheckpointError(f"cannot read {shown(where)} at byte {offset}: {_reason(error)}") from None
         if not part:

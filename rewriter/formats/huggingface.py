@@ -13,18 +13,29 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewriter.checkpoint import ADAPTER, HUGGINGFACE, SAFETENSORS, Checkpoint, Document, Shard, TensorInfo
+from rewriter.card import card_of
+from rewriter.checkpoint import (
+    ADAPTER,
+    CARD,
+    HUGGINGFACE,
+    SAFETENSORS,
+    Checkpoint,
+    Document,
+    Shard,
+    TensorInfo,
+)  # fmt: skip
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.formats import json_text, safetensors
-from rewriter.formats.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, companions, weight_files
+from rewriter.formats.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, card_text, companions, weight_files
 from rewriter.formats.files import read_document
 from rewriter.formats.grouping import Group, by_size, by_source, is_unchanged, tensors_by_shard
 from rewriter.formats.sizes import TENSORS, check_entries, check_total
+from rewriter.lineage import hub_name
 from rewriter.output import Literal, Output, OutputFile, whole_file
 from rewriter.plan import Plan
 
@@ -107,6 +118,7 @@ def open_directory(path: Path) -> Checkpoint:
         _check_index(index, opened)
     adapter = names == [ADAPTER_WEIGHTS]
     side_files, left_behind = companions(path, {*names, *(document.name for document in documents)}, adapter)
+    card = card_text(side_files)
     record = path / PROVENANCE_FILE
     provenance = _record(read_document(record, record.name).text) if record.exists() else None
     return _checkpoint(
@@ -118,6 +130,8 @@ def open_directory(path: Path) -> Checkpoint:
         left_behind=left_behind,
         provenance=provenance,
         companion=ADAPTER if adapter else "",
+        card=card,
+        hub_name=hub_name(path, json_text.parse(_config_text(documents), CONFIG), card),
     )
 
 
@@ -146,7 +160,7 @@ def _checkpoint(
     **rest: Any,
 ) -> Checkpoint:
     tensors = tuple(tensor for _, infos, _ in opened for tensor in infos)
-    text = next((document.text for document in documents if document.name == CONFIG), "{}")
+    text = _config_text(documents)
     config = json_text.parse(text, CONFIG)
     if not isinstance(config, dict):
         raise CheckpointError(f"{CONFIG} is not a JSON object")
@@ -167,6 +181,10 @@ def _checkpoint(
         nbytes=sum(shard.stamp.size for shard, _, _ in opened),
         **rest,
     )
+
+
+def _config_text(documents: Iterable[Document]) -> str:
+    return next((document.text for document in documents if document.name == CONFIG), "{}")
 
 
 def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
@@ -209,18 +227,28 @@ def layout(plan: Plan, name: str) -> Output:
     is_directory = checkpoint.format == HUGGINGFACE
     files = [*_weights(plan, name), *_configs(plan, name)]
     if is_directory:
-        files += [whole_file(file.name, file.path, file.stamp.size) for file in checkpoint.side_files]
+        files += _side_files(plan)
         if plan.provenance is not None:
             record = json.dumps(plan.provenance.to_json(), indent=2, ensure_ascii=True) + "\n"
             files.append(OutputFile(PROVENANCE_FILE, (Literal(record.encode()),)))
     sources = [(shard.path, shard.stamp) for shard in checkpoint.shards]
     sources += [(file.path, file.stamp) for file in checkpoint.side_files]
     sources += [(document.path, document.stamp) for document in checkpoint.documents]
-    claims = f"{re.escape(config_name(name))}|{re.escape(name)}[.]rewriter[.]json"
-    if is_directory:
-        stem = re.escape(_index_name(checkpoint).removesuffix(_INDEX))
-        claims = f"{stem}(-[0-9]{{5}}-of-[0-9]{{5}})?[.]safetensors|{stem}{re.escape(_INDEX)}"
+    stem = re.escape(_index_name(checkpoint).removesuffix(_INDEX))
+    weights = f"{stem}(-[0-9]{{5}}-of-[0-9]{{5}})?[.]safetensors|{stem}{re.escape(_INDEX)}"
+    claims = weights if is_directory else f"{re.escape(config_name(name))}|{re.escape(name)}[.]rewriter[.]json"
     return Output(tuple(files), is_directory, tuple(sources), claims)
+
+
+def _side_files(plan: Plan) -> Iterator[OutputFile]:
+    """What goes along as it is, and the model card."""
+    card = card_of(plan)
+    text = card.text if card else None
+    for file in plan.checkpoint.side_files:
+        if file.name != CARD or text is None:
+            yield whole_file(file.name, file.path, file.stamp.size)
+    if text is not None:
+        yield OutputFile(CARD, (Literal(text.encode()),))
 
 
 @dataclass(frozen=True, slots=True)
