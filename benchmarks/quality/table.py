@@ -66,9 +66,9 @@ def ways(results: list[dict]) -> list[str]:
 
 
 def worst(results: list[dict], name: str) -> float:
-    """At 25 %, over the models with norms before their sublayers, as far as it was measured there."""
+    """At 25 %, over the models that read from left to right; none where it was not measured on each of them."""
     known = [measured(each, name)[1] for each in results if not is_masked(each)]
-    return min((gap for gap in known if not math.isnan(gap)), default=math.nan)
+    return math.nan if any(map(math.isnan, known)) else min(known)
 
 
 def is_masked(result: dict) -> bool:
