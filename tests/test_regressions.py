@@ -250,7 +250,7 @@ def test_generic_layers_that_hold_other_tensors(keep, fits):
 
 def test_an_adapter_is_no_model():
     checkpoint = ggml("llama", numbered("blk.", 2), {"block_count": 2})
-    checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, "general.type": "adapter"})
+    checkpoint = replace(checkpoint, companion="GGUF LoRA adapter")
     with pytest.raises(UnsupportedError, match="no layers of its own"):
         make_plan(checkpoint, [0])
 

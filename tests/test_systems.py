@@ -70,7 +70,7 @@ def test_a_small_disk_is_refused_with_how_much_is_missing(tmp_path):
 @pytest.mark.parametrize("checksums", [True, False])
 def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch, checksums):
     with mounted(tmp_path / "disk", "size=1m") as disk:
-        monkeypatch.setattr("rewriter.rewrite._need", lambda output, folder, how: 0)
+        monkeypatch.setattr("rewriter.rewrite.disk_needed", lambda output, folder, how: 0)
         with pytest.raises(OutputError, match=r"^cannot write x.gguf: no space left on device$"):
             prune(GGUF, disk / "x.gguf", [0, 1, 2, 3, 4, 5, 6, 7], checksums=checksums)
         assert list(disk.iterdir()) == []
@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_and_a_resumed_run(tmp_path, monkeypatch):
         save_file({**load_file(file), **large}, file, metadata={"format": "pt"})
     add_to_index(source)
     with mounted(tmp_path / "disk", "size=800k") as disk:
-        monkeypatch.setattr("rewriter.rewrite._need", lambda output, folder, how: 0)
+        monkeypatch.setattr("rewriter.rewrite.disk_needed", lambda output, folder, how: 0)
         told: list[str] = []
         (disk / "ballast").write_bytes(bytes(250 << 10))
         with pytest.raises(OutputError, match="no space left"):
