@@ -65,6 +65,7 @@ class Processes(Executor):
         except BrokenProcessPool:
             self._pools.discard(pool)
             self._mine.pool = None
+            pool.shutdown()  # its thread ends first: at exit Python would wake it over a pipe that it just closed
             raise
 
 
