@@ -121,7 +121,7 @@ def _stream(facts: Facts, blocks: tuple[Block, ...], outside: Mapping[str, Weigh
     enter = partial(_enter, facts, outside)
     body = blocks[0].attention.body
     width = inputs(body.value) if isinstance(body, Attention) else 0
-    found = enter(np.zeros((1, 1), np.intp), 0).shape[1]
+    found = enter(np.zeros((1, 1), np.intp)).shape[1]
     if found != width:
         raise UnsupportedError(f"the embeddings are {found} wide, the layers {width}")
     closed = blocks[-1].feed_forward.closing is not None  # BERT ends with the norm of its last layer
@@ -170,13 +170,13 @@ def _has_head(facts: Facts) -> bool:
     return not names or any(word in name for name in names for word in ("CausalLM", "LMHead", "Conditional"))
 
 
-def _enter(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp], first: int) -> Floats:
-    """The rows of `tokens`, (sequences, length), at the positions from `first`, as they enter the first layer."""
+def _enter(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp]) -> Floats:
+    """The rows of `tokens`, (sequences, length), at the first positions, as they enter the first layer."""
     table = outside["token_embd"]
     x = np.concatenate([table.read(number, number + 1) for number in tokens.ravel().tolist()])
     x = x * np.float32(_embedding_scale(facts, table.columns))
     x = _project(outside, x) if facts.kind == "opt" else x
-    x = x + np.tile(_positions(facts, outside, first, tokens.shape[1], x.shape[1]), (tokens.shape[0], 1))
+    x = x + np.tile(_positions(facts, outside, tokens.shape[1], x.shape[1]), (tokens.shape[0], 1))
     if (types := outside.get("token_types")) is not None and types.columns == x.shape[1]:
         x = x + types.read(0, 1)
     norm = _first_norm(facts, outside)
@@ -198,9 +198,9 @@ def _first_norm(facts: Facts, outside: Mapping[str, Weight]) -> Norm | None:
     return plain_norm(facts) if facts.kind in STARTS_NORMED else None
 
 
-def _positions(facts: Facts, outside: Mapping[str, Weight], start: int, count: int, width: int) -> Floats:
-    """What `count` positions from `start` add; zeros where positions do not enter the stream."""
-    positions = np.arange(start, start + count)
+def _positions(facts: Facts, outside: Mapping[str, Weight], count: int, width: int) -> Floats:
+    """What the first `count` positions add; zeros where positions do not enter the stream."""
+    positions = np.arange(count)
     if facts.hugging_face and facts.kind in SINUSOIDS:
         first, less = SINUSOIDS[facts.kind]
         return _sinusoids(positions + (_after_padding(facts) if first is None else first), width, less)

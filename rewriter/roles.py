@@ -35,52 +35,53 @@ _EXPERT_WORDS = {
     "w2_proj": "ffn_down_exps",
 }  # fmt: skip
 _EXPERT = re.compile(r".*\bexperts\.(?:([0-9]+)\.)?([a-z0-9_]+?)(_bias|\.bias|\.weight)?", re.ASCII)
+
+
+def _endings(*rows: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Expressions for how a name ends -> the word for it."""
+    return tuple((re.compile(rf"(?:.*\.)?(?:{names})", re.ASCII), word) for names, word in rows)
+
+
 # what the maps lack besides, by how the name after the layer's number ends: looked up last
-_MORE = tuple(
-    (re.compile(rf"(?:.*\.)?(?:{names})", re.ASCII), word)
-    for names, word in (
-        (r"e_score_correction_bias|e_score_correction", "exp_probs_b"),
-        (r"sinks|attention_sink_bias", "attn_sinks"),
-        (r"q_layernorm\.norms\.[0-9]+|q_layernorm|q_norm", "attn_q_norm"),
-        (r"k_layernorm\.norms\.[0-9]+|k_layernorm|k_norm", "attn_k_norm"),
-        (r"rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq", "attn_rot_embd"),
-        (r"attention\.output\.LayerNorm|attention\.LayerNorm", "attn_output_norm"),
-        (r"output\.LayerNorm", "layer_output_norm"),
-        (r"attn_sub_norm", "attn_sub_norm"),
-        (r"ffn_sub_norm", "ffn_sub_norm"),
-        (r"input_layernorm|layernorm_before|layer_norm1|norm1|norm_1|self_attn_layer_norm", "attn_norm"),
-        (
-            r"post_attention_layernorm|pre_ff_layernorm|layernorm_after|layer_norm2|norm2|norm_2|ln_2|mlp_norm|ffn_norm"
-            r"|final_layer_norm|feedforward_layer_norm",
-            "ffn_norm",
-        ),
-        (r"(?:attention|attn|self)\.(?:q_proj|query|query_proj|q)", "attn_q"),
-        (r"(?:attention|attn|self)\.(?:k_proj|key|key_proj|k)", "attn_k"),
-        (r"(?:attention|attn|self)\.(?:v_proj|value|value_proj|v)", "attn_v"),
-        (r"attention\.output\.dense|(?:attention|attn)\.(?:out_proj|o_proj|o|proj)", "attn_output"),
-        (r"(?:attention|attn)\.qkv(?:_proj)?", "attn_qkv"),
-        (r"fc1|intermediate\.dense|intermediate_dense|mlp\.fc1", "ffn_up"),
-        (r"fc2|output\.dense|output_dense|mlp\.fc2", "ffn_down"),
-        (r"shared_expert_gate", "ffn_gate_inp_shexp"),
-        (r"block_sparse_moe\.input_linear", "ffn_gate_up_exps"),
-        (r"block_sparse_moe\.output_linear", "ffn_down_exps"),
-        (r"shared_mlp\.input_linear", "ffn_up_shexp"),
-        (r"shared_mlp\.output_linear", "ffn_down_shexp"),
-        (r".*relative_position_bias.*", "attn_rel_b"),
-        (r"(?:block_sparse_moe|mlp|moe|feed_forward)\.(?:router|gate)(?:\.layer)?", "ffn_gate_inp"),
-    )
+_MORE = _endings(
+    (r"e_score_correction_bias|e_score_correction", "exp_probs_b"),
+    (r"sinks|attention_sink_bias", "attn_sinks"),
+    (r"q_layernorm\.norms\.[0-9]+|q_layernorm|q_norm", "attn_q_norm"),
+    (r"k_layernorm\.norms\.[0-9]+|k_layernorm|k_norm", "attn_k_norm"),
+    (r"rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq", "attn_rot_embd"),
+    (r"attention\.output\.LayerNorm|attention\.LayerNorm", "attn_output_norm"),
+    (r"output\.LayerNorm", "layer_output_norm"),
+    (r"attn_sub_norm", "attn_sub_norm"),
+    (r"ffn_sub_norm", "ffn_sub_norm"),
+    (r"input_layernorm|layernorm_before|layer_norm1|norm1|norm_1|self_attn_layer_norm", "attn_norm"),
+    (
+        r"post_attention_layernorm|pre_ff_layernorm|layernorm_after|layer_norm2|norm2|norm_2|ln_2|mlp_norm|ffn_norm"
+        r"|final_layer_norm|feedforward_layer_norm",
+        "ffn_norm",
+    ),
+    (r"(?:attention|attn|self)\.(?:q_proj|query|query_proj|q)", "attn_q"),
+    (r"(?:attention|attn|self)\.(?:k_proj|key|key_proj|k)", "attn_k"),
+    (r"(?:attention|attn|self)\.(?:v_proj|value|value_proj|v)", "attn_v"),
+    (r"attention\.output\.dense|(?:attention|attn)\.(?:out_proj|o_proj|o|proj)", "attn_output"),
+    (r"(?:attention|attn)\.qkv(?:_proj)?", "attn_qkv"),
+    (r"fc1|intermediate\.dense|intermediate_dense|mlp\.fc1", "ffn_up"),
+    (r"fc2|output\.dense|output_dense|mlp\.fc2", "ffn_down"),
+    (r"shared_expert_gate", "ffn_gate_inp_shexp"),
+    (r"block_sparse_moe\.input_linear", "ffn_gate_up_exps"),
+    (r"block_sparse_moe\.output_linear", "ffn_down_exps"),
+    (r"shared_mlp\.input_linear", "ffn_up_shexp"),
+    (r"shared_mlp\.output_linear", "ffn_down_shexp"),
+    (r".*relative_position_bias.*", "attn_rel_b"),
+    (r"(?:block_sparse_moe|mlp|moe|feed_forward)\.(?:router|gate)(?:\.layer)?", "ffn_gate_inp"),
 )
 # the same outside the layers
-_MORE_OUTER = tuple(
-    (re.compile(rf"(?:.*\.)?(?:{names})", re.ASCII), word)
-    for names, word in (
-        (r"embed_in|tokens_embed|token_embedding", "token_embd"),
-        (r"positions_embed|position_embedding", "position_embd"),
-        (r"layernorm_embedding", "token_embd_norm"),
-        (r"embeddings_project|project_in", "token_embd_project"),
-        (r"project_out", "output_project"),
-        (r"final_layer_norm", "output_norm"),
-    )
+_MORE_OUTER = _endings(
+    (r"embed_in|tokens_embed|token_embedding", "token_embd"),
+    (r"positions_embed|position_embedding", "position_embd"),
+    (r"layernorm_embedding", "token_embd_norm"),
+    (r"embeddings_project|project_in", "token_embd_project"),
+    (r"project_out", "output_project"),
+    (r"final_layer_norm", "output_norm"),
 )
 _MASK = re.compile(r"(?:.*\.)?(?:attn|attention)\.(?:masked_)?bias", re.ASCII)  # causal masks, in old files
 _PARTS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # TensorFlow's names last

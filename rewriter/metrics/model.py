@@ -323,12 +323,12 @@ class Block:
 class Stream:
     """The residual stream of a stack: what enters, what each layer does, and how it is read at the end.
 
-    `enter(tokens, first)` gives the rows that enter the first layer for tokens below `vocabulary`, (sequences, length),
-    at the positions from `first`. `head` turns normalised rows into logits, after
+    `enter(tokens)` gives the rows that enter the first layer for tokens below `vocabulary`, (sequences, length), at the
+    first positions. `head` turns normalised rows into logits, after
     `narrowed` has made them as wide as the embedding (OPT-350m).
     """
 
-    enter: Callable[[NDArray[np.intp], int], Floats]
+    enter: Callable[[NDArray[np.intp]], Floats]
     vocabulary: int
     blocks: tuple[Block, ...]
     norm: Norm | None
@@ -356,7 +356,7 @@ class Stream:
 
     def start(self, count: int) -> Floats:
         """Rows of the embedding, evenly spaced over the vocabulary, as one sequence."""
-        return self.enter(evenly(count, self.vocabulary)[None, :], 0)
+        return self.enter(evenly(count, self.vocabulary)[None, :])
 
     def logits(self, x: Floats, team: Team) -> Floats:
         """What the model would say, (rows, vocabulary); without a head the normalised rows."""

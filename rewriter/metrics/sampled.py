@@ -23,6 +23,7 @@ SEQUENCES, LENGTH = 16, 32  # how much is read: docs/metrics.md has what less gi
 _PIECE = 8  # tokens of the model's own in a piece
 _BURN_IN = 4  # tokens drawn and forgotten before a piece: the first ones are no words of the model's
 _SHORTLIST = 4  # layers that are tried in each step of sampled_greedy: those that cost least in the step before
+_GOLDEN = (5**0.5 - 1) / 2
 _GREEDY_SHARE = 3 / 8  # of the layers that sampled_greedy takes out one by one; the others follow by their single cost
 
 
@@ -74,7 +75,7 @@ class _Reading:
         self._model, self._stream = model, stream
         tokens = text(model, stream)
         self._text = Text(tokens.shape[1])
-        self._states = [stream.enter(tokens, 0)]  # before each layer of the whole model, and after the last
+        self._states = [stream.enter(tokens)]  # before each layer of the whole model, and after the last
         for block in stream.blocks:
             self._states.append(block(self._states[-1], 1.0, model.team, self._text))
         self._reference = stream.logits(self._states[-1], model.team)
@@ -102,7 +103,7 @@ def _pieces(model: Model, stream: Stream, count: int) -> NDArray[np.intp]:
     last = _spread(stream, count // _PIECE)
     drawn = [last]
     for step in range(_BURN_IN + _PIECE - 1):
-        x = stream.enter(last[:, None], 0)
+        x = stream.enter(last[:, None])
         for block in stream.blocks:
             x = block(x, KAPPA**0.5, model.team)
         last = _drawn(stream.logits(x, model.team), step)
@@ -113,14 +114,15 @@ def _pieces(model: Model, stream: Stream, count: int) -> NDArray[np.intp]:
 def _drawn(logits: Floats, step: int) -> NDArray[np.intp]:
     """A token for each row. The numbers that decide are a golden-ratio sequence: the same on any machine."""
     shares = softmax(logits.astype(np.float64)).cumsum(axis=1)
-    at = (np.arange(len(logits)) + len(logits) * step + 0.5) * _GOLDEN % 1
+    at = _evenly(len(logits) * step, len(logits))
     return np.minimum((shares < at[:, None]).sum(axis=1), logits.shape[1] - 1)
-
-
-_GOLDEN = (5**0.5 - 1) / 2
 
 
 def _spread(stream: Stream, count: int) -> NDArray[np.intp]:
     """Tokens from all over the vocabulary, no two neighbours alike."""
-    places = (np.arange(count) + 0.5) * _GOLDEN % 1
-    return (places * stream.vocabulary).astype(np.intp)
+    return (_evenly(0, count) * stream.vocabulary).astype(np.intp)
+
+
+def _evenly(first: int, count: int) -> NDArray[np.float64]:
+    """Numbers from 0 to 1 of the golden-ratio sequence, from the one at `first`: any run of them lies evenly."""
+    return np.asarray((np.arange(count) + first + 0.5) * _GOLDEN % 1)

@@ -141,7 +141,7 @@ def assert_equal(spec: Spec, path: Path) -> None:
 
 def through(stream: Stream) -> np.ndarray:
     """Of each token at position 0."""
-    team, x = Team(1), np.concatenate([stream.enter(np.array([[token]]), 0) for token in TOKENS])
+    team, x = Team(1), np.concatenate([stream.enter(np.array([[token]])) for token in TOKENS])
     for block in stream.blocks:
         x = block(x, 1.0, team)
     return stream.logits(x, team)
@@ -196,7 +196,7 @@ def test_a_text_is_read_as_llama_cpp_reads_it(spec: Spec, tmp_path: Path) -> Non
 
 
 def read(stream: Stream) -> np.ndarray:
-    team, x = Team(1), stream.enter(np.array([TEXT]), 0)
+    team, x = Team(1), stream.enter(np.array([TEXT]))
     for block in stream.blocks:
         x = block(x, 1.0, team, Text(len(TEXT)))
     return stream.logits(x, team)
