@@ -53,6 +53,30 @@ class _Work:
         self._folder, self._progress, self._finished, self._how = folder, progress, finished, how
         self.failures: list[OSError | CheckpointError] = []
         self.stopped = False
+        self._helping: list[threading.Event] = []
+
+    def help(self) -> None:
+        """Run beside the thread that waits."""
+        ended = threading.Event()
+        self._helping.append(ended)
+        try:
+            self.run()
+        finally:
+            ended.set()
+
+    def wait(self) -> None:
+        """Until nobody helps any more, however often a signal comes meanwhile.
+
+        A thread that starts later sees that there is nothing to do. `join` would not do: a thread whose join was
+        interrupted counts as ended (Python before 3.13).
+        """
+        try:
+            for ended in self._helping:
+                ended.wait()
+        except BaseException:
+            self.stopped = True
+            self.wait()
+            raise
 
     def run(self) -> None:
         """Write files, the largest first, until there are no more or something fails."""
@@ -83,17 +107,14 @@ def write_files(
     """
     work = _Work(files, folder, progress, finished, how)
     large = sum(file.nbytes >= _LARGE for file in files)
-    helpers = [threading.Thread(target=work.run, daemon=True) for _ in range(min(_THREADS, large) - 1)]
-    for helper in helpers:
-        helper.start()
     try:
+        for _ in range(min(_THREADS, large) - 1):
+            threading.Thread(target=work.help, daemon=True).start()
         work.run()
-        for helper in helpers:
-            helper.join()
+        work.wait()
     finally:  # a signal must not leave threads that write while all is removed
         work.stopped = True
-        for helper in helpers:
-            helper.join()
+        work.wait()
     for failure in work.failures:
         raise failure
 

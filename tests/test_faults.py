@@ -11,6 +11,8 @@ import io
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
@@ -210,3 +212,41 @@ def test_a_signal_at_every_call(scene, tmp_path):
         assert code == 128 + which, (number, said)
         ends = {"as before": "nothing was written", "complete": "the output is complete"}
         assert said == f"rewriter: stopped by {which.name}; {ends[state]}\n", number
+
+
+def writers() -> list[threading.Thread]:
+    """The threads that write files, not the one of a progress bar."""
+    return [thread for thread in threading.enumerate() if thread.name.endswith("(help)")]
+
+
+@pytest.mark.usefixtures("_warm")
+@pytest.mark.parametrize("while_starting", [True, False])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_no_thread_writes_while_all_is_removed(while_starting, times, tmp_path, monkeypatch):
+    """Somebody presses Ctrl-C again and again, while a thread starts or is in a slow system call."""
+    monkeypatch.setattr("rewriter.copying._LARGE", 0)  # bytes: every file is worth a thread
+    scene, stderr, begun = Scene("directory", False, tmp_path), tmp_path / "stderr", []
+
+    def interrupt() -> None:
+        begun.append(time.monotonic())
+        for _ in range(times * (len(begun) == 1)):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.05)
+
+    def act(number: int, name: str) -> None:
+        if threading.current_thread() in writers() and name in faults.WRITING:
+            if not while_starting:
+                interrupt()
+            time.sleep(0.02)
+        assert not (name == "rmdir" and writers())
+
+    def start(thread: threading.Thread) -> None:
+        real(thread)
+        if while_starting and thread in writers():
+            interrupt()
+
+    real = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    code = os.waitstatus_to_exitcode(faults.in_child(lambda: command_line(scene, stderr, Calls(act))))
+    assert (code, stderr.read_text()) == (130, "rewriter: stopped by SIGINT; nothing was written\n")
+    assert scene.state() == "as before"

@@ -197,7 +197,7 @@ def attention(value: Sequence, output: Sequence) -> Attention:
 def stream(*blocks: Block, embedding: Sequence = ((1, 0), (0, 2)), head: Sequence | None = None) -> Stream:
     table = np.array(embedding, np.float32)
     logits = None if head is None else Linear(weight(head))
-    return Stream(lambda tokens, _: table[tokens.ravel()], len(table), blocks, None, logits)
+    return Stream(lambda tokens: table[tokens.ravel()], len(table), blocks, None, logits)
 
 
 def turning(times: float = 1.0) -> Block:

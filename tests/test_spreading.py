@@ -251,7 +251,7 @@ def test_a_worker_without_the_filesystem_says_so(source, tmp_path):
         pruned(source, tmp_path / "spread" / "out", Kept(blind))
 
     def without_sources(task):
-        write_task(replace(task, sources=(("/nowhere/model", task.sources[0][1]),)))
+        write_task(replace(task, sources=tuple(("/nowhere/model", stamp) for _, stamp in task.sources)))
 
     with pytest.raises(OutputError, match="does not see /nowhere/model"):
         pruned(source, tmp_path / "spread" / "out", Kept(without_sources))
