@@ -73,10 +73,10 @@ class _Work:
         try:
             for ended in self._helping:
                 ended.wait()
-        except BaseException:
-            self.stopped = True
-            self.wait()
-            raise
+        finally:
+            if not all(ended.is_set() for ended in self._helping):
+                self.stopped = True
+                self.wait()
 
     def run(self) -> None:
         """Write files, the largest first, until there are no more or something fails."""

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 LIMIT = 1_000_000  # characters; the cards with the longest lists of results have some 300,000
+_DEPTH = 100  # cards have 6; libyaml needs time in proportion to the square
 _BLOCK = re.compile(
     r"(?P<head>\ufeff?\s*---(?:\r\n|\n))(?P<yaml>(?:.*?(?:\r\n|\n))??)(?P<tail>---[ \t]*(?:\r\n|\n|\Z))", re.DOTALL
 )
@@ -219,6 +220,8 @@ def _one(events: Iterator[Any], yaml: Any) -> Iterator[Any]:
     while True:
         event = next(events)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH:
+            raise CardError("its front matter is nested too deeply")
         yield event
         if not depth:
             return
