@@ -118,5 +118,5 @@ def test_the_workflow_runs_the_readme_s_tests_on_the_systems_that_are_promised()
     assert [row for row in matrix["include"] if row["os"] == "windows-latest" and row["experimental"]]
     steps = [step["run"] for step in job["steps"] if "run" in step]
     pasted = re.search(r"<!-- test -->\n```sh\n(.*)\n", (ROOT / "README.md").read_text())[1]
-    assert "python -m pytest -m 'not oracle'" in pasted
-    assert 'python -m pytest -m "not oracle"' in steps
+    assert "python -m pytest -n auto -m 'not oracle'" in pasted
+    assert 'python -m pytest -n auto -m "not oracle"' in steps
