@@ -110,7 +110,7 @@ def _refuse_uneven(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, kind:
     for tensor in checkpoint.tensors:
         layer = stack.layer_of(tensor.name)
         if layer is not None:
-            shapes[layer in layers.numbers].add((tensor.name[len(f"{stack.prefix}{layer}") :], tensor.shape))
+            shapes[layer in layers.numbers].add((stack.after(tensor.name, layer), tensor.shape))
     if not shapes[0] <= shapes[1]:
         raise UnsupportedError(
             f"the layers of this {kind} adapter differ, and all share a projection as large as the largest: none can go"

@@ -106,8 +106,7 @@ def _source_names(checkpoint: Checkpoint) -> dict[str, str]:
     for tensor in checkpoint.tensors:
         layer = stack.layer_of(tensor.name)
         if layer is not None and layer < len(kept):
-            rest = tensor.name.removeprefix(f"{stack.prefix}{layer}")
-            names[tensor.name] = f"{stack.prefix}{kept[layer]}{rest}"
+            names[tensor.name] = f"{stack.prefix}{kept[layer]}{stack.after(tensor.name, layer)}"
     return names
 
 

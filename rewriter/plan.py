@@ -274,7 +274,7 @@ def _refuse_shifted_kinds(
     for tensor in checkpoint.tensors:
         layer = stack.layer_of(tensor.name)
         if layer is not None and layer < layers.count:
-            rests[layer].add(tensor.name[len(f"{stack.prefix}{layer}") :])
+            rests[layer].add(stack.after(tensor.name, layer))
     kinds = [frozenset(rest) for rest in rests]
     explained = set(field_rules(checkpoint, stacks, stack, options).values()) - {"keep", "count", "prediction_count"}
     if explained or all(kinds[old] == kinds[new] for new, old in enumerate(layers.main)):

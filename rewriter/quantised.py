@@ -86,7 +86,7 @@ def _modules(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator
     for tensor in checkpoint.tensors:
         layer = stack.layer_of(tensor.name)
         if layer is not None and numbers.get(layer, layer) != layer:
-            rest = tensor.name[len(f"{stack.prefix}{layer}") :]
+            rest = stack.after(tensor.name, layer)
             inner |= {(layer, rest): None, (layer, rest.rpartition(".")[0]): None}
     for prefix in dict.fromkeys(layers.prefixes):
         yield from ((f"{prefix}{layer}{rest}", f"{prefix}{numbers[layer]}{rest}") for layer, rest in inner)

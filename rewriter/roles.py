@@ -104,8 +104,8 @@ def layer_roles(checkpoint: Checkpoint, stack: Stack, names: Iterable[str]) -> d
     """The role of every tensor of the stack's layers among `names`; None where nobody has a word for it."""
     inside = {name: layer for name in names if (layer := stack.layer_of(name)) is not None}
     if table_of(checkpoint) == GGUF:
-        return {name: _from_gguf(name[len(f"{stack.prefix}{layer}.") :]) for name, layer in inside.items()}
-    endings = {name: name[len(f"{stack.prefix}{layer}.") :] for name, layer in inside.items()}
+        return {name: _from_gguf(stack.after(name, layer)[1:]) for name, layer in inside.items()}
+    endings = {name: stack.after(name, layer)[1:] for name, layer in inside.items()}
     words = _words(checkpoint.architecture, stack.prefix, frozenset(endings.values()))
     return {name: words[ending] for name, ending in endings.items()}
 

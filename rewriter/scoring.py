@@ -112,7 +112,7 @@ def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weigh
     for name, weight in weights.items():
         number = stack.layer_of(name)
         if number is not None and number < stack.count:
-            layers[number][name[len(f"{stack.prefix}{number}.") :]] = weight
+            layers[number][stack.after(name, number)[1:]] = weight
     try:
         with _fitting():
             return Model(tuple(layers), team, describe_stream(checkpoint, stack, weights))

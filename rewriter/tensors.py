@@ -72,7 +72,7 @@ def linear_widths(checkpoint: Checkpoint, stack: Stack) -> list[tuple[int, int]]
         layer = stack.layer_of(tensor.name)
         if layer is None:
             continue
-        rest = tensor.name[len(f"{stack.prefix}{layer}.") :]
+        rest = stack.after(tensor.name, layer)[1:]
         shape = tensor.shape if table_of(checkpoint) != GGUF else tensor.shape[::-1]
         if rest == "weight" and len(shape) == 2:
             widths[layer] = (shape[1], shape[0])
@@ -93,7 +93,7 @@ def _new_name(names: _Names, name: str) -> str | None:
         new = names.numbers.get(layer)
         if new is None:
             return None
-        rest = name[len(f"{stack.prefix}{layer}") :]
+        rest = stack.after(name, layer)
         if new == 0 and layer and rest[1:] in stack.entry.absent_in_first:
             return None
         name = f"{stack.prefix}{new}{rest}"

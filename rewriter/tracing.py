@@ -78,7 +78,7 @@ def _layers(checkpoint: Checkpoint, stack: Stack) -> list[Layer]:
     for tensor in checkpoint.tensors:
         number = stack.layer_of(tensor.name)
         if number is not None:
-            layers[number][tensor.name[len(f"{stack.prefix}{number}") :]] = tensor
+            layers[number][stack.after(tensor.name, number)] = tensor
     return layers
 
 

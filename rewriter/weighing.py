@@ -98,7 +98,7 @@ def _fate(places: _Places, name: str) -> Fate:
     layer = stack.layer_of(name)
     if layer is None:
         return Fate(_listed(places, name))
-    rest = name[len(f"{stack.prefix}{layer}.") :]
+    rest = stack.after(name, layer)[1:]
     for names, users in places.shared:
         if users[:1] == [layer] and rest.startswith(names):
             own = tuple(user for user in users[1:] if f"{stack.prefix}{user}.{rest}" in places.names)

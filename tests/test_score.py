@@ -61,12 +61,12 @@ def test_a_quantised_model_ranks_like_its_source(name, path, scored):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize(("name", "least"), [("sampled-removal", 0.95), ("sampled-greedy", 0.9)])
-def test_sampled_text_ranks_a_quantised_model_about_like_its_source(name, least):
-    """Each file samples a text of its own; and greedy choices that are nearly tied part ways for good."""
+@pytest.mark.parametrize("name", ["sampled-removal", "sampled-greedy"])
+def test_sampled_text_ranks_a_quantised_model_like_its_source(name):
+    """Though each file samples a text of its own, and greedy choices that are nearly tied part ways for good."""
     whole, plain, *quantised = (score_layers(open_checkpoint(path), name).values for path in (HF, F16, Q8, Q4))
     assert spearman(whole, plain) == pytest.approx(1)
-    assert all(spearman(plain, each) >= least for each in quantised)
+    assert all(spearman(plain, each) >= 0.95 for each in quantised)
     assert all({3, 4} <= set(np.argsort(each)[:3].tolist()) for each in (plain, *quantised))
 
 

@@ -14,6 +14,13 @@ PAGE = REPOSITORY / "docs" / "metrics.md"
 BEGIN, END = "<!-- measured: benchmarks/quality/table.py -->", "<!-- end of measured -->"
 
 
+QUANTISED = """\
+How the scores of a quantised model rank its layers, against those of the model that it was made from (Spearman; Q8_0 /
+Q5_0 / Q4_0):
+
+"""
+
+
 def main() -> None:
     names = [name for name in (*FIXTURE_MODELS, *SPECS) if (RESULTS / f"{name}.json").exists()]
     results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
@@ -24,7 +31,8 @@ def main() -> None:
 
 
 def tables(results: list[dict]) -> str:
-    return "\n".join([models_table(results), *(f"{text}\n" for text in (gap_table(results), rho_table(results)))])
+    parts = [models_table(results), gap_table(results), rho_table(results), QUANTISED + quantised_table()]
+    return "\n".join(f"{part}\n" if part is not parts[0] else part for part in parts)
 
 
 def models_table(results: list[dict]) -> str:
@@ -59,6 +67,15 @@ def rho_table(results: list[dict]) -> str:
     names = [name for name in ways(results) if any("spearman" in each["judged"].get(name, {}) for each in results)]
     found = {name: [each["judged"].get(name, {}).get("spearman", math.nan) for each in results] for name in names}
     return table(head, [[name, *map(number, values)] for name, values in found.items()])
+
+
+def quantised_table() -> str:
+    """Spearman of the scores of quantised models with those of their sources."""
+    found = json.loads((RESULTS / "quantised.json").read_text())
+    names = dict.fromkeys(name for each in found.values() for name in each)
+    values = [[each.get(name, {"": math.nan}).values() for each in found.values()] for name in names]
+    cells = [[" / ".join(map(number, each)) for each in row] for row in values]
+    return table(["Spearman", *found], [[name, *row] for name, row in zip(names, cells, strict=True)])
 
 
 def ways(results: list[dict]) -> list[str]:

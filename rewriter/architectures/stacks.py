@@ -58,6 +58,10 @@ class Stack:
             return None
         return _as_number(name[len(self.prefix) :].partition(".")[0])
 
+    def after(self, name: str, layer: int) -> str:
+        """What follows the number in the name of a tensor of `layer`: `.mlp.weight` in `model.layers.3.mlp.weight`."""
+        return name[len(f"{self.prefix}{layer}") :]
+
     def key(self, key: str) -> str:
         """The whole metadata key for one that is relative to the scope; `/key` and `file.json:key` are whole."""
         if not key or ".json:" in key:
