@@ -11,7 +11,7 @@ from functools import partial
 from rewriter.errors import UnsupportedError
 from rewriter.facts import CLOSING, DEPTH_SCALED, FIRST_NOT_NORMED, PARALLEL, PLAIN_NORMS, Facts
 from rewriter.feed_forwards import feed_forward
-from rewriter.metrics.model import Block, Branch, Norm
+from rewriter.metrics.layers import Block, Branch, Norm
 from rewriter.parts import Layer, eps_of, norm_in
 from rewriter.value_paths import attention
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rewriter.architectures.stacks import Stack
 from rewriter.checkpoint import Checkpoint
 from rewriter.formats.decode import Weight, open_weights, workers
-from rewriter.metrics.model import Team
+from rewriter.metrics.layers import Team
 from rewriter.metrics.values import MAGNITUDES, magnitude_values, magnitudes
 from rewriter.plan import open_stacks
 from rewriter.roles import layer_roles, outer_roles

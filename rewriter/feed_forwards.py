@@ -26,7 +26,7 @@ from rewriter.facts import (
 )
 from rewriter.formats.decode import Weight
 from rewriter.metrics.activations import ACTIVATIONS, xielu
-from rewriter.metrics.model import Activation, Experts, FeedForward, Floats, Linear, Norm, Router, sigmoid, softmax
+from rewriter.metrics.layers import Activation, Experts, FeedForward, Floats, Linear, Norm, Router, sigmoid, softmax
 from rewriter.parts import Layer, inputs, linear, norm_in, only, outputs
 
 

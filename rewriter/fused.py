@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
 from rewriter.facts import GROUPED, GROUPED_IF_MANY, PARTITIONED, Facts
-from rewriter.metrics.model import Linear
+from rewriter.metrics.layers import Linear
 from rewriter.parts import Layer, inputs, linear, only, outputs
 
 QUERIES, KEYS, VALUES = range(3)

@@ -26,8 +26,8 @@ from rewriter.facts import (
     Facts,
 )
 from rewriter.fused import KEYS, QUERIES, fused
+from rewriter.metrics.layers import Floats, Linear, Norm
 from rewriter.metrics.looks import Look, Rotary
-from rewriter.metrics.model import Floats, Linear, Norm
 from rewriter.parts import Layer, height, linear, norm_of
 from rewriter.patterns import active_patterns, pattern_list
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rewriter.errors import UnsupportedError
 from rewriter.facts import EPS, LAYER_NORM, PLUS_ONE, RMS, RMS_IN_GGUF, TRANSPOSED, Facts
 from rewriter.formats.decode import Weight
-from rewriter.metrics.model import Linear, Norm
+from rewriter.metrics.layers import Linear, Norm
 
 
 @dataclass(slots=True)

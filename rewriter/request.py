@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rewriter.architectures import select
 from rewriter.checkpoint import Checkpoint
@@ -13,6 +14,9 @@ from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.selection import Options, Selection, check_request, choose
 from rewriter.suggesting import Suggestion, strategy_for, suggest
+
+if TYPE_CHECKING:
+    from rewriter.scoring import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +27,22 @@ class Request:
     options: Options
     sparsity: float | None = None
 
-    def plan(self, checkpoint: Checkpoint, name: str, told: Callable[[str], None] = lambda text: None) -> Plan:
-        """The plan for `checkpoint`; `name` is what the output will be called. `told` hears how layers were scored."""
+    def plan(
+        self,
+        checkpoint: Checkpoint,
+        name: str,
+        told: Callable[[str], None] = lambda text: None,
+        watch: Watch = lambda metric, share: None,
+    ) -> Plan:
+        """The plan for `checkpoint`; `name` is what the output will be called.
+
+        `told` hears how layers were scored, and `watch` how far that is.
+        """
         stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
         if self.options.regroups and self.selection == Selection():  # nothing goes, only the files are others
             return make_plan(checkpoint, range(stack.count), self.options)
         check_request(self.selection)
-        strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity)
+        strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity, watch)
         if scores is not None:
             told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
         size_of = self._sizes(checkpoint, name)
@@ -39,14 +52,14 @@ class Request:
         options = replace(self.options, chosen_by=chosen_by)
         return make_plan(checkpoint, kept, replace(options, drop_mtp=True) if dropped else options)
 
-    def suggestion(self, checkpoint: Checkpoint, name: str) -> Suggestion:
+    def suggestion(self, checkpoint: Checkpoint, name: str, watch: Watch = lambda metric, share: None) -> Suggestion:
         """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
         selection = self.selection
         if selection.drop is not None or selection.keep is not None:
             raise RequestError("score suggests layers: --drop and --keep name them already")
         if (selection.count, selection.ratio, selection.target_size) == (None, None, None):
             selection = replace(selection, ratio=0.25)
-        return suggest(checkpoint, selection, self.options, self._sizes(checkpoint, name), self.sparsity)
+        return suggest(checkpoint, selection, self.options, self._sizes(checkpoint, name), self.sparsity, watch)
 
     def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
         """How large an output would be: exact, so that a target size is met to the byte."""

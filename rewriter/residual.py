@@ -34,7 +34,8 @@ from rewriter.facts import (
     Facts,
 )
 from rewriter.formats.decode import Weight
-from rewriter.metrics.model import Attention, Block, Floats, Linear, Norm, Stream
+from rewriter.metrics.layers import Attention, Block, Floats, Linear, Norm
+from rewriter.metrics.model import Stream
 from rewriter.parts import Layer, inputs, norm_of
 from rewriter.roles import Role, is_around, is_elsewhere, layer_roles, outer_roles, reads_tokens
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 
 if "numpy" not in sys.modules:  # one thread for each of ours: sums then do not depend on how many there are
@@ -24,13 +25,17 @@ from rewriter.checkpoint import Checkpoint
 from rewriter.errors import UnsupportedError, shown
 from rewriter.formats.decode import Weight, open_weights, workers
 from rewriter.metrics import find
-from rewriter.metrics.model import Model, Team
+from rewriter.metrics.layers import Team
+from rewriter.metrics.model import Model
 from rewriter.plan import open_stacks
 from rewriter.residual import describe_stream
 from rewriter.selection import Options
 
 # The metrics to take where none is asked for: the first one that applies. docs/metrics.md has the measurements.
 DEFAULTS = ("sampled-greedy", "influence", "magnitude-l1")
+
+
+Watch = Callable[[str, float], None]  # is told the metric, and how much of its work is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +68,13 @@ def score_layers(
     options: Options | None = None,
     sparsity: float | None = None,
     threads: int | None = None,
+    watch: Watch = lambda metric, share: None,
 ) -> Scores:
     """Score every layer of the stack that `options` name with `metric`, or with the default.
 
     Raises RequestError for an unknown metric, UnsupportedError where it does not apply or the weights cannot be
-    decoded, CheckpointError for a damaged file. The scores do not depend on `threads`.
+    decoded, CheckpointError for a damaged file. The scores do not depend on `threads`. `watch(metric, share)` hears how
+    much is done, from 0 to 1.
     """
     options = options or Options()
     chosen = [metric] if metric is not None else list(DEFAULTS)
@@ -78,7 +85,7 @@ def score_layers(
         for name, function in zip(chosen, functions, strict=True):
             try:
                 with np.errstate(all="ignore"), _fitting():  # what is not finite is said below
-                    values = function(model)
+                    values = function(replace(model, told=partial(watch, name)))
             except UnsupportedError as error:
                 if name == chosen[-1]:
                     raise

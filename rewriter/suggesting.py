@@ -17,7 +17,7 @@ from rewriter.selection import RECIPE, Options, Selection, choose, protection
 from rewriter.strategies import STRATEGIES, Layers, Strategy
 
 if TYPE_CHECKING:
-    from rewriter.scoring import Scores
+    from rewriter.scoring import Scores, Watch
 
 _TRIED = 16  # selections that break no bound, before it is said that none works
 
@@ -93,9 +93,10 @@ def suggest(
     options: Options,
     size_of: Callable[[Layers], int],
     sparsity: float | None = None,
+    watch: Watch = lambda metric, share: None,
 ) -> Suggestion:
     """Score the layers and choose among them what `selection` asks for. Raises as `choose` and `score_layers` do."""
-    strategy, scores = strategy_for(selection, checkpoint, options, sparsity)
+    strategy, scores = strategy_for(selection, checkpoint, options, sparsity, watch)
     if scores is None:
         raise RequestError(f"{selection.strategy} has no scores; name a metric (rewriter list metrics)")
     count = len(scores.layers)
@@ -106,7 +107,11 @@ def suggest(
 
 
 def strategy_for(
-    selection: Selection, checkpoint: Checkpoint, options: Options, sparsity: float | None = None
+    selection: Selection,
+    checkpoint: Checkpoint,
+    options: Options,
+    sparsity: float | None = None,
+    watch: Watch = lambda metric, share: None,
 ) -> tuple[Strategy | None, Scores | None]:
     """What chooses the layers where position alone does not: a published order, or scores; with the scores.
 
@@ -119,5 +124,5 @@ def strategy_for(
         return None, None
     from rewriter.scoring import score_layers  # numpy takes time, and only scores need it
 
-    scores = score_layers(checkpoint, selection.strategy, options, sparsity)
+    scores = score_layers(checkpoint, selection.strategy, options, sparsity, watch=watch)
     return by_scores(checkpoint, options, scores, selection.contiguous), scores

@@ -13,7 +13,7 @@ from rewriter.errors import UnsupportedError
 from rewriter.facts import Facts
 from rewriter.fused import VALUES, fused, head_size
 from rewriter.looking import look
-from rewriter.metrics.model import Attention, Linear, Norm
+from rewriter.metrics.layers import Attention, Linear, Norm
 from rewriter.parts import Layer, height, inputs, linear, norm_in, only, outputs
 
 _LATENT_EPS = 1e-6  # whatever the config says of the other norms, on the Hugging Face side

@@ -16,21 +16,20 @@ from rewriter.formats.decode import Weight
 from rewriter.metrics import METRICS, find
 from rewriter.metrics.activations import ACTIVATIONS
 from rewriter.metrics.closed_form import _attention_power, _feed_forward_power, _moments, influence
-from rewriter.metrics.model import (
+from rewriter.metrics.layers import (
     Attention,
     Block,
     Branch,
     Experts,
     FeedForward,
     Linear,
-    Model,
     Norm,
     Router,
-    Stream,
     Team,
     sigmoid,
     softmax,
 )
+from rewriter.metrics.model import Model, Stream
 from rewriter.metrics.spectra import alpha, spectral_entropy, stable_rank
 from rewriter.metrics.stream import KAPPA, stream_influence, stream_removal
 from rewriter.metrics.values import lamp, magnitude_l1, magnitude_l2, neighbour_cosine, variance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from rewriter.metrics import METRICS
 from rewriter.recipes import RECIPES
 from rewriter.scoring import DEFAULTS, score_layers
 from tests.builders import MODELS, huggingface, write_config, write_gguf
-from tests.test_cli import ok, run
+from tests.test_cli import ok, on_a_terminal, run
 
 __all__ = ["run"]  # a fixture
 
@@ -68,6 +69,43 @@ def test_sampled_text_ranks_a_quantised_model_like_its_source(name):
     assert spearman(whole, plain) == pytest.approx(1)
     assert all(spearman(plain, each) >= 0.95 for each in quantised)
     assert all({3, 4} <= set(np.argsort(each)[:3].tolist()) for each in (plain, *quantised))
+
+
+# ---- how far it is
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_says_how_far_it_is(name):
+    told: list[tuple[str, float]] = []
+    source = F16 if name in QUICK else MODELS / "tiny-llama-16L-bytes"
+    scores = score_layers(open_checkpoint(source), name, watch=lambda metric, share: told.append((metric, share)))
+    shares = [share for _, share in told]
+    assert {metric for metric, _ in told} == {name}
+    assert len(told) >= len(scores.layers) - 1
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.2
+    assert 0.6 < shares[-1] <= 1  # how many layers sampled-greedy tries is not known before
+
+
+def test_scoring_shows_a_bar_on_a_terminal():
+    code, seen = on_a_terminal("score", F16, "--metric", "stream-removal")
+    assert code == 0
+    assert re.search(r"scoring by stream-removal.*━.*\d+%", seen)
+    code, seen = on_a_terminal("score", F16, "--metric", "stream-removal", "-q")
+    assert "scoring by" not in seen
+
+
+@pytest.mark.parametrize(("metric", "warned"), [("stream-removal", True), ("influence", False)])
+def test_scoring_that_will_take_long_says_what_is_quick(metric, warned, run, monkeypatch):
+    monkeypatch.setattr("rewriter.cli.telling._LOOK", 0)
+    monkeypatch.setattr("rewriter.cli.telling._LONG", -1)
+    code, out, err = run("score", F16, "--metric", metric)
+    assert code == 0
+    assert f"scored by {metric}" in out
+    line = rf"{metric} will take about \d+ minutes more here; influence reads every weight only once\n"
+    assert bool(re.fullmatch(line, err)) == warned
+    assert (err == "") != warned
+    assert run("score", F16, "--metric", metric, "-q")[1:] == ("", "")
 
 
 # ---- the command

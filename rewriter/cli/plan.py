@@ -41,7 +41,8 @@ def plan(
     """
     name = output_name(source)
     told: list[str] = []
-    made = request.plan(telling.opened(source), name, told.append)
+    with telling.scoring() as watch:
+        made = request.plan(telling.opened(source), name, told.append, watch)
     telling.planned(made)
     described = describe_plan(made, layout(made, name))
     if companions:

@@ -101,7 +101,8 @@ def prune(
     checkpoint = telling.opened(source)
     told: list[str] = []
     if saved_plan is None:
-        plan = request.plan(checkpoint, Path(destination).name, told.append)
+        with telling.scoring() as watch:
+            plan = request.plan(checkpoint, Path(destination).name, told.append, watch)
     else:
         plan = _saved(saved_plan, checkpoint, request)
     how = writing(overwrite, verify, resume, checksums, no_share, hardlink, no_fsync)

@@ -58,10 +58,11 @@ def report(
     _check_free(path, overwrite)
     own = load_architecture(architecture) if architecture else None
     rules = [*(["--generic"] if generic else []), *(["--architecture", str(architecture)] if architecture else [])]
-    described = describe_report(
-        telling.opened(source), name, () if no_scores else metric, Options(generic=generic, architecture=own),
-        lambda words: _commands(source, name, (*words, *rules)),
-    )  # fmt: skip
+    with telling.scoring() as watch:
+        described = describe_report(
+            telling.opened(source), name, () if no_scores else metric, Options(generic=generic, architecture=own),
+            lambda words: _commands(source, name, (*words, *rules)), watch,
+        )  # fmt: skip
     _write(path, render(made, described), overwrite)
     show.say("\n".join(_summary(described, path)))
 

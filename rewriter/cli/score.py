@@ -49,7 +49,8 @@ def score(
             raise RequestError("--metric and --strategy cannot be combined: give one")
         request = replace(request, selection=replace(request.selection, strategy=metric))
     checkpoint = telling.opened(source)
-    suggestion = request.suggestion(checkpoint, output_name(source))
+    with telling.scoring() as watch:
+        suggestion = request.suggestion(checkpoint, output_name(source), watch)
     described = describe_suggestion(suggestion, components(checkpoint, request.options))
     if plot is not None:
         from rewriter.plotting import plot_scores  # matplotlib is an extra

@@ -1,10 +1,14 @@
-"""What `--verbose` says: which files are opened, which rules hold and why, how bytes get there, how long it takes."""
+"""What is said beside the result: what `--verbose` asks for, and how far the scoring is."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewriter.checkpoint import Checkpoint
 from rewriter.cli import show
@@ -14,6 +18,12 @@ from rewriter.errors import shown
 from rewriter.formats import open_checkpoint
 from rewriter.output import Output, Writing
 from rewriter.plan import Plan, open_stacks
+
+if TYPE_CHECKING:
+    from rewriter.scoring import Watch
+
+_LOOK, _LONG = 20, 300  # seconds after which it is said that scoring will take long, and what is long
+_QUICK = "influence"  # the metric that reads every weight once
 
 
 def opened(source: str) -> Checkpoint:
@@ -69,3 +79,44 @@ def written(output: Output, destination: str, how: Writing, seconds: float) -> N
     waited = "waited for the disk" if how.sync else "did not wait for the disk"
     checked = "every byte compared" if how.verify_bytes else "structure checked"
     show.detail(f"done: {checked}, {waited}, {seconds:.3f} s")
+
+
+@contextmanager
+def scoring() -> Iterator[Watch]:
+    """A bar on a terminal while layers are scored, and a word of warning everywhere where that takes long."""
+    with ExitStack() as ends:
+        bar: Watch | None = None
+        began, warned = time.monotonic(), False
+
+        def watch(metric: str, share: float) -> None:
+            nonlocal bar, warned
+            if Voice.quiet:
+                return
+            bar = bar or _bar(metric, ends)
+            bar(metric, share)
+            seconds = time.monotonic() - began
+            left = seconds / share - seconds
+            if not warned and metric != _QUICK and seconds > _LOOK:
+                warned = True
+                if left > _LONG:
+                    with suppress(OSError):  # nobody listens
+                        show.note(_warning(metric, left))
+
+        yield watch
+
+
+def _warning(metric: str, seconds: float) -> str:
+    return f"{metric} will take about {seconds / 60:.0f} minutes more here; {_QUICK} reads every weight only once"
+
+
+def _bar(metric: str, ends: ExitStack) -> Watch:
+    if not sys.stderr.isatty():
+        return lambda metric, share: None
+    from rich import progress as rich  # slow to import, and nobody looks elsewhere
+
+    columns = (rich.TextColumn("scoring by {task.description}", markup=False), rich.BarColumn(),
+               rich.TaskProgressColumn(), rich.TimeRemainingColumn())  # fmt: skip
+    made = rich.Progress(*columns, console=show.console(error=True), transient=True, speed_estimate_period=600)
+    task = made.add_task(metric, total=1.0)
+    ends.enter_context(made)
+    return lambda metric, share: made.update(task, description=metric, completed=share)

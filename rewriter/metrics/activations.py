@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriter.metrics.model import Activation, sigmoid
+from rewriter.metrics.layers import Activation, sigmoid
 
 _Floats = NDArray[Any]
 

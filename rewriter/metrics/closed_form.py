@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
-from rewriter.metrics.model import Attention, Branch, Experts, FeedForward, Linear, Model, Norm
+from rewriter.metrics.layers import Attention, Branch, Experts, FeedForward, Linear, Norm
+from rewriter.metrics.model import Model
 from rewriter.metrics.stream import KAPPA
 from rewriter.metrics.values import Scores
 
@@ -25,7 +26,8 @@ def influence(model: Model) -> Scores:
     """One minus the ratio of the stream's size before and after the layer, in closed form (ours)."""
     stream = model.described()
     power, scores = stream.embedding_power, []
-    for block in stream.blocks:
+    for number in model.numbers():
+        block = stream.blocks[number]
         if block.attention.closing is not None:
             raise UnsupportedError("influence is about streams that grow; this one is normed after every layer")
         added = (_power(block.attention, KAPPA) + _power(block.feed_forward, 1.0)) * block.multiplier**2

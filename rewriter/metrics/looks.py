@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewriter.metrics.model import Floats, Linear, Norm, Team, softmax
+from rewriter.metrics.layers import Floats, Linear, Norm, Team, softmax
 
 
 @dataclass(frozen=True, slots=True)

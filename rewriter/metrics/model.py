@@ -1,322 +1,25 @@
-"""What a metric sees of a checkpoint: the weights of each layer, and where it is known, what a layer computes.
+"""What a metric sees of a checkpoint: the weights of each layer, and where it is known, the stream through them.
 
-Everything here is numpy arrays and functions of them. Shapes: the stream is (rows, width), a projection's matrix
-(outputs, inputs).
+Shapes: the stream is (rows, width).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
 from rewriter.formats.decode import Weight
-
-if TYPE_CHECKING:
-    from rewriter.metrics.looks import Look, Text
-
-Floats = NDArray[Any]  # float32
-Activation = Callable[[NDArray[Any]], NDArray[Any]]
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-class Team:
-    """Threads that share work. Results come in the order of the items: they do not depend on the number of threads."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
-
-    def map(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-        """`function` of every item."""
-        return list(map(function, items) if self._pool is None else self._pool.map(function, items))
-
-    def close(self) -> None:
-        """Let the threads go."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """LayerNorm, or with `rms` RMSNorm; `gain` and `bias` are as applied (Gemma's 1 + weight is added already)."""
-
-    gain: Floats | None
-    bias: Floats | None
-    rms: bool
-    eps: float
-
-    def __call__(self, x: Floats) -> Floats:
-        """Normalise each row."""
-        if not self.rms:
-            x = x - x.mean(axis=-1, keepdims=True)
-        y = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + self.eps)
-        if self.gain is not None:
-            y *= self.gain
-        if self.bias is not None:
-            y += self.bias
-        return y
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A projection. `transposed`: stored as (inputs, outputs), as GPT-2's Conv1D. `rows`: only these outputs."""
-
-    weight: Weight
-    bias: Floats | None = None
-    transposed: bool = False
-    rows: NDArray[np.intp] | None = None
-
-    def matrix(self) -> Floats:
-        """The whole matrix, (outputs, inputs)."""
-        whole = self.weight.whole()
-        whole = whole.T if self.transposed else whole
-        return whole if self.rows is None else whole[self.rows]
-
-    @property
-    def offsets(self) -> Floats | None:
-        """The bias of the outputs that count."""
-        return self.bias if self.bias is None or self.rows is None else self.bias[self.rows]
-
-    def __call__(self, x: Floats, team: Team) -> Floats:
-        """Project each row of `x`, (rows, inputs) -> (rows, outputs). Only some rows of the matrix are in memory."""
-        weight, chunks = self.weight, list(self.weight.chunks())
-        if self.transposed:
-            parts = team.map(lambda span: x[:, span[0] : span[1]] @ weight.read(*span), chunks)
-            y = np.add.reduce(parts, dtype=np.float32)
-        else:
-            y = np.concatenate(team.map(lambda span: x @ weight.read(*span).T, chunks), axis=1)
-        y = y if self.rows is None else y[:, self.rows]
-        offsets = self.offsets
-        return y if offsets is None else y + offsets
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """The value path of attention: what a token's own value adds. Scores, positions and masks are left out.
-
-    Values are multiplied by `scale` and kept within `clip`. `expand` repeats the values of a group for each of its
-    heads. With `latent` (multi-head latent attention) `value` gives the latent, `norm` normalises it, and `latent`
-    makes values of it. `sub_norm` comes before the output projection. `look` says where tokens look, if that is known.
-    """
-
-    value: Linear
-    output: Linear
-    expand: NDArray[np.intp] | None = None
-    norm: Norm | None = None
-    latent: Linear | None = None
-    sub_norm: Norm | None = None
-    scale: float = 1.0
-    clip: float = np.inf
-    look: Look | None = None
-
-    def values(self, x: Floats, team: Team) -> Floats:
-        """The values of each row, one for every head, (rows, inputs of the output projection)."""
-        v = self.value(x, team)
-        if self.latent is not None:
-            v = self.latent(v if self.norm is None else self.norm(v), team)
-        if self.clip < np.inf:
-            v = np.clip(v, -self.clip, self.clip)
-        return (v if self.expand is None else v[:, self.expand]) * np.float32(self.scale)
-
-    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:
-        """What attention adds to the stream; without a `text` every token attends to itself alone."""
-        v = self.values(x, team)
-        if text is not None and self.look is not None:
-            v = self.look.mixed(x, v, text, team)
-        return self.output(v if self.sub_norm is None else self.sub_norm(v), team)
-
-
-@dataclass(frozen=True, slots=True)
-class FeedForward:
-    """down(act(gate x) * up x), or without a gate down(act(up x)).
-
-    gpt-oss clips both at `limit` and adds `shift` to the second.
-    """
-
-    up: Linear
-    down: Linear
-    gate: Linear | None
-    act: Activation
-    sub_norm: Norm | None = None
-    limit: float = np.inf
-    shift: float = 0.0
-
-    def hidden(self, up: NDArray[Any], gate: NDArray[Any] | None) -> NDArray[Any]:
-        """The hidden units, from what the projections give."""
-        if gate is None:
-            return self.act(up)
-        if self.limit < np.inf:
-            gate, up = np.minimum(gate, self.limit), np.clip(up, -self.limit, self.limit)
-        return self.act(gate) * (up + self.shift if self.shift else up)
-
-    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
-        """What it adds to the stream."""
-        h = self.hidden(self.up(x, team), None if self.gate is None else self.gate(x, team))
-        h = h.astype(np.float32, copy=False)
-        return self.down(h if self.sub_norm is None else self.sub_norm(h), team)
+from rewriter.metrics.layers import Attention, Block, Floats, Linear, Norm, Team
 
 
 def evenly(count: int, vocabulary: int) -> NDArray[np.intp]:
     """`count` tokens of the vocabulary, or all of it, evenly spaced."""
     count = min(count, vocabulary)
     return np.asarray((np.arange(count) * vocabulary) // count + vocabulary // (2 * count))
-
-
-def softmax(logits: Floats) -> Floats:
-    """Along the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
-
-
-def sigmoid(x: Floats) -> Floats:
-    """Of each value, without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * x))
-
-
-@dataclass(frozen=True, slots=True)
-class Router:
-    """Which `used` experts a row goes to, and how much each of them counts.
-
-    `score` makes scores of the logits. `select_bias` counts for the choice alone. Of `groups` of experts only the best
-    `groups_used` are chosen from (DeepSeek): a group is as good as its `group_best` best experts together.
-    `normalise`: the chosen weights sum to one, times `scale`. `jitter` is sparsemixer's (Phi-3.5-MoE), which takes one
-    expert after the other. `inputs`: the weight is put on what an expert gets, not on what it gives (Llama 4).
-    """
-
-    linear: Linear
-    used: int
-    normalise: bool = True
-    score: Activation = softmax
-    select_bias: Floats | None = None
-    scale: float = 1.0
-    groups: int = 1
-    groups_used: int = 1
-    group_best: int = 2
-    jitter: float | None = None
-    inputs: bool = False
-
-    def weights(self, x: Floats, team: Team) -> Floats:
-        """How much each expert counts for each row, (rows, experts); most are 0."""
-        logits = self.linear(x, team)
-        if self.jitter is not None:
-            return _mixed(logits, self.used, self.jitter)
-        scores = self.score(logits)
-        choice = self._in_best_groups(scores if self.select_bias is None else scores + self.select_bias)
-        first = np.argsort(-choice, axis=1, kind="stable")[:, : self.used]
-        chosen = np.zeros_like(scores)
-        np.put_along_axis(chosen, first, np.take_along_axis(scores, first, axis=1), axis=1)
-        if self.normalise:
-            chosen /= chosen.sum(axis=1, keepdims=True) + np.float32(1e-20)
-        return chosen * np.float32(self.scale)
-
-    def _in_best_groups(self, choice: Floats) -> Floats:
-        if self.groups_used >= self.groups:
-            return choice
-        grouped = choice.reshape(len(choice), self.groups, -1)
-        merit = np.sort(grouped, axis=2)[:, :, -self.group_best :].sum(axis=2)
-        worst = np.argsort(-merit, axis=1, kind="stable")[:, self.groups_used :]
-        grouped = grouped.copy()
-        np.put_along_axis(grouped, worst[:, :, None], -np.inf, axis=1)
-        return grouped.reshape(choice.shape)
-
-
-def _mixed(logits: Floats, used: int, jitter: float) -> Floats:
-    """Sparsemixer (Liu et al. 2024): each expert's share is among those close to it that are not yet chosen."""
-    chosen, left = np.zeros_like(logits), logits.copy()
-    for _ in range(used):
-        best = left.argmax(axis=1)[:, None]
-        highest = np.take_along_axis(left, best, axis=1)
-        far = (highest - logits) / np.maximum(np.abs(logits), highest) > 2 * jitter
-        share = softmax(np.where(far, -np.inf, left))
-        np.put_along_axis(chosen, best, np.take_along_axis(share, best, axis=1), axis=1)
-        np.put_along_axis(left, best, -np.inf, axis=1)
-    return chosen
-
-
-@dataclass(frozen=True, slots=True)
-class Experts:
-    """A mixture: each row goes to the experts that the router chooses; `shared` sees every row.
-
-    Without a router the mean of all experts counts. `scale` is put on all that is given.
-    """
-
-    router: Router | None
-    experts: Sequence[FeedForward]
-    shared: FeedForward | None = None
-    shared_gate: Linear | None = None
-    scale: float = 1.0
-
-    def weights(self, x: Floats, team: Team) -> Floats:
-        """How much each expert counts for each row, (rows, experts)."""
-        if self.router is None:
-            return np.full((len(x), len(self.experts)), 1 / len(self.experts), np.float32)
-        return self.router.weights(x, team)
-
-    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
-        """What it adds to the stream."""
-        weights = self.weights(x, team)
-        inputs = self.router is not None and self.router.inputs
-        total = np.zeros_like(x)
-        for number, expert in enumerate(self.experts):
-            rows = np.flatnonzero(weights[:, number])
-            weight = weights[rows, number, None]
-            if len(rows):
-                total[rows] += expert(x[rows] * weight, team) if inputs else weight * expert(x[rows], team)
-        total = total if self.shared is None else total + self._shared(self.shared, x, team)
-        return total if self.scale == 1 else total * np.float32(self.scale)
-
-    def _shared(self, shared: FeedForward, x: Floats, team: Team) -> Floats:
-        given = shared(x, team)
-        return given if self.shared_gate is None else given * sigmoid(self.shared_gate(x, team))
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """One thing that a layer adds: normalised before, or after, or both; `closing` norms the stream after it (BERT)."""
-
-    body: Attention | FeedForward | Experts
-    before: Norm | None = None
-    after: Norm | None = None
-    closing: Norm | None = None
-
-    def __call__(self, x: Floats, share: float, multiplier: float, team: Team, text: Text | None = None) -> Floats:
-        """The stream with this added; `share` scales what the body gives before it is normalised."""
-        update = self.update(x, share, multiplier, team, text)
-        return x + update if self.closing is None else self.closing(x + update)
-
-    def update(self, x: Floats, share: float, multiplier: float, team: Team, text: Text | None = None) -> Floats:
-        """What is added."""
-        given = self.body(x if self.before is None else self.before(x), team, text) * np.float32(share)
-        return (given if self.after is None else self.after(given)) * np.float32(multiplier)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What a layer computes: attention, then feed-forward, or both at once (`parallel`)."""
-
-    attention: Branch
-    feed_forward: Branch
-    parallel: bool = False
-    multiplier: float = 1.0
-
-    def __call__(self, x: Floats, share: float, team: Team, text: Text | None = None) -> Floats:
-        """The stream after the layer. `share` is what is left of a value once many tokens have been averaged.
-
-        With a `text` the rows are its tokens and look at each other, as far as that is known.
-        """
-        if self.parallel:
-            added = self.attention.update(x, share, self.multiplier, team, text)
-            return x + added + self.feed_forward.update(x, 1, self.multiplier, team)
-        x = self.attention(x, share, self.multiplier, team, text)
-        return self.feed_forward(x, 1, self.multiplier, team)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,12 +75,32 @@ class Model:
     """The layers of one stack. `layers`: for each what follows its number in the names -> the weight.
 
     `stream` is None where nobody has described what these layers compute, and `why` says what is in the way.
+    `told(share)` hears how much of the work is done.
     """
 
     layers: tuple[Mapping[str, Weight], ...]
     team: Team
     stream: Stream | None = None
     why: str = ""
+    told: Callable[[float], None] = lambda share: None
+
+    def steps(self, count: float) -> Callable[[], None]:
+        """What is to be called after each of about `count` steps that take equally long."""
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            self.told(min(1.0, done / count))
+
+        return step
+
+    def numbers(self) -> Iterator[int]:
+        """The layers' numbers, one after the other: a metric has done with one when it asks for the next."""
+        step = self.steps(len(self.layers))
+        for number in range(len(self.layers)):
+            yield number
+            step()
 
     def described(self) -> Stream:
         """The stream. Raises UnsupportedError where there is none."""

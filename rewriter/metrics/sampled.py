@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
+from rewriter.metrics.layers import Floats, softmax
 from rewriter.metrics.looks import Text
-from rewriter.metrics.model import Floats, Model, Stream, softmax
+from rewriter.metrics.model import Model, Stream
 from rewriter.metrics.stream import KAPPA, distance
 from rewriter.metrics.values import Scores
 
@@ -24,6 +25,7 @@ _PIECE = 8  # tokens of the model's own in a piece
 _BURN_IN = 4  # tokens drawn and forgotten before a piece: the first ones are no words of the model's
 _SHORTLIST = 4  # layers that are tried in each step of sampled_greedy: those that cost least in the step before
 _GOLDEN = (5**0.5 - 1) / 2
+_REST = 0.7  # of the layers come after the first that is gone, as a rule: only to say how long it takes
 _GREEDY_SHARE = 3 / 8  # of the layers that sampled_greedy takes out one by one; the others follow by their single cost
 
 
@@ -39,7 +41,9 @@ def sampled_greedy(model: Model) -> Scores:
     The score is what the prediction has changed by when the layer goes. The first eighth, the last two, which are
     protected by default, and those beyond three eighths, come after all others, by what each costs alone.
     """
-    reading, count = _Reading(model), len(model.layers)
+    count = len(model.layers)
+    tries = _GREEDY_SHARE * count * (_SHORTLIST + 1)
+    reading = _Reading(model, tries * _REST * count)
     alone = [reading.cost((layer,)) for layer in range(count)]
     adds = dict(list(enumerate(alone))[-(-count // 8) : count - 2])  # layer -> what it added when it was last tried
     reached: dict[int, float] = {}
@@ -68,16 +72,18 @@ def _try_again(reading: _Reading, adds: dict[int, float], gone: tuple[int, ...],
 class _Reading:
     """The sampled text, and what the whole model predicts on it."""
 
-    def __init__(self, model: Model) -> None:
-        stream = model.described()
+    def __init__(self, model: Model, more: float = 0.0) -> None:
+        """Some `more` layers will be passed than it takes to miss each layer once."""
+        stream, count = model.described(), len(model.layers)
         if not stream.looks:
             raise UnsupportedError("this metric reads text, and where these layers look is not known")
         self._model, self._stream = model, stream
         tokens = text(model, stream)
         self._text = Text(tokens.shape[1])
+        self._passed = model.steps(count * (count + 1) / 2 + more)
         self._states = [stream.enter(tokens)]  # before each layer of the whole model, and after the last
-        for block in stream.blocks:
-            self._states.append(block(self._states[-1], 1.0, model.team, self._text))
+        for number in range(count):
+            self._states.append(self._past(number, self._states[-1]))
         self._reference = stream.logits(self._states[-1], model.team)
 
     def cost(self, gone: Iterable[int]) -> float:
@@ -86,8 +92,14 @@ class _Reading:
         x = self._states[min(gone)]
         for number in range(min(gone) + 1, len(self._stream.blocks)):
             if number not in gone:
-                x = self._stream.blocks[number](x, 1.0, self._model.team, self._text)
+                x = self._past(number, x)
         return distance(self._stream, self._reference, self._stream.logits(x, self._model.team))
+
+    def _past(self, number: int, x: Floats) -> Floats:
+        """The stream after a layer."""
+        y = self._stream.blocks[number](x, 1.0, self._model.team, self._text)
+        self._passed()
+        return y
 
 
 def text(model: Model, stream: Stream) -> NDArray[np.intp]:

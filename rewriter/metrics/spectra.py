@@ -31,7 +31,7 @@ def alpha(model: Model) -> Scores:
 
 
 def _means(model: Model, statistic: Callable[[Spectrum], float]) -> Scores:
-    return [_mean(model, layer, statistic) for layer in range(len(model.layers))]
+    return [_mean(model, layer, statistic) for layer in model.numbers()]
 
 
 def _mean(model: Model, layer: int, statistic: Callable[[Spectrum], float]) -> float:

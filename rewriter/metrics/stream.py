@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriter.metrics.model import Floats, Model, Stream, softmax
+from rewriter.metrics.layers import Floats, softmax
+from rewriter.metrics.model import Model, Stream
 from rewriter.metrics.values import Scores
 
 ROWS = 64  # rows of the embedding that are followed
@@ -21,8 +22,8 @@ def stream_influence(model: Model) -> Scores:
     """One minus the mean cosine of the stream before and after the layer, from embedding rows (ours)."""
     stream, scores = model.described(), []
     x = stream.start(ROWS)
-    for block in stream.blocks:
-        y = block(x, KAPPA**0.5, model.team)
+    for number in model.numbers():
+        y = stream.blocks[number](x, KAPPA**0.5, model.team)
         scores.append(1 - float(_cosines(x, y).mean()))
         x = y
     return scores
@@ -53,9 +54,9 @@ def _without_each(model: Model, stream: Stream, x: Floats) -> list[Floats]:
     """
     count = len(x)
     together = x  # the full stream is its last `count` rows
-    for block in stream.blocks:
+    for number in model.numbers():
         skipped = together[-count:]
-        moved = block(together, KAPPA**0.5, model.team)
+        moved = stream.blocks[number](together, KAPPA**0.5, model.team)
         together = np.concatenate((moved[:-count], skipped, moved[-count:]))
     return [together[start : start + count] for start in range(0, len(together), count)]
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.formats.decode import Weight
-from rewriter.metrics.model import Floats, Model
+from rewriter.metrics.layers import Floats
+from rewriter.metrics.model import Model
 
 Scores = list[float]
 MAGNITUDES = 1 << 15  # different magnitudes in bfloat16: a float32 without its sign and its lower half
@@ -35,7 +36,7 @@ def _square_sum(part: Floats) -> float:
 
 def _sums(model: Model, statistic: Callable[[Floats], float]) -> Scores:
     """Add up a statistic of the chunks of every layer's weights."""
-    return [_total(model, layer.values(), statistic) for layer in model.layers]
+    return [_total(model, model.layers[number].values(), statistic) for number in model.numbers()]
 
 
 def _total(model: Model, weights: Iterable[Weight], statistic: Callable[[Floats], float]) -> float:
@@ -45,7 +46,7 @@ def _total(model: Model, weights: Iterable[Weight], statistic: Callable[[Floats]
 
 def variance(model: Model) -> Scores:
     """Variance of the weights of the layer's matrices, all together (Sajjad et al. 2023 rank by variance)."""
-    return [_variance(model, layer) for layer in range(len(model.layers))]
+    return [_variance(model, layer) for layer in model.numbers()]
 
 
 def _variance(model: Model, layer: int) -> float:
@@ -65,7 +66,7 @@ def lamp(model: Model, sparsity: float = 0.8) -> Scores:
     A weight's LAMP score is w^2 over the sum of v^2 of all v in its matrix that are not smaller; one threshold for all
     layers. Magnitudes are rounded to bfloat16.
     """
-    tallies = [[_tally(model, weight) for weight in model.matrices(layer)] for layer in range(len(model.layers))]
+    tallies = [[_tally(model, weight) for weight in model.matrices(layer)] for layer in model.numbers()]
     every = [tally for layer in tallies for tally in layer]
     total = sum(int(count.sum()) for _, count in every)
     threshold = _threshold(every, round((1 - sparsity) * total))
@@ -129,7 +130,7 @@ def neighbour_cosine(model: Model) -> Scores:
 
     The first layer is compared with the second. Matrices are compared by name, where their shapes agree.
     """
-    between = [_cosine(model, *pair) for pair in pairwise(range(len(model.layers)))]
+    between = [_cosine(model, *pair) for pair in pairwise(model.numbers())]
     return [1 - cosine for cosine in (between[:1] + between if between else [0.0])]
 
 

@@ -18,7 +18,7 @@ from rewriter.plan import open_stacks
 from rewriter.plotting import bar_lengths
 from rewriter.recipes import PREFIX, RECIPES, strategy_of
 from rewriter.report.choices import choices
-from rewriter.scoring import DEFAULTS, score_layers
+from rewriter.scoring import DEFAULTS, Watch, score_layers
 from rewriter.selection import Options
 from rewriter.strategies import STRATEGIES
 
@@ -27,12 +27,18 @@ Commands = Callable[[tuple[str, ...]], dict[str, str]]
 
 
 def describe_report(
-    checkpoint: Checkpoint, name: str, metrics: Sequence[str] | None, options: Options, commands: Commands
+    checkpoint: Checkpoint,
+    name: str,
+    metrics: Sequence[str] | None,
+    options: Options,
+    commands: Commands,
+    watch: Watch = lambda metric, share: None,
 ) -> dict[str, Any]:
     """Everything that the page shows. `name` is what an output would be called.
 
     metrics: those to compute; none at all where empty, where None those of `DEFAULTS` that apply.
     commands(words): the commands with `words` among their arguments, ready to be pasted.
+    watch(metric, share): hears how far the scoring is.
 
     Raises RequestError for an unknown metric, CheckpointError for a damaged file.
     """
@@ -48,7 +54,9 @@ def describe_report(
             {
                 **row,
                 **_stack(checkpoint, architecture, stacks, replace(options, stack=stack.name), name),
-                **_scored(checkpoint, DEFAULTS if metrics is None else metrics, replace(options, stack=stack.name)),
+                **_scored(
+                    checkpoint, DEFAULTS if metrics is None else metrics, replace(options, stack=stack.name), watch
+                ),
                 "commands": commands(() if stack is stacks[0] else ("--stack", stack.name)),
             }
             for row, stack in zip(rows, stacks, strict=True)
@@ -88,12 +96,12 @@ def _recipes(checkpoint: Checkpoint, stack: Stack) -> list[dict[str, Any]]:
     return found
 
 
-def _scored(checkpoint: Checkpoint, metrics: Sequence[str], options: Options) -> dict[str, Any]:
+def _scored(checkpoint: Checkpoint, metrics: Sequence[str], options: Options, watch: Watch) -> dict[str, Any]:
     """The scores by each metric, and why others have none."""
     scored, unscored = [], []
     for metric in dict.fromkeys(metrics):
         try:
-            scores = score_layers(checkpoint, metric, options)
+            scores = score_layers(checkpoint, metric, options, watch=watch)
         except UnsupportedError as error:
             unscored.append({"name": metric, "why": str(error)})
             continue

@@ -14,7 +14,8 @@ transformers = pytest.importorskip("transformers")
 from rewriter.formats import open_checkpoint  # noqa: E402
 from rewriter.formats.decode import open_weights  # noqa: E402
 from rewriter.metrics import sampled  # noqa: E402
-from rewriter.metrics.model import Model, Team  # noqa: E402
+from rewriter.metrics.layers import Team  # noqa: E402
+from rewriter.metrics.model import Model  # noqa: E402
 from rewriter.plan import open_stacks  # noqa: E402
 from rewriter.residual import describe_stream  # noqa: E402
 from rewriter.scoring import score_layers  # noqa: E402
