@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from itertools import starmap
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,35 @@ def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[st
     )
 
 
+BAR, DECIMAL = re.compile("[█▏▎▍▌▋▊▉]+"), re.compile(r"-?\d+\.\d+")
+
+
 def pattern_of(output: str) -> str:
     """A line `...` stands for any number of lines."""
     return re.escape(output).replace(re.escape("...\n"), "(?:.*\n)*?")
+
+
+def nearly(shown: str, printed: str) -> bool:
+    """Whether all is the same but for the last digits of scores: another processor adds up in another order."""
+    pairs = list(zip(shown.split(), printed.split(), strict=False))
+    return len(shown.split()) == len(printed.split()) == len(pairs) and all(starmap(_alike, pairs))
+
+
+def _alike(one: str, other: str) -> bool:
+    if BAR.fullmatch(one) and BAR.fullmatch(other):
+        return abs(len(one) - len(other)) <= 1
+    if DECIMAL.fullmatch(one) and DECIMAL.fullmatch(other):
+        return float(other) == pytest.approx(float(one), rel=0.01)
+    return one == other
+
+
+def test_what_is_nearly_the_same():
+    assert nearly("3   0.06509   2   ████▋   drop", "3   0.06513   2   ████▊   drop")
+    assert not nearly("3   0.06509   2   ████▋   drop", "3   0.06513   3   ████▋   drop")
+    assert not nearly("3   0.06509   2   ████▋   drop", "3   0.067   2   ████▋   drop")
+    assert not nearly("3   0.06509   2   ████▋   drop", "3   0.06509   2   █████▊▊   drop")
+    assert not nearly("3 layers", "4 layers")
+    assert not nearly("1.2 a", "1.2 a b")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -66,7 +93,8 @@ def test_a_page_shows_what_the_commands_print(path, tmp_path):
         done = {"rewriter": ours, "python": python}[program](arguments, tmp_path)
         assert (done.returncode, bool(done.stderr)) == (code, bool(code)), done.stderr
         stripped = "".join(line.rstrip() + "\n" for line in (done.stdout + done.stderr).splitlines())
-        assert re.fullmatch(pattern_of(SECONDS.sub("N s", output)), SECONDS.sub("N s", stripped)), command
+        shown, printed = SECONDS.sub("N s", output), SECONDS.sub("N s", stripped)
+        assert re.fullmatch(pattern_of(shown), printed) or nearly(shown, printed), command
 
 
 def test_the_pages_have_commands():

@@ -85,24 +85,30 @@ def written(output: Output, destination: str, how: Writing, seconds: float) -> N
 def scoring() -> Iterator[Watch]:
     """A bar on a terminal while layers are scored, and a word of warning everywhere where that takes long."""
     with ExitStack() as ends:
-        bar: Watch | None = None
-        began, warned = time.monotonic(), False
+        yield (lambda metric, share: None) if Voice.quiet else _Scoring(ends)
 
-        def watch(metric: str, share: float) -> None:
-            nonlocal bar, warned
-            if Voice.quiet:
-                return
-            bar = bar or _bar(metric, ends)
-            bar(metric, share)
-            seconds = time.monotonic() - began
-            left = seconds / share - seconds
-            if not warned and metric != _QUICK and seconds > _LOOK:
-                warned = True
-                if left > _LONG:
-                    with suppress(OSError):  # nobody listens
-                        show.note(_warning(metric, left))
 
-        yield watch
+class _Scoring:
+    """Hears how far the scoring is; the bar ends with `ends`."""
+
+    def __init__(self, ends: ExitStack) -> None:
+        self._ends = ends
+        self._bar: Watch | None = None
+        self._first = 0.0, 0.0  # when a metric was first heard of, and how far it was then
+        self._warned = False
+
+    def __call__(self, metric: str, share: float) -> None:
+        self._bar = self._bar or _bar(metric, self._ends)
+        self._bar(metric, share)
+        when, before = self._first
+        if not when or share <= before:
+            self._first = time.monotonic(), share
+        elif not self._warned and metric != _QUICK and time.monotonic() - when > _LOOK:
+            self._warned = True
+            left = (1 - share) * (time.monotonic() - when) / (share - before)
+            if left > _LONG:
+                with suppress(OSError):  # nobody listens
+                    show.note(_warning(metric, left))
 
 
 def _warning(metric: str, seconds: float) -> str:

@@ -88,7 +88,7 @@ class Linear:
         weight, chunks = self.weight, list(self.weight.chunks())
         if self.transposed:
             parts = team.map(lambda span: x[:, span[0] : span[1]] @ weight.read(*span), chunks)
-            y = np.add.reduce(parts, dtype=np.float32)
+            y = np.add.reduce(parts, dtype=x.dtype)
         else:
             y = np.concatenate(team.map(lambda span: x @ weight.read(*span).T, chunks), axis=1)
         y = y if self.rows is None else y[:, self.rows]
@@ -158,7 +158,7 @@ class FeedForward:
     def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         h = self.hidden(self.up(x, team), None if self.gate is None else self.gate(x, team))
-        h = h.astype(np.float32, copy=False)
+        h = h.astype(x.dtype, copy=False)
         return self.down(h if self.sub_norm is None else self.sub_norm(h), team)
 
 

@@ -115,7 +115,7 @@ def _pieces(model: Model, stream: Stream, count: int) -> NDArray[np.intp]:
     last = _spread(stream, count // _PIECE)
     drawn = [last]
     for step in range(_BURN_IN + _PIECE - 1):
-        x = stream.enter(last[:, None])
+        x = stream.enter(last[:, None]).astype(np.float64)  # so that no other processor draws another text
         for block in stream.blocks:
             x = block(x, KAPPA**0.5, model.team)
         last = _drawn(stream.logits(x, model.team), step)
