@@ -24,8 +24,9 @@ from rewriter.formats.huggingface import PROVENANCE_FILE
 from rewriter.formats.pieces import tensor_pieces
 from rewriter.hashing import digests
 from rewriter.output import CopyRange, Digest, Literal, Output, OutputFile, Piece, merged
-from rewriter.plan import Plan, open_stacks
+from rewriter.plan import Plan
 from rewriter.provenance import SCHEMA, recorded
+from rewriter.saved import recorded_stack
 from rewriter.version import VERSION
 
 BESIDE = ".rewriter.json"  # after the name of the file to open
@@ -116,8 +117,7 @@ def _source_numbers(checkpoint: Checkpoint) -> tuple[Stack, tuple[int, ...]] | N
     run = recorded(checkpoint)
     if run is None:
         return None
-    stack = next(each for each in open_stacks(checkpoint, run.options)[1] if each.name == run.layers.stack)
-    return stack, run.layers.kept
+    return recorded_stack(checkpoint, run)[0], run.layers.kept
 
 
 def _place(path: Path) -> Path:

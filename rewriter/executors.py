@@ -15,9 +15,11 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from rewriter.errors import OutputError, RequestError, shown
-from rewriter.system import SIGNALS
+from rewriter.system import SIGNALS, hold_back
 
 DEFAULT_WORKERS = min(2, os.cpu_count() or 1)  # copying waits for the disk: more of them only wait together
+# a terminal sends them to the workers as well, also while these start
+_LEFT_TO_US = {*SIGNALS} - {signal.SIGTERM}
 _PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
 
 
@@ -60,6 +62,7 @@ class Processes(Executor):
         if pool is None:
             pool = self._mine.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
             self._pools.add(pool)
+            hold_back(_LEFT_TO_US)  # here: making a pool lets them in again; the worker inherits this
         try:
             return pool.submit(function, *arguments, **named).result()
         except BrokenProcessPool:
@@ -71,7 +74,7 @@ class Processes(Executor):
 
 def _begin() -> None:
     """A worker leaves Ctrl-C to the program that started it, and does not outlive that."""
-    for number in {*SIGNALS} - {signal.SIGTERM}:
+    for number in _LEFT_TO_US:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
 

@@ -24,8 +24,10 @@ from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import named, stamp
 from rewriter.staging import append, sync
+from rewriter.system import read_whole
 
 SCHEMA = 1
+_LIMIT, _MOST_LINES = 64 << 20, 100_000  # bytes, lines; the largest batch has a tenth of that
 DONE, SKIPPED, FAILED, STOPPED, RUNNING = "done", "skipped", "failed", "stopped", "running"
 
 Line = dict[str, Any]
@@ -42,11 +44,12 @@ class Results:
         if not path.parent.is_dir():
             raise OutputError(f"the folder {shown(path.parent)} does not exist; make it first")
         try:
-            texts = path.read_bytes().decode(errors="replace").splitlines() if os.path.lexists(path) else []
-            self._whole = [self._read(text) for text in texts].count(False) == 0
+            raw = read_whole(path, _LIMIT) if os.path.lexists(path) else b""
         except OSError as error:
             raise OutputError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
-        if texts and not self.lines:
+        texts = raw.decode(errors="replace").splitlines() if raw.count(b"\n") <= _MOST_LINES else ()
+        self._whole = [self._read(text) for text in texts].count(False) == 0
+        if raw and not self.lines:
             raise OutputError(f"{named(path)} is no file of results: --results names another")
 
     @property

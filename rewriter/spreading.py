@@ -128,6 +128,8 @@ def spread(
     try:
         _Given(executor, finished, _Meter(attempts, progress)).run(tasks)
     finally:
+        with suppress(OSError):  # under another name nobody can make anything in it while it is removed
+            attempts = attempts.rename(attempts.with_name(f"{ATTEMPTS}ended"))
         shutil.rmtree(attempts, ignore_errors=True)
 
 

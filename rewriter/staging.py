@@ -76,6 +76,8 @@ def _lock(path: Path) -> system.Folder | None:
         raise OutputError(f"{named(path)} is in the way: it is not a directory") from None
     ours = False
     try:
+        if not folder.is_ours():
+            raise OutputError(f"{named(path)} is in the way: it belongs to somebody else, who could change the output")
         folder.lock()
         ours = folder.is_at(path)
     except BlockingIOError:

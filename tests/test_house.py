@@ -38,7 +38,7 @@ TABLES = {
 # Each room may use those before it; rooms on one line do not use each other.
 ROOMS = [
     ["errors", "version", "amounts", "system"],
-    ["checkpoint", "front_matter"],
+    ["checkpoint", "front_matter", "toml_text"],
     ["fields", "strategies"],
     ["architectures"],
     ["selection"],
