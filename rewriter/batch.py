@@ -30,13 +30,14 @@ from typing import Any
 from rewriter.errors import CheckpointError, RequestError, guess, shown
 from rewriter.output import Writing
 from rewriter.request import Request
-from rewriter.system import within
+from rewriter.system import TooLongError, within
 from rewriter.toml_text import read_toml
 
 _LISTED = ("drop", "keep", "strategy", "count", "ratio", "target-size")  # a list of these means several outputs
 _EXACT = ("drop", "keep", "plan")
 _AMOUNTS = ("count", "ratio", "target-size")
 _BY_SCORE = ("strategy", "contiguous", "sparsity", "protect-first", "protect-last", "choose-on")
+LONGEST_PATH = 4096  # characters: no system opens a longer one
 _MOST_JOBS = 10_000
 _SECONDS = 4  # `*/../*/..` has matches without end
 _OWN = ("source", "output", "choose-on")  # keys that are no options
@@ -151,7 +152,7 @@ def _check_value(name: str, value: Any, key: Key, where: str) -> None:
             words = {bool: "true or false", int: "a whole number", float: "a number"}.get(key.kind, "a text")
             raise RequestError(f"{where}: {name} must be {words}, not {shown(each)!r}")
         if key.least is not None and each < key.least:
-            raise RequestError(f"{where}: {name} must be at least {key.least}, not {each}")
+            raise RequestError(f"{where}: {name} must be at least {key.least}, not {shown(each)}")
     if several and not value:
         raise RequestError(f"{where}: {name} is an empty list")
 
@@ -215,7 +216,7 @@ def _sources(folder: Path, text: str, where: str) -> tuple[list[str], bool]:
     try:
         with within(_SECONDS):
             found = sorted(os.path.normpath(each) for each in glob.glob(path, recursive=True))
-    except TimeoutError:
+    except TooLongError:
         raise RequestError(f"{where}: {shown(text, 200)} has too many matches to look at") from None
     sources = [each for each in found if not _SPLIT.search(each) or "-00001-of-" in each]
     if not sources:
@@ -224,7 +225,7 @@ def _sources(folder: Path, text: str, where: str) -> tuple[list[str], bool]:
 
 
 def _absolute(folder: Path, text: str, where: str) -> str:
-    if "\0" in text:
+    if "\0" in text or len(text) > LONGEST_PATH:
         raise RequestError(f"{where}: {shown(text)!r} is no path")
     return os.path.normpath(folder / text)
 

@@ -26,7 +26,7 @@ from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.saved import PROJECTOR, SavedPlan, plan_again, plan_of_companion
 from rewriter.selection import Options
-from rewriter.system import within
+from rewriter.system import TooLongError, within
 from rewriter.tensors import TensorCopy, tensor_copies
 
 _SECONDS = 4
@@ -108,7 +108,7 @@ def _within_time(edits: Callable[[], Iterable[FieldEdit]]) -> tuple[FieldEdit, .
     try:
         with within(_SECONDS):
             return tuple(edits())
-    except TimeoutError:
+    except TooLongError:
         raise CheckpointError(f"{adapters.FILE}: to find what its expressions mean takes too long") from None
 
 

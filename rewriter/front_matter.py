@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rewriter.system import within
+from rewriter.system import TooLongError, within
 
 LIMIT = 1_000_000  # characters; the cards with the longest lists of results have some 300,000
 _DEPTH = 100  # cards have 6; libyaml needs time in proportion to the square
@@ -195,7 +195,7 @@ def _entries(text: str) -> Mapping[str, _Entry]:
         with within(_SECONDS):
             events = iter(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
             return _mapping(events, yaml)
-    except TimeoutError:
+    except TooLongError:
         raise CardError("its front matter takes too long to read") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise CardError("its front matter is not valid YAML") from None

@@ -15,7 +15,7 @@ from rewriter.checkpoint import Checkpoint, LayerMap
 from rewriter.edits import module_lists
 from rewriter.errors import CheckpointError, UnsupportedError, shown
 from rewriter.selection import Options
-from rewriter.system import within
+from rewriter.system import TooLongError, within
 
 _EXPRESSION = re.compile(r"(?=.*[0-9])(?=.*[*+?\[(|^$\\])", re.DOTALL)
 _LONGEST = 100_000  # characters of an expression: what it is compiled to is a hundred times as long
@@ -49,7 +49,7 @@ def _changed(expressions: list[tuple[str, str]], renamed: tuple[tuple[str, str],
         with within(_SECONDS):
             found = (each for each in expressions if any(_differs(way, renamed) for way in _meanings(each[1])))
             return list(islice(found, 1))
-    except TimeoutError:
+    except TooLongError:
         raise CheckpointError("quantization_config: to find what its expressions mean takes too long") from None
 
 

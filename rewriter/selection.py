@@ -254,7 +254,7 @@ def _by_strategy(
     amount = _amount(selection, count)
     if amount > len(candidates):
         why = "; --protect-first 0 --protect-last 0 lets all go" if selection.scored else ""
-        raise RequestError(f"cannot drop {amount} layers: {len(candidates)} of the {count} may go{why}")
+        raise RequestError(f"cannot drop {shown(amount)} layers: {len(candidates)} of the {count} may go{why}")
     if selection.scored and selection.ratio is not None:
         return _without(_nearest_amount(strategy, candidates, amount), count)
     return _without(strategy(candidates, amount), count)
@@ -288,11 +288,11 @@ def _amount(selection: Selection, count: int) -> int:
         return max(1, round(selection.ratio * count))
     amount = selection.count or 0
     if amount < 1:
-        raise RequestError(f"--count must be at least 1, not {amount}")
+        raise RequestError(f"--count must be at least 1, not {shown(amount)}")
     if selection.strategy not in strategies.COUNTS_KEPT:
         return amount
     if amount > count:
-        raise RequestError(f"cannot keep the first {amount} layers: there are {count}")
+        raise RequestError(f"cannot keep the first {shown(amount)} layers: there are {count}")
     return count - amount
 
 

@@ -59,6 +59,10 @@ def read_part(descriptor: int, nbytes: int, offset: int) -> bytes:
         return os.read(descriptor, nbytes)
 
 
+class TooLongError(Exception):
+    """It takes too long. No OSError: what goes through folders passes over those."""
+
+
 class NoFileError(OSError):
     """What is there is no regular file, or far too large a one: nobody who should has written it."""
 
@@ -82,7 +86,7 @@ def read_whole(path: str | Path, most: int) -> bytes:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in what takes more than `seconds` of the processor: regular expressions and parsers may never
+    """Raise TooLongError in what takes more than `seconds` of the processor: regular expressions and parsers may never
     come to an end. Only the main thread can be interrupted; elsewhere, and on Windows, all goes on.
     """
     if not hasattr(signal, "setitimer") or current_thread() is not main_thread():
@@ -90,7 +94,7 @@ def within(seconds: float) -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        raise TimeoutError(errno.ETIMEDOUT, "it takes too long")
+        raise TooLongError
 
     before = signal.signal(signal.SIGPROF, stop)
     try:
