@@ -77,8 +77,10 @@ def write_task(task: Task) -> None:
 
 
 def _go_on(path: str) -> None:
-    if not os.path.lexists(path):
-        raise _AbandonedError("its folder has gone")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        raise _AbandonedError("its folder has gone") from None
 
 
 def _check_here(task: Task) -> None:

@@ -22,6 +22,7 @@ import pytest
 import rewriter.cli
 from rewriter import RewriterError, verify
 from rewriter.cli.app import Progress
+from rewriter.executors import workers
 from tests import faults
 from tests.builders import everything, prune, write_gguf
 from tests.faults import Calls, watching
@@ -33,8 +34,8 @@ EARLIER = [1, 3]
 class Scene:
     """A job that is run again and again, with something in its way each time."""
 
-    def __init__(self, kind: str, overwrite: bool, folder: Path) -> None:
-        self.job, self.overwrite = Job(kind, folder), overwrite
+    def __init__(self, kind: str, overwrite: bool, folder: Path, executor: str = "") -> None:
+        self.job, self.overwrite, self.executor = Job(kind, folder), overwrite, executor
         self.first = self.job.folder / FIRST[kind]
         assert verify(folder / "good" / FIRST[kind], self.job.source) == ()
         if overwrite:
@@ -53,8 +54,8 @@ class Scene:
         assert everything(self.job.folder) == self.earlier
 
     def run(self, calls: Calls) -> None:
-        with watching(calls):
-            self.job.run(overwrite=self.overwrite)
+        with watching(calls), workers(self.executor) if self.executor else nullcontext() as crew:
+            self.job.run(overwrite=self.overwrite, executor=crew and crew.executor)
 
     def calls(self) -> list[str]:
         """The names of the calls that a good run makes."""
@@ -66,7 +67,7 @@ class Scene:
 
     def points(self, among: Collection[str] = faults.WATCHED) -> Iterator[int]:
         """The number of each call `among` these; after what is done there the same command must succeed."""
-        for number in faults.points(self.calls(), among):
+        for number in list(faults.points(self.calls(), among))[:: 5 if self.executor else 1]:
             yield number
             assert everything(self.job.source.parent) == self.job.before, f"the input has changed at call {number}"
             self.run_again(number)
@@ -107,11 +108,12 @@ def no_strays(folder: Path) -> bool:
 SCENES = {f"{kind}{'-overwrite' * overwrite}": (kind, overwrite) for kind in KINDS for overwrite in (False, True)}
 
 
-@pytest.fixture(params=[*SCENES, "threads"])
+@pytest.fixture(params=[*SCENES, "threads", "executor"])
 def scene(request, tmp_path, monkeypatch):
     if request.param == "threads":
         monkeypatch.setattr("rewriter.copying._LARGE", 0)  # bytes: every file is worth a thread
-    return Scene(*SCENES.get(request.param, ("directory", False)), tmp_path)
+    executor = "threads=1" if request.param == "executor" else ""  # more of them would make other calls each time
+    return Scene(*SCENES.get(request.param, ("directory", False)), tmp_path, executor)
 
 
 def check_failed_run(scene: Scene, calls: Calls, number: int) -> str:
@@ -137,9 +139,10 @@ def test_an_error_at_every_call(scene):
 
 @pytest.mark.parametrize("forever", [False, True])
 def test_a_full_disk_at_every_call(scene, forever):
-    fail = faults.full_disk if forever else faults.failing
     for number in scene.points(faults.WRITING):
-        said = check_failed_run(scene, Calls(fail(number, errno.ENOSPC)), number)
+        once = faults.failing(number, errno.ENOSPC, faults.WRITING)
+        act = faults.full_disk(number) if forever else once
+        said = check_failed_run(scene, Calls(act), number)
         assert not said or "no space left on device" in said.lower(), (number, said)
 
 
@@ -175,6 +178,7 @@ def command_line(scene: Scene, stderr: Path, calls: Calls) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
     words = ["prune", str(scene.job.source), str(scene.job.target), "--keep", "0,2,5"]
+    words += ["--executor", scene.executor] if scene.executor else []
     sys.argv = ["rewriter", *words, *["--overwrite"] * scene.overwrite]
     with watching(calls):
         try:
