@@ -15,7 +15,8 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from rewriter.errors import OutputError, RequestError, shown
-from rewriter.system import SIGNALS, hold_back
+from rewriter.signals import SIGNALS
+from rewriter.system import hold_back
 
 DEFAULT_WORKERS = min(2, os.cpu_count() or 1)  # copying waits for the disk: more of them only wait together
 # a terminal sends them to the workers as well, also while these start
@@ -60,9 +61,10 @@ class Processes(Executor):
     def _ask(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         pool = getattr(self._mine, "pool", None)
         if pool is None:
+            hold_back(_LEFT_TO_US)  # what is started inherits this: Python's resource tracker, and the worker
             pool = self._mine.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
             self._pools.add(pool)
-            hold_back(_LEFT_TO_US)  # here: making a pool lets them in again; the worker inherits this
+            hold_back(_LEFT_TO_US)  # starting the tracker has let some in again (Python before 3.12)
         try:
             return pool.submit(function, *arguments, **named).result()
         except BrokenProcessPool:

@@ -15,8 +15,9 @@ from pathlib import Path
 from rewriter import system
 from rewriter.errors import OutputError, shown
 from rewriter.formats.files import named
+from rewriter.signals import SIGNALS
 
-_SIGNALS = system.SIGNALS
+_SIGNALS = SIGNALS
 _ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another name goes the second time
 
 

@@ -22,8 +22,6 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-# what asks a program to end
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _START_WRITING = 2  # linux/fs.h: SYNC_FILE_RANGE_WRITE
 _SECTOR = 512  # bytes that st_blocks counts in, everywhere (POSIX: sys/stat.h)

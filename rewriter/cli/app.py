@@ -12,7 +12,7 @@ import signal
 import sys
 from types import FrameType
 
-from rewriter.system import SIGNALS
+from rewriter.signals import SIGNALS
 
 
 class Stopped(BaseException):
