@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,15 +21,18 @@ from pathlib import Path
 import pytest
 
 import rewriter.cli
-from rewriter import RewriterError, verify
-from rewriter.cli.app import Progress
+from rewriter import OutputError, RewriterError, open_checkpoint, verify
+from rewriter.cli import app
+from rewriter.cli.app import Progress, Stopped
 from rewriter.executors import workers
+from rewriter.writing import save
 from tests import faults
-from tests.builders import everything, prune, write_gguf
+from tests.builders import everything, huggingface, prune, write_gguf
 from tests.faults import Calls, watching
 from tests.test_rewrite import FIRST, KINDS, Job
 
 EARLIER = [1, 3]
+ROOT = Path(__file__).parent.parent
 
 
 class Scene:
@@ -254,3 +258,91 @@ def test_no_thread_writes_while_all_is_removed(while_starting, times, tmp_path, 
     code = os.waitstatus_to_exitcode(faults.in_child(lambda: command_line(scene, stderr, Calls(act))))
     assert (code, stderr.read_text()) == (130, "rewriter: stopped by SIGINT; nothing was written\n")
     assert scene.state() == "as before"
+
+
+def test_only_the_first_signal_ends_the_program():
+    """What it has begun is put in order, whatever comes meanwhile."""
+
+    def stopped() -> None:
+        try:
+            app._stop(signal.SIGINT, None)
+        finally:
+            app._stop(signal.SIGTERM, None)
+            with suppress(OSError):
+                try:
+                    os.rmdir("/nowhere")
+                finally:
+                    app._stop(signal.SIGHUP, None)
+
+    with pytest.raises(Stopped) as first:
+        stopped()
+    assert first.value.args == (signal.SIGINT,)
+    with pytest.raises(Stopped):
+        app._stop(signal.SIGTERM, None)
+
+
+def test_a_plan_a_page_or_a_picture_appears_whole(tmp_path):
+    """All of them are saved in one way."""
+    checkpoint = open_checkpoint(write_gguf(tmp_path / "in.gguf"))
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / "plan.json"
+    save(b"earlier", path, False, checkpoint)
+    with watching(Calls()) as counted:
+        save(b"new", path, True, checkpoint)
+    ends = set()
+    for number in faults.points(counted.names):
+        path.write_bytes(b"earlier")
+        with watching(Calls(faults.failing(number, errno.ENOSPC))), suppress(RewriterError, OSError):
+            save(b"new", path, True, checkpoint)
+        ends.add(path.read_bytes())
+        assert os.listdir(tmp_path / "here") == ["plan.json"]
+    assert ends == {b"earlier", b"new"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_saved_replaces_no_input_no_link_and_no_folder(overwrite, tmp_path):
+    source = write_gguf(tmp_path / "in.gguf")
+    (tmp_path / "link").symlink_to("in.gguf")
+    (tmp_path / "folder").mkdir()
+    before = everything(tmp_path)
+    for name in ("in.gguf", "link", "folder", "none/x"):
+        with pytest.raises(OutputError):
+            save(b"new", tmp_path / name, overwrite, open_checkpoint(source))
+    assert everything(tmp_path) == before
+
+
+COMMANDS = {
+    "processes": ["prune", "in", "here/out", "--drop", "1", "--executor", "processes=2"],
+    "batch": ["batch", "jobs.toml", "--results", "here/results.jsonl"],
+    "plan": ["plan", "in", "--drop", "1", "-o", "here/plan.json"],
+    "checksums": ["checksums", "in"],
+}
+
+
+@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_signal_to_all_processes(command, moment, tmp_path):
+    """A terminal sends it to the workers too, while they start as well, and people press Ctrl-C again and again."""
+    huggingface(tmp_path / "in", shards=4)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "jobs.toml").write_text('[[job]]\nsource = "in"\noutput = "here/{ratio}"\nratio = [0.2, 0.5]\n')
+    code = "import sys; from rewriter.cli import main; sys.stdout.write('+'); sys.stdout.flush(); main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *COMMANDS[command]], cwd=tmp_path, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.read(1) == "+"
+    time.sleep(0.05 + 0.12 * moment)
+    which = SIGNALS[moment % 3]
+    for _ in range(1 + moment // 2):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, which)
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (0, 128 + which)
+    assert "Traceback" not in said
+    assert process.returncode == 0 or f"rewriter: stopped by {which.name}; " in said.splitlines()[-1]
+    assert command == "batch" or said.count("\n") == (process.returncode != 0)
+    assert no_strays(tmp_path / "here")
+    assert not [path for path in (tmp_path / "here").iterdir() if path.name.startswith(".")]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -57,8 +58,7 @@ def adapter(folder: Path, part: str = "q_proj", **config: object) -> Path:
 
 def test_time_is_limited_in_the_main_thread():
     with pytest.raises(TooLongError), within(0.05):
-        while True:
-            pass
+        re.match("(a*)*b", "a" * 60)
     with within(60):
         assert sum(range(1000)) == 499500
 
