@@ -90,7 +90,7 @@ def _replicas(ranges: object, count: int) -> list[int]:
         fine = all(type(first) is type(last) is int and 0 <= first < last <= count for first, last in pairs)
     except (TypeError, ValueError):
         fine = False
-    if not fine:
+    if not fine or len(pairs) > count * count:
         raise CheckpointError(f"layer_replication: {shown(ranges)} are no ranges of {count} layers")
     if sum(last - first for first, last in pairs) > MOST_LAYERS:
         raise CheckpointError(f"layer_replication: {shown(ranges)} are more than {MOST_LAYERS} layers")

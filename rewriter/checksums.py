@@ -194,7 +194,7 @@ def _files(folder: Path, record: _Record) -> Iterator[Problem]:
     there: dict[str, tuple[Piece, ...]] = {}
     for name in record.files:
         if not os.path.lexists(folder / name):  # without a look at what else is there
-            yield Problem(shown(name, 80), f"sha256 {record.files[name]}", "nothing")
+            yield Problem(shown(name, 80), f"sha256 {record.files[name]}", "cannot open it: there is none")
             continue
         try:
             with opened(folder / name) as (_, found):

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from rewriter import CheckpointError, Options, OutputError, RequestError, UnsupportedError, layout, open_checkpoint
+from rewriter.adapters import replicated
 from rewriter.architectures.toml_file import load_architecture
 from rewriter.batch import read_batch
+from rewriter.checkpoint import LayerMap
 from rewriter.checksums import manifest, problems
 from rewriter.cli.jobs import KEYS, settings
 from rewriter.companions import plan_along
@@ -88,7 +90,7 @@ def test_expressions_in_an_adapter(case, pruned, tmp_path):
 
 CONFIGS = {
     "a long expression": ({"target_modules": "a" * 200_000}, "too long for a regular expression"),
-    "ranges of more layers": ({"layer_replication": [[0, 6]] * 1000}, "are more than 4096 layers"),
+    "ranges of more layers": ({"layer_replication": [[0, 6]] * 1000}, "are no ranges of 6 layers"),
     "ranges that are none": ({"layer_replication": [["0", 1.5]]}, "are no ranges"),
     "a range without end": ({"layer_replication": [[0, 1e400]]}, "are no ranges"),
 }
@@ -309,3 +311,9 @@ def test_a_staging_directory_of_somebody_else(stopped, model):
         prune(model, stopped.parent / "out", [0, 2])
     shutil.rmtree(stopped)
     prune(model, stopped.parent / "out", [0, 2])
+
+
+def test_an_adapter_of_more_layers_than_there_may_be():
+    layers = LayerMap("main", tuple(range(2000)), 2000)
+    with pytest.raises(CheckpointError, match="are more than 4096 layers"):
+        replicated({"layer_replication": [[0, 2000]] * 3}, layers)
