@@ -12,8 +12,8 @@ derive from `RewriterError`. No framework is imported: bytes move from file to f
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
     from rewriter.errors import CheckpointError, OutputError, RequestError, RewriterError, UnsupportedError

@@ -33,6 +33,7 @@ from rewriter.architectures.peft_table import (
     SELECTION,
     SHARED,
 )  # fmt: skip
+from rewriter.architectures.stacks import MOST_LAYERS
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
 from rewriter.errors import CheckpointError, UnsupportedError, shown
 
@@ -46,6 +47,8 @@ _FORMS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern", "feedforward_modules"), (str, list)),
     **dict.fromkeys(PATTERNS, (dict,)),
 }
+
+_LONGEST = 100_000  # characters of an expression: what it is compiled to is a hundred times as long
 
 Config = dict[str, Any]
 Names = tuple[tuple[str, str], ...]  # what a module is called, and will be
@@ -83,11 +86,14 @@ def replicated(config: Config, layers: LayerMap) -> LayerMap:
 def _replicas(ranges: object, count: int) -> list[int]:
     """The base's layers in the order of the adapter's; [first, last) each."""
     try:
-        pairs = [(int(first), int(last)) for first, last in ranges]  # type: ignore[attr-defined]
+        pairs = [(first, last) for first, last in ranges]  # type: ignore[attr-defined]
+        fine = all(type(first) is type(last) is int and 0 <= first < last <= count for first, last in pairs)
     except (TypeError, ValueError):
-        raise CheckpointError(f"layer_replication: {shown(ranges)} are no ranges of layers") from None
-    if not all(0 <= first < last <= count for first, last in pairs) or len(pairs) > count * count:
+        fine = False
+    if not fine or len(pairs) > count * count:
         raise CheckpointError(f"layer_replication: {shown(ranges)} are no ranges of {count} layers")
+    if sum(last - first for first, last in pairs) > MOST_LAYERS:
+        raise CheckpointError(f"layer_replication: {shown(ranges)} are more than {MOST_LAYERS} layers")
     return [number for first, last in pairs for number in range(first, last)]
 
 
@@ -291,6 +297,8 @@ def _in_layers(config: Config, name: str) -> bool:
 
 
 def _matches(expression: object, name: str, whole: bool = False) -> re.Match[str] | None:
+    if len(str(expression)) > _LONGEST:
+        raise CheckpointError(f"{FILE}: {shown(expression)} is too long for a regular expression")
     try:
         compiled = re.compile(str(expression))
         return compiled.fullmatch(name) if whole else compiled.match(name)

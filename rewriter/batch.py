@@ -20,10 +20,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain, islice, product
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -31,11 +30,16 @@ from typing import Any
 from rewriter.errors import CheckpointError, RequestError, guess, shown
 from rewriter.output import Writing
 from rewriter.request import Request
+from rewriter.system import TooLongError, within
+from rewriter.toml_text import read_toml
 
 _LISTED = ("drop", "keep", "strategy", "count", "ratio", "target-size")  # a list of these means several outputs
 _EXACT = ("drop", "keep", "plan")
 _AMOUNTS = ("count", "ratio", "target-size")
 _BY_SCORE = ("strategy", "contiguous", "sparsity", "protect-first", "protect-last", "choose-on")
+LONGEST_PATH = 4096  # characters: no system opens a longer one
+_MOST_JOBS = 10_000
+_SECONDS = 4  # `*/../*/..` has matches without end
 _OWN = ("source", "output", "choose-on")  # keys that are no options
 _SPLIT = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=[.]gguf$)")
 
@@ -100,11 +104,10 @@ def read_batch(
     """
     tables, defaults = _tables(path, keys)
     folder = Path(os.path.abspath(path)).parent
-    found = [
-        each
-        for number, table in enumerate(tables, 1)
-        for each in _jobs(_inherited(defaults, table), number, folder, settings)
-    ]
+    asked = (_jobs(_inherited(defaults, table), number, folder, settings) for number, table in enumerate(tables, 1))
+    found = list(islice(chain.from_iterable(asked), _MOST_JOBS + 1))
+    if len(found) > _MOST_JOBS:
+        raise RequestError(f"{shown(path.name)} asks for more than {_MOST_JOBS} outputs: make it several batches")
     outputs = {os.path.realpath(each) for each in made} | {_real(each.job.output) for each in found}
     split = {_real(each.job.output) for each in found if _is_split(each.job)}
     ours = [each for each in found if each.matched and _is_ours(each.job.source, outputs, split)]
@@ -115,10 +118,7 @@ def read_batch(
 
 def _tables(path: Path, keys: Mapping[str, Key]) -> tuple[list[Values], Values]:
     """The jobs and the defaults, every key known and every value of its type."""
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
-        raise CheckpointError(f"cannot read {shown(path.name)}: {shown(error, 120)}") from None
+    value = read_toml(path)
     _check_names(value, ("defaults", "job"), shown(path.name))
     jobs, defaults = value.get("job"), value.get("defaults", {})
     if not isinstance(jobs, list) or not jobs:
@@ -152,7 +152,7 @@ def _check_value(name: str, value: Any, key: Key, where: str) -> None:
             words = {bool: "true or false", int: "a whole number", float: "a number"}.get(key.kind, "a text")
             raise RequestError(f"{where}: {name} must be {words}, not {shown(each)!r}")
         if key.least is not None and each < key.least:
-            raise RequestError(f"{where}: {name} must be at least {key.least}, not {each}")
+            raise RequestError(f"{where}: {name} must be at least {key.least}, not {shown(each)}")
     if several and not value:
         raise RequestError(f"{where}: {name} is an empty list")
 
@@ -213,7 +213,11 @@ def _sources(folder: Path, text: str, where: str) -> tuple[list[str], bool]:
     path = _absolute(folder, text, where)
     if os.path.lexists(path) or not glob.has_magic(text):
         return [path], False
-    found = sorted(os.path.normpath(each) for each in glob.glob(path, recursive=True))
+    try:
+        with within(_SECONDS):
+            found = sorted(os.path.normpath(each) for each in glob.glob(path, recursive=True))
+    except TooLongError:
+        raise RequestError(f"{where}: {shown(text, 200)} has too many matches to look at") from None
     sources = [each for each in found if not _SPLIT.search(each) or "-00001-of-" in each]
     if not sources:
         raise RequestError(f"{where}: nothing matches {shown(text, 200)}")
@@ -221,7 +225,7 @@ def _sources(folder: Path, text: str, where: str) -> tuple[list[str], bool]:
 
 
 def _absolute(folder: Path, text: str, where: str) -> str:
-    if "\0" in text:
+    if "\0" in text or len(text) > LONGEST_PATH:
         raise RequestError(f"{where}: {shown(text)!r} is no path")
     return os.path.normpath(folder / text)
 

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from rewriter.architectures import Stack
@@ -22,13 +23,16 @@ from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import named, opened, read_document
 from rewriter.formats.huggingface import PROVENANCE_FILE
 from rewriter.formats.pieces import tensor_pieces
+from rewriter.formats.sizes import FILES, TENSORS
 from rewriter.hashing import digests
 from rewriter.output import CopyRange, Digest, Literal, Output, OutputFile, Piece, merged
-from rewriter.plan import Plan, open_stacks
+from rewriter.plan import Plan
 from rewriter.provenance import SCHEMA, recorded
+from rewriter.saved import recorded_stack
 from rewriter.version import VERSION
 
 BESIDE = ".rewriter.json"  # after the name of the file to open
+_MOST_SAID = 10_000  # tensors that are missing
 _HASH = re.compile("[0-9a-f]{64}")
 _SEAL = '"record_sha256": "'  # the hash of everything before it
 _END = '"\n}\n'
@@ -115,8 +119,7 @@ def _source_numbers(checkpoint: Checkpoint) -> tuple[Stack, tuple[int, ...]] | N
     run = recorded(checkpoint)
     if run is None:
         return None
-    stack = next(each for each in open_stacks(checkpoint, run.options)[1] if each.name == run.layers.stack)
-    return stack, run.layers.kept
+    return recorded_stack(checkpoint, run)[0], run.layers.kept
 
 
 def _place(path: Path) -> Path:
@@ -135,6 +138,8 @@ def _read(path: Path) -> tuple[str, _Record | None]:
         if said["algorithm"] != "sha256":
             raise ValueError
         files = {_plain(name): _hash(sha256) for name, sha256 in said["files"].items()}
+        if len(files) > FILES or len(said["tensors"]) > TENSORS:
+            raise ValueError
         tensors = {name: _hash(entry["sha256"]) for name, entry in said["tensors"].items()}
         sources = {name: str(entry["source"]) for name, entry in said["tensors"].items()}
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -187,6 +192,9 @@ def _seal(text: str, where: str) -> Iterator[Problem]:
 def _files(folder: Path, record: _Record) -> Iterator[Problem]:
     there: dict[str, tuple[Piece, ...]] = {}
     for name in record.files:
+        if not os.path.lexists(folder / name):  # without a look at what else is there
+            yield Problem(shown(name, 80), f"sha256 {record.files[name]}", "cannot open it: there is none")
+            continue
         try:
             with opened(folder / name) as (_, found):
                 there[name] = (CopyRange(str(folder / name), 0, found.size),)
@@ -204,8 +212,10 @@ def _tensors(checkpoint: Checkpoint, record: _Record) -> Iterator[Problem]:
         wanted = left.pop(tensor.name, None)
         if sha256 != wanted:
             yield Problem(f"tensor {shown(tensor.name, 80)}", f"sha256 {wanted}" if wanted else "nothing", sha256)
-    for name, sha256 in left.items():
-        yield Problem(f"tensor {shown(name, 80)}", f"sha256 {sha256}", "nothing")
+    for name in islice(left, _MOST_SAID):
+        yield Problem(f"tensor {shown(name, 80)}", f"sha256 {left[name]}", "nothing")
+    if len(left) > _MOST_SAID:
+        yield Problem(f"{len(left) - _MOST_SAID} more tensors", "the bytes that were recorded", "nothing")
 
 
 def _others(checkpoint: Checkpoint, record: _Record) -> Iterator[Problem]:

@@ -21,7 +21,9 @@ from rewriter.errors import CheckpointError
 from rewriter.formats import json_text
 from rewriter.renaming import exchange, rename_new
 from rewriter.staging import append, sync
+from rewriter.system import NoFileError, read_whole
 
+_MOST_BYTES = 100_000_000  # of the list; a file takes some 50
 NEW, _OLD, _MOVES = "new", "old", "moves"  # in the staging directory: the output, what it replaces, the list
 
 
@@ -79,9 +81,9 @@ def undo_killed(staging: Path) -> None:
 def _listed(staging: Path) -> list[_Move]:
     """Nothing where no set was moved, or the run was killed while it wrote the list."""
     try:
-        earlier, new = json_text.parse((staging / _MOVES).read_bytes().decode(), _MOVES)
+        earlier, new = json_text.parse(read_whole(staging / _MOVES, _MOST_BYTES).decode(), _MOVES)
         return _moves(staging, earlier, new)
-    except (FileNotFoundError, CheckpointError, ValueError, TypeError, AttributeError):
+    except (FileNotFoundError, NoFileError, CheckpointError, ValueError, TypeError, AttributeError):
         return []
 
 

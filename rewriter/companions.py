@@ -12,8 +12,9 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rewriter import adapters, fields
 from rewriter.architectures import Architecture, LayerStack, Shared, Stack, Stacked
@@ -25,8 +26,10 @@ from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.saved import PROJECTOR, SavedPlan, plan_again, plan_of_companion
 from rewriter.selection import Options
+from rewriter.system import TooLongError, within
 from rewriter.tensors import TensorCopy, tensor_copies
 
+_SECONDS = 4
 _BASE = "base_model_name_or_path"
 _DIRECTION = "direction."
 _APART = ("general.", "imatrix.", "adapter.", "tokenizer.", "controlvector.", "split.", "rewriter.")
@@ -88,7 +91,7 @@ def _followed(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base: 
     place = _place(saved, checkpoint, model)
     tensors, lost = _tensors(checkpoint, place, options)
     model = replace(model, prefixes=place.layers.prefixes)
-    edits = tuple(_edits(saved, checkpoint, place, model, tensors, options, base))
+    edits = _within_time(partial(_edits, saved, checkpoint, place, model, tensors, options, base))
     warnings = (*lost, *_warnings(saved, checkpoint, place, edits))
     if warnings and options.strict:
         raise UnsupportedError(f"{warnings[0]}; --strict refuses that")
@@ -98,6 +101,15 @@ def _followed(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base: 
     )
     touched = edits or any(copy.name != copy.tensor.name or copy.tensor.cut for copy in tensors) or plan.dropped
     return replace(plan, provenance=_provenance(saved, plan, model)) if options.provenance and touched else plan
+
+
+def _within_time(edits: Callable[[], Iterable[FieldEdit]]) -> tuple[FieldEdit, ...]:
+    """Expressions in a config are anyone's: some take longer than the world will last."""
+    try:
+        with within(_SECONDS):
+            return tuple(edits())
+    except TooLongError:
+        raise CheckpointError(f"{adapters.FILE}: to find what its expressions mean takes too long") from None
 
 
 def _provenance(saved: SavedPlan, plan: Plan, model: LayerMap) -> Provenance:

@@ -15,9 +15,12 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from rewriter.errors import OutputError, RequestError, shown
-from rewriter.system import SIGNALS
+from rewriter.signals import SIGNALS
+from rewriter.system import hold_back
 
 DEFAULT_WORKERS = min(2, os.cpu_count() or 1)  # copying waits for the disk: more of them only wait together
+# a terminal sends them to the workers as well, also while these start
+_LEFT_TO_US = {*SIGNALS} - {signal.SIGTERM}
 _PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
 
 
@@ -58,8 +61,10 @@ class Processes(Executor):
     def _ask(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         pool = getattr(self._mine, "pool", None)
         if pool is None:
+            hold_back(_LEFT_TO_US)  # what is started inherits this: Python's resource tracker, and the worker
             pool = self._mine.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
             self._pools.add(pool)
+            hold_back(_LEFT_TO_US)  # starting the tracker has let some in again (Python before 3.12)
         try:
             return pool.submit(function, *arguments, **named).result()
         except BrokenProcessPool:
@@ -71,7 +76,7 @@ class Processes(Executor):
 
 def _begin() -> None:
     """A worker leaves Ctrl-C to the program that started it, and does not outlive that."""
-    for number in {*SIGNALS} - {signal.SIGTERM}:
+    for number in _LEFT_TO_US:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
 

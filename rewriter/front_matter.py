@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from rewriter.system import TooLongError, within
+
 LIMIT = 1_000_000  # characters; the cards with the longest lists of results have some 300,000
 _DEPTH = 100  # cards have 6; libyaml needs time in proportion to the square
+_SECONDS = 3  # without libyaml all of it takes Python's parser half a minute
 _BLOCK = re.compile(
     r"(?P<head>\ufeff?\s*---(?:\r\n|\n))(?P<yaml>(?:.*?(?:\r\n|\n))??)(?P<tail>---[ \t]*(?:\r\n|\n|\Z))", re.DOTALL
 )
@@ -189,8 +192,11 @@ def _entries(text: str) -> Mapping[str, _Entry]:
     if len(text) > LIMIT:
         raise CardError("its front matter is too long")
     try:
-        events = iter(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-        return _mapping(events, yaml)
+        with within(_SECONDS):
+            events = iter(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+            return _mapping(events, yaml)
+    except TooLongError:
+        raise CardError("its front matter takes too long to read") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise CardError("its front matter is not valid YAML") from None
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from rewriter.errors import OutputError, RequestError, shown
+from rewriter.errors import RequestError, shown
 
 _KINDS = (".png", ".svg", ".pdf")
 _COLOURS = {"drop": "#d1495b", "kept": "#30638e", "protected": "#b8c4cc"}
@@ -27,13 +28,15 @@ def bar_lengths(values: list[float]) -> list[float]:
     return [_SHORTEST + (1 - _SHORTEST) * ((each - low) / (high - low) if high > low else 1) for each in values]
 
 
-def plot_scores(described: dict[str, Any], name: str, path: Path) -> None:
-    """Draw what `score --json` says, one bar for each layer, to `path`.
-
-    Raises RequestError for a file of another kind or without matplotlib, OutputError where it cannot be written.
-    """
+def kind_of(path: Path) -> str:
+    """The kind of picture that `path` is to be. Raises RequestError for one that is not drawn."""
     if path.suffix.lower() not in _KINDS:
         raise RequestError(f"{shown(path.name)}: a picture is a {', '.join(_KINDS)}")
+    return path.suffix.lower()[1:]
+
+
+def plot_scores(described: dict[str, Any], name: str, kind: str) -> bytes:
+    """What `score --json` says as a picture, one bar for each layer. Raises RequestError without matplotlib."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
@@ -59,7 +62,6 @@ def plot_scores(described: dict[str, Any], name: str, path: Path) -> None:
         handles=[Patch(color=colour, label=label) for label, colour in _COLOURS.items()],
         loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False,
     )  # fmt: skip
-    try:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-    except OSError as error:
-        raise OutputError(f"cannot write {shown(path)}: {(error.strerror or str(error)).lower()}") from None
+    picture = BytesIO()
+    figure.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return picture.getvalue()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rewriter.architectures.stacks import MOST_LAYERS
 from rewriter.architectures.toml_file import from_values, to_values
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
 from rewriter.errors import CheckpointError
@@ -18,6 +19,7 @@ from rewriter.selection import Options, format_layers
 from rewriter.version import VERSION
 
 SCHEMA = 1
+_MOST_NUMBERS = 2 * MOST_LAYERS  # with those for prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +123,12 @@ def recorded(checkpoint: Checkpoint) -> Provenance | None:
     if value is None:
         return None
     try:
-        if type(value["schema"]) is not int or value["schema"] != SCHEMA or type(value["layers"]["before"]) is not int:
+        if type(value["schema"]) is not int or value["schema"] != SCHEMA:
             raise TypeError
         source, original = value["source"], value["original"]
-        layers = LayerMap(_text(value["stack"]), _numbers(value["layers"]["kept"]), value["layers"]["before"])
-        numbers = {stack: _numbers(kept) for stack, kept in original["layers"].items()}
+        kept, before = layer_numbers(value["layers"]["kept"]), layer_number(value["layers"]["before"])
+        layers = LayerMap(_text(value["stack"]), kept, before)
+        numbers = {stack: layer_numbers(kept) for stack, kept in original["layers"].items()}
         origin = Origin(_text(original["name"]), _text(original["header_sha256"]), numbers)
         options = options_from_json(value["options"])
         return Provenance(_text(source["name"]), _text(source["header_sha256"]), layers, options, (), (), origin)
@@ -160,10 +163,18 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(map(_text, value))
 
 
-def _numbers(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
+def layer_numbers(value: object) -> tuple[int, ...]:
+    """Numbers of layers that stay, as no stack can have more. Raises TypeError for anything else."""
+    if not isinstance(value, list) or not 0 < len(value) <= _MOST_NUMBERS:
         raise TypeError
-    return tuple(value)
+    return tuple(map(layer_number, value))
+
+
+def layer_number(value: object) -> int:
+    """The number of a layer, or of all layers. Raises TypeError for anything else."""
+    if type(value) is not int or not 0 <= value <= _MOST_NUMBERS:
+        raise TypeError
+    return value
 
 
 def composed(origin: Origin, layers: LayerMap) -> Origin:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
+from itertools import islice
 
 from rewriter import fields
 from rewriter.architectures.field_table import QUANTIZATION
 from rewriter.architectures.stacks import Stack
 from rewriter.checkpoint import Checkpoint, LayerMap
 from rewriter.edits import module_lists
-from rewriter.errors import UnsupportedError, shown
+from rewriter.errors import CheckpointError, UnsupportedError, shown
 from rewriter.selection import Options
+from rewriter.system import TooLongError, within
 
 _EXPRESSION = re.compile(r"(?=.*[0-9])(?=.*[*+?\[(|^$\\])", re.DOTALL)
+_LONGEST = 100_000  # characters of an expression: what it is compiled to is a hundred times as long
+_SECONDS = 4
 _MARK = re.compile(r"re:|[-+]:")  # what compressed-tensors and GPTQModel put before an expression
 
 
@@ -31,12 +36,21 @@ def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, op
         if not _is_named(text, layers)
     ]
     renamed = tuple(_modules(checkpoint, stack, layers)) if expressions else ()  # a million names take seconds
-    for key, text in expressions:
-        if any(_differs(meaning, renamed) for meaning in _meanings(text)):
-            raise UnsupportedError(
-                f"{shown(key, 80)} has {shown(text)}, which would mean other layers; --keep-field {shown(key, 80)} "
-                "leaves it as it is"
-            )
+    for key, text in _changed(expressions, renamed):
+        raise UnsupportedError(
+            f"{shown(key, 80)} has {shown(text)}, which would mean other layers; --keep-field {shown(key, 80)} "
+            "leaves it as it is"
+        )
+
+
+def _changed(expressions: list[tuple[str, str]], renamed: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    """The first of the expressions that would mean other layers, if there is one."""
+    try:
+        with within(_SECONDS):
+            found = (each for each in expressions if any(_differs(way, renamed) for way in _meanings(each[1])))
+            return list(islice(found, 1))
+    except TooLongError:
+        raise CheckpointError("quantization_config: to find what its expressions mean takes too long") from None
 
 
 def has_expressions(checkpoint: Checkpoint, options: Options) -> bool:
@@ -95,11 +109,11 @@ def _modules(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator
 def _meanings(text: str) -> Iterator[Callable[[str], object]]:
     """What loaders make of an expression: a regular one, from the start of the name, or one with wildcards."""
     bare = _MARK.sub("", text, count=1)
+    if len(bare) > _LONGEST:
+        raise UnsupportedError(f"{shown(text)} has {len(bare)} characters, too many for an expression")
     yield lambda name: fnmatchcase(name, bare)
-    try:
+    with suppress(re.error, RecursionError, OverflowError):
         yield re.compile(bare).match
-    except re.error:
-        return
 
 
 def _differs(meaning: Callable[[str], object], renamed: tuple[tuple[str, str], ...]) -> bool:

@@ -18,14 +18,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rewriter.batch import Job
+from rewriter.batch import LONGEST_PATH, Job
 from rewriter.checkpoint import Checkpoint, Document, Shard, SideFile, Stamp
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import named, stamp
 from rewriter.staging import append, sync
+from rewriter.system import read_whole
 
 SCHEMA = 1
+_LIMIT, _MOST_LINES, _MOST_FILES = 64 << 20, 100_000, 200_000  # bytes, lines, outputs' files; ten times a large batch's
 DONE, SKIPPED, FAILED, STOPPED, RUNNING = "done", "skipped", "failed", "stopped", "running"
 
 Line = dict[str, Any]
@@ -42,11 +44,13 @@ class Results:
         if not path.parent.is_dir():
             raise OutputError(f"the folder {shown(path.parent)} does not exist; make it first")
         try:
-            texts = path.read_bytes().decode(errors="replace").splitlines() if os.path.lexists(path) else []
-            self._whole = [self._read(text) for text in texts].count(False) == 0
+            raw = read_whole(path, _LIMIT) if os.path.lexists(path) else b""
         except OSError as error:
             raise OutputError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
-        if texts and not self.lines:
+        texts = raw.decode(errors="replace").splitlines() if raw.count(b"\n") <= _MOST_LINES else ()
+        self._whole = [self._read(text) for text in texts].count(False) == 0
+        known = sum(len(line["files"]) for line in self.lines.values() if isinstance(line.get("files"), list))
+        if (raw and not self.lines) or known > _MOST_FILES:
             raise OutputError(f"{named(path)} is no file of results: --results names another")
 
     @property
@@ -79,8 +83,9 @@ class Results:
     def _read(self, text: str) -> bool:
         with suppress(CheckpointError):
             line = json_text.parse(text, self.path.name)
-            if isinstance(line, dict) and isinstance(line.get("output"), str) and line.get("schema") == SCHEMA:
-                self.lines[os.path.normpath(self.path.parent / line["output"])] = line
+            output = line.get("output") if isinstance(line, dict) and line.get("schema") == SCHEMA else None
+            if isinstance(output, str) and len(output) <= LONGEST_PATH:
+                self.lines[os.path.normpath(self.path.parent / output)] = line
                 return True
         return False
 
@@ -127,17 +132,18 @@ def stamps(job: Job, names: Iterable[str]) -> list[Line | None]:
 
 def _stamp(job: Job, name: str) -> Line | None:
     try:
-        found = stamp(_place(job.output, name))
+        found = stamp(os.path.join(_folder(job.output), name))
     except CheckpointError:
         return None
     return {"name": name, "bytes": found.size, "mtime_ns": found.mtime_ns}
 
 
-def _place(output: str, name: str) -> str:
+def _folder(output: str) -> str:
     """A directory's files are in it, the others beside each other."""
-    return os.path.join(output if os.path.isdir(output) else os.path.dirname(output), name)
+    return output if os.path.isdir(output) else os.path.dirname(output)
 
 
 def _paths(output: str, files: Any) -> list[str]:
     names = [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    return [_place(output, name) for name in names if isinstance(name, str)]
+    folder = _folder(output)
+    return [os.path.join(folder, name) for name in names if isinstance(name, str) and len(name) <= LONGEST_PATH]

@@ -25,8 +25,10 @@ from rewriter.formats import json_text
 from rewriter.formats.files import stamp
 from rewriter.output import CopyRange, Digest, Output, OutputFile, StridedRange
 from rewriter.staging import append, emptied, sync
+from rewriter.system import NoFileError, read_whole
 
 _FINISHED = "finished"  # in the staging directory
+_MOST_BYTES = 100_000_000  # of the record; a file takes some 100
 ATTEMPTS = "attempts-"  # how folders there begin in which workers make files
 
 Line = dict[str, object]
@@ -127,8 +129,8 @@ def _count(done: tuple[OutputFile, ...], output: Output) -> str:
 def _lines(staging: Path) -> list[Line]:
     """The record, up to a line that a kill cut off."""
     lines: list[Line] = []
-    with suppress(FileNotFoundError, UnicodeDecodeError, CheckpointError):
-        for text in (staging / _FINISHED).read_bytes().decode().splitlines():
+    with suppress(FileNotFoundError, NoFileError, UnicodeDecodeError, CheckpointError):
+        for text in read_whole(staging / _FINISHED, _MOST_BYTES).decode().splitlines():
             line = json_text.parse(text, _FINISHED)
             lines += [line] if isinstance(line, dict) else []
     return lines
@@ -139,7 +141,7 @@ def _line(value: Line) -> bytes:
 
 
 def _is_as(path: Path, recorded: object) -> bool:
-    if not isinstance(recorded, list) or not os.path.lexists(path):
+    if not isinstance(recorded, list) or os.path.realpath(path) != str(path):  # no link leads elsewhere
         return False
     try:
         return list(astuple(stamp(path))) == recorded

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rewriter.architectures import select
+from rewriter.architectures import Stack
 from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
 from rewriter.errors import CheckpointError, RequestError, shown
 from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import named, opened, read_at, read_document
 from rewriter.plan import Plan, make_plan, open_stacks
-from rewriter.provenance import edit_to_json, options_from_json, recorded
+from rewriter.provenance import Provenance, edit_to_json, layer_number, layer_numbers, options_from_json, recorded
 from rewriter.selection import Options
 
 PROJECTOR = "clip"  # the general.architecture of an mmproj file: towers of its own beside a model
@@ -75,24 +75,15 @@ def saved_plan(value: Any, name: str) -> SavedPlan:
         if value["kind"] != "rewriter-plan" or type(value["schema"]) is not int or value["schema"] != 1:
             raise KeyError
         source, layers = value["source"], value["layers"]
-        kept = tuple(layers["kept"])
-        if not all(type(number) is int for number in (layers["before"], *kept)):
-            raise TypeError
         options = replace(options_from_json(value["options"]), provenance=value["options"]["provenance"] is True)
         return SavedPlan(
             str(source["name"]), str(source["header_sha256"]), _kind(source["format"], source["architecture"]),
             str(value["stack"]), value["main"] is True,
-            layers["before"], kept, options, tuple(value["changes"]),
-            str(value.get("prefix", "")), _whole(value["prediction_layers"]["before"]),
+            layer_number(layers["before"]), layer_numbers(layers["kept"]), options, tuple(value["changes"]),
+            str(value.get("prefix", "")), layer_number(value["prediction_layers"]["before"]),
         )  # fmt: skip
     except (KeyError, TypeError):
         raise CheckpointError(f"{name} is not a plan that `rewriter plan -o` saved") from None
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError
-    return value
 
 
 def saved_from(plan: Plan) -> SavedPlan:
@@ -115,14 +106,22 @@ def plan_of_output(checkpoint: Checkpoint) -> SavedPlan:
             f"{shown(checkpoint.name)} was pruned more than once: apply the plans of all runs, or their outputs, one "
             "after the other"
         )
-    stacks = open_stacks(checkpoint, record.options)[1]
-    stack = select(stacks, record.layers.stack)
+    stack, main = recorded_stack(checkpoint, record)
     layers = record.layers
     return SavedPlan(
         record.source_name, record.source_sha256, _kind(checkpoint.format, checkpoint.architecture), stack.name,
-        stack is stacks[0], layers.count, layers.kept, record.options, None, stack.prefix,
+        main, layers.count, layers.kept, record.options, None, stack.prefix,
         max(stack.predictions, layers.kept[-1] + 1 - layers.count),
     )  # fmt: skip
+
+
+def recorded_stack(checkpoint: Checkpoint, record: Provenance) -> tuple[Stack, bool]:
+    """The stack that was pruned, and whether it is the main one. Raises CheckpointError where there is none."""
+    stacks = open_stacks(checkpoint, record.options)[1]
+    found = next((stack for stack in stacks if stack.name == record.layers.stack), None)
+    if found is None:
+        raise CheckpointError(f"{shown(checkpoint.name)} has no stack {shown(record.layers.stack)}, as its record says")
+    return found, found is stacks[0]
 
 
 def plan_of_companion(checkpoint: Checkpoint) -> SavedPlan | None:
@@ -136,7 +135,7 @@ def plan_of_companion(checkpoint: Checkpoint) -> SavedPlan | None:
         return SavedPlan(
             str(model["name"]), str(model["header_sha256"]), _kind(model["format"], model["architecture"]),
             record.layers.stack, model["main"] is True, record.layers.count, record.layers.kept, record.options, None,
-            str(model["prefix"]), _whole(model["prediction_layers"]),
+            str(model["prefix"]), layer_number(model["prediction_layers"]),
         )  # fmt: skip
     except (KeyError, TypeError):
         raise CheckpointError("the provenance record does not say which model was pruned") from None

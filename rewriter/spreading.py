@@ -77,8 +77,10 @@ def write_task(task: Task) -> None:
 
 
 def _go_on(path: str) -> None:
-    if not os.path.lexists(path):
-        raise _AbandonedError("its folder has gone")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        raise _AbandonedError("its folder has gone") from None
 
 
 def _check_here(task: Task) -> None:
@@ -128,6 +130,8 @@ def spread(
     try:
         _Given(executor, finished, _Meter(attempts, progress)).run(tasks)
     finally:
+        with suppress(OSError):  # under another name nobody can make anything in it while it is removed
+            attempts = attempts.rename(attempts.with_name(f"{ATTEMPTS}ended"))
         shutil.rmtree(attempts, ignore_errors=True)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from rewriter import system
 from rewriter.errors import OutputError, shown
 from rewriter.formats.files import named
+from rewriter.signals import SIGNALS
 
-_SIGNALS = system.SIGNALS
+_SIGNALS = SIGNALS
 _ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another name goes the second time
 
 
@@ -76,6 +77,8 @@ def _lock(path: Path) -> system.Folder | None:
         raise OutputError(f"{named(path)} is in the way: it is not a directory") from None
     ours = False
     try:
+        if not folder.is_ours():
+            raise OutputError(f"{named(path)} is in the way: it belongs to somebody else, who could change the output")
         folder.lock()
         ours = folder.is_at(path)
     except BlockingIOError:

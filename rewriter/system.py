@@ -11,18 +11,17 @@ import os
 import shutil
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 
 try:
     import fcntl
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-# what asks a program to end
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _START_WRITING = 2  # linux/fs.h: SYNC_FILE_RANGE_WRITE
 _SECTOR = 512  # bytes that st_blocks counts in, everywhere (POSIX: sys/stat.h)
@@ -34,6 +33,12 @@ def flags(*names: str) -> int:
     for name in (*names, "O_CLOEXEC", "O_BINARY"):
         value |= getattr(os, name, 0)
     return value
+
+
+def hold_back(signals: Collection[int]) -> None:
+    """Let `signals` not reach this thread, nor the programs that it starts."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
 
 READING = flags("O_RDONLY", "O_NONBLOCK")
@@ -50,6 +55,54 @@ def read_part(descriptor: int, nbytes: int, offset: int) -> bytes:
     with _seeking:
         os.lseek(descriptor, offset, os.SEEK_SET)
         return os.read(descriptor, nbytes)
+
+
+class TooLongError(Exception):
+    """It takes too long. No OSError: what goes through folders passes over those."""
+
+
+class NoFileError(OSError):
+    """What is there is no regular file, or far too large a one: nobody who should has written it."""
+
+
+def read_whole(path: str | Path, most: int) -> bytes:
+    """All of a file of at most `most` bytes. Raises OSError, NoFileError for a pipe or a device, which have no end."""
+    descriptor = os.open(path, READING)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NoFileError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_size > most:
+            raise NoFileError(errno.EFBIG, f"it has {status.st_size} bytes, more than {most}", str(path))
+        parts: list[bytes] = []
+        while part := os.read(descriptor, most):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise TooLongError in what takes more than `seconds` of the processor: regular expressions and parsers may never
+    come to an end. Only the main thread can be interrupted; elsewhere, and on Windows, all goes on.
+    """
+    if not hasattr(signal, "setitimer") or current_thread() is not main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    try:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        yield
+    finally:
+        try:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        finally:
+            signal.signal(signal.SIGPROF, before)
 
 
 def clone(source: int, target: int) -> None:
@@ -134,7 +187,7 @@ class Folder:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor: int | None = None
+        self._path, self._descriptor = path, None
         if hasattr(os, "O_DIRECTORY"):
             self._descriptor = os.open(path, flags("O_RDONLY", "O_DIRECTORY", "O_NOFOLLOW"))
         elif not stat.S_ISDIR(os.lstat(path).st_mode):
@@ -144,6 +197,16 @@ class Folder:
         """Whether it is what stands at `path` now. Raises OSError."""
         found = os.stat(path).st_ino
         return self._descriptor is None or os.fstat(self._descriptor).st_ino == found
+
+    def is_ours(self) -> bool:
+        """Whether it belongs to us, as what we make does: on some filesystems somebody else. Raises OSError."""
+        if self._descriptor is None or os.fstat(self._descriptor).st_uid == os.geteuid():
+            return True
+        probe = nameless(self._path)
+        try:
+            return os.fstat(probe).st_uid == os.fstat(self._descriptor).st_uid
+        finally:
+            os.close(probe)
 
     def lock(self) -> None:
         """Lock it, for as long as it is open. Raises BlockingIOError while somebody else holds it."""

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewriter.checkpoint import HUGGINGFACE
+from rewriter.checkpoint import HUGGINGFACE, Checkpoint
 from rewriter.checksums import with_checksums
 from rewriter.copying import Progress
 from rewriter.errors import OutputError, shown
 from rewriter.formats import layout, open_checkpoint
-from rewriter.output import Output, Writing
+from rewriter.output import Literal, Output, OutputFile, Writing
 from rewriter.plan import Plan
-from rewriter.rewrite import execute
+from rewriter.rewrite import check_destination, execute
 from rewriter.verifying import check_plan
 
 if TYPE_CHECKING:
@@ -32,6 +32,19 @@ def planned(plan: Plan, destination: str | os.PathLike[str], how: Writing) -> Ou
     """What would be written to `destination`. Raises RequestError where `how` does not fit the plan."""
     output = layout(plan, Path(os.path.abspath(destination)).name)
     return with_checksums(output, plan) if how.checksums else output
+
+
+def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Raise OutputError before the work is done if a file must not appear at `path`."""
+    file = OutputFile(Path(os.path.abspath(path)).name, ())
+    check_destination(Output((file,), False, ()), Path(path), Writing(overwrite))
+
+
+def save(data: bytes, path: str | os.PathLike[str], overwrite: bool, made_from: Checkpoint) -> None:
+    """Let what was made from a checkpoint appear as the file `path`, as `write` does. Raises OutputError."""
+    file = OutputFile(Path(os.path.abspath(path)).name, (Literal(data),))
+    sources = tuple((shard.path, shard.stamp) for shard in made_from.shards)
+    execute(Output((file,), False, sources), Path(path), Writing(overwrite))
 
 
 def write(

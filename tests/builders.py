@@ -215,6 +215,6 @@ def gguf_metadata(path: Path) -> dict[str, Any]:
 
 def prune(source: Path, target: Path, keep: Iterable[int], options: Options | None = None, **how: Any) -> Path:
     """Write `target` through the Python API and return the path that opens it."""
-    told = {name: how.pop(name) for name in ("progress", "committed", "told") if name in how}
+    told = {name: how.pop(name) for name in ("progress", "committed", "told", "executor") if name in how}
     output = write(make_plan(open_checkpoint(source), keep, options), target, Writing(**how), **told)
     return target if output.directory else target.with_name(output.files[0].name)

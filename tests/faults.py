@@ -108,11 +108,13 @@ def points(names: list[str], among: Collection[str] = WATCHED) -> Iterator[int]:
         before = name
 
 
-def failing(nth: int, code: int) -> Callable[[int, str], None]:
-    """An OSError at the Nth call."""
+def failing(nth: int, code: int, among: Collection[str] = WATCHED) -> Callable[[int, str], None]:
+    """An OSError at the Nth call, or the first after it that is `among` these: threads change their order."""
+    failed = []
 
     def act(number: int, name: str) -> None:
-        if number == nth:
+        if number >= nth and name in among and not failed:
+            failed.append(number)
             raise OSError(code, os.strerror(code))
 
     return act

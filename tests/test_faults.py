@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,21 +21,25 @@ from pathlib import Path
 import pytest
 
 import rewriter.cli
-from rewriter import RewriterError, verify
-from rewriter.cli.app import Progress
+from rewriter import OutputError, RewriterError, open_checkpoint, verify
+from rewriter.cli import app
+from rewriter.cli.app import Progress, Stopped
+from rewriter.executors import workers
+from rewriter.writing import save
 from tests import faults
-from tests.builders import everything, prune, write_gguf
+from tests.builders import everything, huggingface, prune, write_gguf
 from tests.faults import Calls, watching
 from tests.test_rewrite import FIRST, KINDS, Job
 
 EARLIER = [1, 3]
+ROOT = Path(__file__).parent.parent
 
 
 class Scene:
     """A job that is run again and again, with something in its way each time."""
 
-    def __init__(self, kind: str, overwrite: bool, folder: Path) -> None:
-        self.job, self.overwrite = Job(kind, folder), overwrite
+    def __init__(self, kind: str, overwrite: bool, folder: Path, executor: str = "") -> None:
+        self.job, self.overwrite, self.executor = Job(kind, folder), overwrite, executor
         self.first = self.job.folder / FIRST[kind]
         assert verify(folder / "good" / FIRST[kind], self.job.source) == ()
         if overwrite:
@@ -53,8 +58,8 @@ class Scene:
         assert everything(self.job.folder) == self.earlier
 
     def run(self, calls: Calls) -> None:
-        with watching(calls):
-            self.job.run(overwrite=self.overwrite)
+        with watching(calls), workers(self.executor) if self.executor else nullcontext() as crew:
+            self.job.run(overwrite=self.overwrite, executor=crew and crew.executor)
 
     def calls(self) -> list[str]:
         """The names of the calls that a good run makes."""
@@ -66,7 +71,7 @@ class Scene:
 
     def points(self, among: Collection[str] = faults.WATCHED) -> Iterator[int]:
         """The number of each call `among` these; after what is done there the same command must succeed."""
-        for number in faults.points(self.calls(), among):
+        for number in list(faults.points(self.calls(), among))[:: 5 if self.executor else 1]:
             yield number
             assert everything(self.job.source.parent) == self.job.before, f"the input has changed at call {number}"
             self.run_again(number)
@@ -107,11 +112,12 @@ def no_strays(folder: Path) -> bool:
 SCENES = {f"{kind}{'-overwrite' * overwrite}": (kind, overwrite) for kind in KINDS for overwrite in (False, True)}
 
 
-@pytest.fixture(params=[*SCENES, "threads"])
+@pytest.fixture(params=[*SCENES, "threads", "executor"])
 def scene(request, tmp_path, monkeypatch):
     if request.param == "threads":
         monkeypatch.setattr("rewriter.copying._LARGE", 0)  # bytes: every file is worth a thread
-    return Scene(*SCENES.get(request.param, ("directory", False)), tmp_path)
+    executor = "threads=1" if request.param == "executor" else ""  # more of them would make other calls each time
+    return Scene(*SCENES.get(request.param, ("directory", False)), tmp_path, executor)
 
 
 def check_failed_run(scene: Scene, calls: Calls, number: int) -> str:
@@ -137,9 +143,10 @@ def test_an_error_at_every_call(scene):
 
 @pytest.mark.parametrize("forever", [False, True])
 def test_a_full_disk_at_every_call(scene, forever):
-    fail = faults.full_disk if forever else faults.failing
     for number in scene.points(faults.WRITING):
-        said = check_failed_run(scene, Calls(fail(number, errno.ENOSPC)), number)
+        once = faults.failing(number, errno.ENOSPC, faults.WRITING)
+        act = faults.full_disk(number) if forever else once
+        said = check_failed_run(scene, Calls(act), number)
         assert not said or "no space left on device" in said.lower(), (number, said)
 
 
@@ -175,6 +182,7 @@ def command_line(scene: Scene, stderr: Path, calls: Calls) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
     words = ["prune", str(scene.job.source), str(scene.job.target), "--keep", "0,2,5"]
+    words += ["--executor", scene.executor] if scene.executor else []
     sys.argv = ["rewriter", *words, *["--overwrite"] * scene.overwrite]
     with watching(calls):
         try:
@@ -250,3 +258,91 @@ def test_no_thread_writes_while_all_is_removed(while_starting, times, tmp_path, 
     code = os.waitstatus_to_exitcode(faults.in_child(lambda: command_line(scene, stderr, Calls(act))))
     assert (code, stderr.read_text()) == (130, "rewriter: stopped by SIGINT; nothing was written\n")
     assert scene.state() == "as before"
+
+
+def test_only_the_first_signal_ends_the_program():
+    """What it has begun is put in order, whatever comes meanwhile."""
+
+    def stopped() -> None:
+        try:
+            app._stop(signal.SIGINT, None)
+        finally:
+            app._stop(signal.SIGTERM, None)
+            with suppress(OSError):
+                try:
+                    os.rmdir("/nowhere")
+                finally:
+                    app._stop(signal.SIGHUP, None)
+
+    with pytest.raises(Stopped) as first:
+        stopped()
+    assert first.value.args == (signal.SIGINT,)
+    with pytest.raises(Stopped):
+        app._stop(signal.SIGTERM, None)
+
+
+def test_a_plan_a_page_or_a_picture_appears_whole(tmp_path):
+    """All of them are saved in one way."""
+    checkpoint = open_checkpoint(write_gguf(tmp_path / "in.gguf"))
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / "plan.json"
+    save(b"earlier", path, False, checkpoint)
+    with watching(Calls()) as counted:
+        save(b"new", path, True, checkpoint)
+    ends = set()
+    for number in faults.points(counted.names):
+        path.write_bytes(b"earlier")
+        with watching(Calls(faults.failing(number, errno.ENOSPC))), suppress(RewriterError, OSError):
+            save(b"new", path, True, checkpoint)
+        ends.add(path.read_bytes())
+        assert os.listdir(tmp_path / "here") == ["plan.json"]
+    assert ends == {b"earlier", b"new"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_saved_replaces_no_input_no_link_and_no_folder(overwrite, tmp_path):
+    source = write_gguf(tmp_path / "in.gguf")
+    (tmp_path / "link").symlink_to("in.gguf")
+    (tmp_path / "folder").mkdir()
+    before = everything(tmp_path)
+    for name in ("in.gguf", "link", "folder", "none/x"):
+        with pytest.raises(OutputError):
+            save(b"new", tmp_path / name, overwrite, open_checkpoint(source))
+    assert everything(tmp_path) == before
+
+
+COMMANDS = {
+    "processes": ["prune", "in", "here/out", "--drop", "1", "--executor", "processes=2"],
+    "batch": ["batch", "jobs.toml", "--results", "here/results.jsonl"],
+    "plan": ["plan", "in", "--drop", "1", "-o", "here/plan.json"],
+    "checksums": ["checksums", "in"],
+}
+
+
+@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_signal_to_all_processes(command, moment, tmp_path):
+    """A terminal sends it to the workers too, while they start as well, and people press Ctrl-C again and again."""
+    huggingface(tmp_path / "in", shards=4)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "jobs.toml").write_text('[[job]]\nsource = "in"\noutput = "here/{ratio}"\nratio = [0.2, 0.5]\n')
+    code = "import sys; from rewriter.cli import main; sys.stdout.write('+'); sys.stdout.flush(); main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *COMMANDS[command]], cwd=tmp_path, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.read(1) == "+"
+    time.sleep(0.05 + 0.12 * moment)
+    which = SIGNALS[moment % 3]
+    for _ in range(1 + moment // 2):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, which)
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (0, 128 + which)
+    assert "Traceback" not in said
+    assert process.returncode == 0 or f"rewriter: stopped by {which.name}; " in said.splitlines()[-1]
+    assert command == "batch" or said.count("\n") == (process.returncode != 0)
+    assert no_strays(tmp_path / "here")
+    assert not [path for path in (tmp_path / "here").iterdir() if path.name.startswith(".")]

@@ -37,8 +37,8 @@ TABLES = {
 
 # Each room may use those before it; rooms on one line do not use each other.
 ROOMS = [
-    ["errors", "version", "amounts", "system"],
-    ["checkpoint", "front_matter"],
+    ["errors", "version", "amounts", "system", "signals"],
+    ["checkpoint", "front_matter", "toml_text"],
     ["fields", "strategies"],
     ["architectures"],
     ["selection"],
@@ -111,6 +111,11 @@ def loaded_by(code: str) -> set[str]:
 
 def test_importing_the_package_is_light():
     assert not loaded_by("import rewriter") & {"torch", "transformers", "typer", "rich", "numpy", "gguf"}
+
+
+def test_ctrl_c_is_heard_before_anything_slow_is_imported():
+    slow = {"typing", "re", "shutil", "pathlib", "contextlib", "threading", "typer"}
+    assert not (loaded_by("import rewriter.cli") - loaded_by("")) & slow
 
 
 @pytest.mark.parametrize("name", ["tiny-llama-12L", "tiny-llama-12L-F16.gguf"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -332,3 +334,24 @@ def test_a_lost_process_is_replaced():
         with pytest.raises(BrokenExecutor):
             executor.submit(os._exit, 3).result()
         assert executor.submit(os.getpid).result() not in (first, os.getpid())
+
+
+MASKS = """
+import signal
+import subprocess
+import sys
+from multiprocessing import resource_tracker
+from rewriter.executors import Processes
+with Processes(1) as executor:
+    held = executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result()
+    status = open(f"/proc/{resource_tracker._resource_tracker._pid}/status").read()
+blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+print({signal.SIGINT, signal.SIGHUP} <= held, signal.SIGTERM in held, blocked >> signal.SIGHUP - 1 & 1)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="there is no /proc that says what is held back")
+def test_workers_leave_signals_to_us_from_their_first_moment():
+    """While they start, too, and Python's own process that cleans up after them: both would print tracebacks."""
+    done = subprocess.run([sys.executable, "-c", MASKS], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True False 1\n", "")

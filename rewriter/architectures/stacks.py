@@ -21,7 +21,7 @@ _ENTRIES = {(entry.format, entry.name): entry for entry in (*hf_names.ENTRIES, *
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _FIRST_NUMBER = re.compile(r"\.([0-9]+)(?![^.])")
 _PREDICTION_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layers"}
-_MOST_LAYERS = 4096  # the deepest networks have some thousand
+MOST_LAYERS = 4096  # the deepest networks have some thousand
 _MOST_LISTS = 5_000  # numbered lists in the names; real ones have some dozens
 NOWHERE = "\0"  # a prefix that no tensor name begins with
 _COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_count")
@@ -76,7 +76,7 @@ class Stack:
         return name[1:] if name.startswith("/") else f"{parent}.{name}" if parent else name
 
 
-@lru_cache(maxsize=_MOST_LAYERS)  # asked for every tensor, several times
+@lru_cache(maxsize=MOST_LAYERS)  # asked for every tensor, several times
 def _as_number(label: str) -> int | None:
     return int(label) if _NUMBER.fullmatch(label) else None
 
@@ -230,7 +230,7 @@ def _resolved(checkpoint: Checkpoint, names: tuple[str, ...], entry: LayerStack)
     stack = _with_keys(checkpoint, entry)
     if not entry.stored_layers:  # all layers share one: the metadata alone counts them
         stated = checkpoint.value(stack.count_key)
-        return replace(stack, count=stated) if type(stated) is int and 0 < stated < _MOST_LAYERS else None
+        return replace(stack, count=stated) if type(stated) is int and 0 < stated < MOST_LAYERS else None
     prefix = _prefix(names, entry.prefixes)
     if not prefix:
         return None
@@ -313,8 +313,8 @@ def _flaw(labels: Mapping[str, None]) -> str:
     for label in labels:
         if not _NUMBER.fullmatch(label):
             return f"{shown(label)!r} is not a layer number"
-    if len(labels) > _MOST_LAYERS:
-        return f"{len(labels)} layers are more than {_MOST_LAYERS}"
+    if len(labels) > MOST_LAYERS:
+        return f"{len(labels)} layers are more than {MOST_LAYERS}"
     missing = next((number for number in range(len(labels)) if str(number) not in labels), None)
     return "" if missing is None else f"layer {missing} is missing among {len(labels)} layers"
 

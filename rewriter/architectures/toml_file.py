@@ -6,7 +6,6 @@ Members that are left out have their defaults. Pairs are arrays of two: `fields 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -14,18 +13,12 @@ from typing import Any, get_args, get_type_hints
 
 from rewriter.architectures.entry import Architecture
 from rewriter.errors import CheckpointError, guess, shown
+from rewriter.toml_text import read_toml
 
 
 def load_architecture(path: Path) -> Architecture:
     """Read the entry in the TOML file at `path`. Raises CheckpointError, naming the member that is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {shown(path.name)}: {shown(error, 80)}") from None
-    try:
-        return from_values(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{shown(path.name)} is not valid TOML: {shown(error, 80)}") from None
+    return from_values(read_toml(path))
 
 
 def from_values(values: Mapping[str, Any]) -> Architecture:

@@ -12,7 +12,7 @@ import signal
 import sys
 from types import FrameType
 
-from rewriter.system import SIGNALS
+from rewriter.signals import SIGNALS
 
 
 class Stopped(BaseException):
@@ -33,7 +33,18 @@ class Voice:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+    """The first signal ends the program. Those that come while it puts things in order change nothing."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__context__
+    if error is None:
+        raise Stopped(number)
+
+
+def _listen_no_more() -> None:
+    """All is done or said: a signal that comes while the interpreter ends would print a traceback."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main() -> None:
@@ -51,8 +62,12 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):  # a terminal may know only ASCII, a name may be no UTF-8
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        _run()
+        try:
+            _run()
+        finally:
+            _listen_no_more()
     except Stopped as stopped:
+        _listen_no_more()
         state = Progress.said or ("the output is complete" if Progress.committed else "nothing was written")
         _end(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
 
@@ -68,6 +83,8 @@ def _run() -> None:
     except OSError as error:
         name = f" {shown(error.filename)}" if error.filename else ""
         _end(1, f"{(error.strerror or str(error)).lower()}{name}")
+    except MemoryError:
+        _end(1, "there is not enough memory for this input")
 
 
 def _end(code: int, message: str) -> None:

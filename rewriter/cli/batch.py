@@ -24,7 +24,8 @@ from rewriter.executors import DEFAULT_WORKERS, workers
 from rewriter.formats.files import named
 from rewriter.results import DONE, FAILED, SKIPPED, Line, Results
 from rewriter.running import Prepared, Run, StoppedError, as_far_as_it_fits, disks
-from rewriter.system import READING, SIGNALS, lock
+from rewriter.signals import SIGNALS
+from rewriter.system import READING, lock
 
 if TYPE_CHECKING:
     from rich.table import Table

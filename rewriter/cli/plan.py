@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from rewriter.inspection import describe_plan
 from rewriter.request import Request
 from rewriter.saved import load_plan
 from rewriter.selection import moves
+from rewriter.writing import save
 
 
 @selecting
@@ -48,25 +49,14 @@ def plan(
     if companions:
         described["companions"] = described_along(along(made, companions, name))
     if output is not None:
-        _save(described, output, overwrite)
+        if overwrite and os.path.lexists(output):
+            _check_is_plan(output)
+        save(f"{dumps(described, indent=2)}\n".encode(), output, overwrite, made.checkpoint)
     if json:
         show.print_json(described)
     else:
         saved = [] if output is None else [f"saved: {shown(output, 200)}"]
         show.say("\n".join([_text(described), *texts(described.get("companions", [])), *told, *saved]))
-
-
-def _save(described: dict[str, Any], path: Path, overwrite: bool) -> None:
-    """Write the plan; with `overwrite` in the place of an earlier one, and never of anything else."""
-    if overwrite and os.path.lexists(path):
-        _check_is_plan(path)
-    try:
-        with path.open("w" if overwrite else "x", encoding="utf-8") as file:
-            file.write(json.dumps(described, indent=2) + "\n")
-    except FileExistsError:
-        raise OutputError(f"{named(path)} exists already; --overwrite replaces it") from None
-    except OSError as error:
-        raise OutputError(f"cannot write {named(path)}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _check_is_plan(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from secrets import token_hex
 from typing import Annotated, Any
 
 import typer
@@ -13,10 +12,9 @@ from rewriter.architectures.toml_file import load_architecture
 from rewriter.cli import completing, show, telling
 from rewriter.cli.options import Source, output_name
 from rewriter.errors import OutputError, RequestError, shown
-from rewriter.formats.files import named
-from rewriter.renaming import rename_new
+from rewriter.formats.files import named, opened, read_at
 from rewriter.selection import Options
-from rewriter.system import to_disk
+from rewriter.writing import check_free, save
 
 
 def report(
@@ -58,12 +56,13 @@ def report(
     _check_free(path, overwrite)
     own = load_architecture(architecture) if architecture else None
     rules = [*(["--generic"] if generic else []), *(["--architecture", str(architecture)] if architecture else [])]
+    checkpoint = telling.opened(source)
     with telling.scoring() as watch:
         described = describe_report(
-            telling.opened(source), name, () if no_scores else metric, Options(generic=generic, architecture=own),
+            checkpoint, name, () if no_scores else metric, Options(generic=generic, architecture=own),
             lambda words: _commands(source, name, (*words, *rules)), watch,
         )  # fmt: skip
-    _write(path, render(made, described), overwrite)
+    save(render(made, described).encode(), path, overwrite, checkpoint)
     show.say("\n".join(_summary(described, path)))
 
 
@@ -86,35 +85,13 @@ def _check_free(path: Path, overwrite: bool) -> None:
     """Refuse before the work is done: what is there stays, unless it is a page of an earlier run."""
     from rewriter.report.page import MARK
 
+    check_free(path, overwrite)
     if not os.path.lexists(path):
         return
-    if not overwrite:
-        raise OutputError(f"{named(path)} exists already; --overwrite replaces it")
-    try:
-        with path.open("rb") as file:
-            known = MARK.encode() in file.read(1000)
-    except OSError as error:
-        raise OutputError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
-    if not known:
+    with opened(path) as (descriptor, found):
+        start = read_at(descriptor, 0, min(1000, found.size), named(path))
+    if MARK.encode() not in start:
         raise OutputError(f"{named(path)} is no page of an earlier run: it is not replaced")
-
-
-def _write(path: Path, text: str, overwrite: bool) -> None:
-    """The page appears whole or not at all."""
-    staged = path.with_name(f".{path.name[:200]}.{token_hex(4)}")
-    try:
-        try:
-            with staged.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                to_disk(file.fileno())
-            (os.replace if overwrite else rename_new)(staged, path)
-        finally:
-            staged.unlink(missing_ok=True)  # it is still there where something went wrong
-    except FileExistsError:
-        raise OutputError(f"{named(path)} exists already; --overwrite replaces it") from None
-    except OSError as error:
-        raise OutputError(f"cannot write {named(path)}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _summary(described: dict[str, Any], path: Path) -> list[str]:

@@ -12,8 +12,9 @@ from rewriter.cli import completing, show, telling
 from rewriter.cli.options import Source, output_name, selecting
 from rewriter.errors import RequestError, shown
 from rewriter.inspection import describe_suggestion
-from rewriter.plotting import bar_lengths
+from rewriter.plotting import bar_lengths, kind_of, plot_scores
 from rewriter.request import Request
+from rewriter.writing import check_free, save
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +36,7 @@ def score(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw it too, as .png or .svg (pip install 'rewriter[plot]').")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier picture.")] = False,
 ) -> None:
     """Rank the layers by their weights alone, and suggest which to drop: a quarter, unless an amount is given.
 
@@ -48,14 +50,15 @@ def score(
         if request.selection.strategy is not None:
             raise RequestError("--metric and --strategy cannot be combined: give one")
         request = replace(request, selection=replace(request.selection, strategy=metric))
+    kind = "" if plot is None else kind_of(plot)
+    if plot is not None:
+        check_free(plot, overwrite)
     checkpoint = telling.opened(source)
     with telling.scoring() as watch:
         suggestion = request.suggestion(checkpoint, output_name(source), watch)
     described = describe_suggestion(suggestion, components(checkpoint, request.options))
     if plot is not None:
-        from rewriter.plotting import plot_scores  # matplotlib is an extra
-
-        plot_scores(described, checkpoint.name, plot)
+        save(plot_scores(described, checkpoint.name, kind), plot, overwrite, checkpoint)
     if json:
         show.print_json(described)
         return

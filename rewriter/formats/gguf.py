@@ -41,6 +41,7 @@ _TOTAL = "split.tensors.count"
 _SPLIT_KINDS = {"split.no": "u16", "split.count": "u16", _TOTAL: "i32"}
 SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 _BLOCK = 1 << 20
+_MOST_PADDING = 64 << 20  # bytes that are made up; real ones are padded to 32, and rarely to 4096
 
 
 def looks_like(start: bytes) -> bool:
@@ -155,6 +156,7 @@ def _header_sha256(shards: tuple[Shard, ...]) -> str:
 def layout(plan: Plan, name: str) -> Output:
     """The files of the pruned checkpoint; `name` is the destination's file name."""
     parts = _regrouped(plan) if plan.options.regroups else _as_in_source(plan)
+    _check_padding(plan, parts)
     was_split = len(plan.checkpoint.shards) > 1 or SPLIT_NAME.fullmatch(plan.checkpoint.name) is not None
     split = len(parts) > 1 or (was_split and not plan.options.regroups)
     names = _names(name, len(parts)) if split else [name]
@@ -229,6 +231,23 @@ def _record_bytes(copy: TensorCopy, alignment: int) -> int:
     return len(tensor_record(copy.name, copy.tensor, 0)) + aligned(copy.tensor.nbytes, alignment)
 
 
+def _check_padding(plan: Plan, parts: Iterable[_Part]) -> None:
+    """Refuse what would be padding and little else: all that is not in the source is held in memory."""
+    made_up = 0
+    for part in parts:
+        alignment = part.shard.alignment
+        made_up += alignment + sum(_missing(plan, copy.tensor, alignment) for copy in part.copies)
+        if made_up > _MOST_PADDING:
+            raise UnsupportedError(f"the output would be mostly padding: its tensors are padded to {alignment} bytes")
+
+
+def _missing(plan: Plan, tensor: TensorInfo, alignment: int) -> int:
+    """How much of the tensor's padding is not in the source."""
+    shard, padded = plan.checkpoint.shards[tensor.shard], aligned(tensor.nbytes, alignment)
+    there = tensor.cut is None and shard.alignment == alignment and tensor.offset + padded <= shard.stamp.size
+    return 0 if there else padded - tensor.nbytes
+
+
 def _prefix(name: str) -> str:
     """`x.gguf` and `x-00001-of-00003.gguf` both name the set x."""
     match = SPLIT_NAME.fullmatch(name)
@@ -285,16 +304,12 @@ def _padding(nbytes: int, alignment: int) -> Literal:
 
 def _data_pieces(plan: Plan, tensor: TensorInfo, alignment: int) -> Iterator[Piece]:
     """The tensor and its padding: the source's own where it is there, so that neighbours stay one range."""
-    shard = plan.checkpoint.shards[tensor.shard]
+    shard, missing = plan.checkpoint.shards[tensor.shard], _missing(plan, tensor, alignment)
     if tensor.cut is not None:
         yield from tensor_pieces(tensor, shard.path)
-        yield _padding(tensor.nbytes, alignment)
-        return
-    padded = aligned(tensor.nbytes, alignment)
-    there = shard.alignment == alignment and tensor.offset + padded <= shard.stamp.size
-    yield CopyRange(shard.path, tensor.offset, padded if there else tensor.nbytes)
-    if not there:
-        yield _padding(tensor.nbytes, alignment)
+    else:
+        yield CopyRange(shard.path, tensor.offset, aligned(tensor.nbytes, alignment) - missing)
+    yield Literal(bytes(missing))
 
 
 def _field_pieces(plan: Plan, part: _Part) -> Iterator[Piece]:
