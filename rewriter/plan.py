@@ -30,7 +30,7 @@ from rewriter.patterns import active_patterns, common_period, not_special, patte
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.quantised import refuse_unfollowed
 from rewriter.selection import Options, format_layers
-from rewriter.tensors import TensorCopy, linear_widths, tensor_copies
+from rewriter.tensors import TensorCopy, linear_widths, other_lists, tensor_copies
 
 DROPPED, MOVED, FIRST = "{dropped}", "{moved}", "{first}"  # when a warning is said
 
@@ -121,7 +121,7 @@ def _unknown(checkpoint: Checkpoint) -> str:
         )
     return (
         f"there are no rules for architecture {shown(checkpoint.architecture)!r} (rewriter list architectures shows "
-        "those there are); --generic tries it by its tensor names and its layer count"
+        "those there are); --generic tries it by its tensor names and its layer count, --architecture takes rules"
     )
 
 
@@ -150,7 +150,10 @@ def _planned(checkpoint: Checkpoint, keep: Iterable[int], options: Options) -> P
     layers, overruled = allowed_layers(known, stacks, stack, keep, options)
     options = for_card(checkpoint, layers, options)
     edits = tuple(_as_stated(checkpoint, edit) for edit in metadata_edits(known, stacks, stack, layers, options))
-    warnings = (*overruled, *_warnings(checkpoint, architecture, stack, layers, options))
+    warnings = (
+        *overruled, *_warnings(checkpoint, architecture, stack, layers, options),
+        *other_lists(known, stacks, stack, layers),
+    )  # fmt: skip
     if warnings and options.strict:
         raise UnsupportedError(f"{warnings[0]}; --strict refuses that")
     tensors = tuple(tensor_copies(known, stack, layers))
