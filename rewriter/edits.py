@@ -49,6 +49,8 @@ def metadata_edits(
     """Every change of the metadata, the counts first. Raises CheckpointError where it contradicts the tensors."""
     for problem in count_problems(checkpoint, stacks):
         raise CheckpointError(str(problem))
+    for other in stacks:
+        _check_rules(checkpoint, stacks, other)
     rules = field_rules(checkpoint, stacks, stack, options)
     _refuse_unknown(checkpoint, stacks, stack, rules)
     rules = {key: rule for key, rule in rules.items() if rule != "keep"}
@@ -69,6 +71,14 @@ def metadata_edits(
         before = checkpoint.metadata.get(key)
         if repr(value) != repr(before):
             yield _edit(checkpoint, key, before, value, rule)
+
+
+def _check_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack) -> None:
+    """Raise CheckpointError for a value that does not fit the layers there are."""
+    layers = LayerMap(stack.name, tuple(range(stack.count + stack.predictions)), stack.count, (), stack.predictions)
+    for key, rule in field_rules(checkpoint, stacks, stack, Options()).items():
+        if rule not in ("layer_names", "names_within"):
+            fields.apply(rule, key, checkpoint.metadata[key], layers)
 
 
 def _echoes(
