@@ -11,6 +11,8 @@ _VISION = "vision_config.num_hidden_layers"
 _AUDIO = "audio_config.num_hidden_layers"
 _CLIP_TOWER = ("vision_tower.vision_model.encoder.layers.", "vision_tower.encoder.layers.")
 _TAPPED = (("/vision_feature_layer", "hidden_state"),)
+_SEVERAL_TAPPED = ("/vision_feature_layer", "/vision_feature_layers")  # of new and of older files
+_NOT_SAID = "without vision_feature_layers transformers takes five layers that it has in mind"
 _FEATURES = Limit(
     kind="some_before",
     value="/vision_feature_layer",
@@ -89,8 +91,8 @@ ENTRIES: tuple[Architecture, ...] = (
             _VISION,
             *_CLIP_TOWER,
             like="vision_config",
-            fields=(("/vision_feature_layers", "apart_states"),),
-            defaults=(("/vision_feature_layers", (-2, -5, -8, -11, 6)),),
+            fields=tuple((key, "apart_states") for key in _SEVERAL_TAPPED),
+            limits=(Limit(kind="never_without", value=_SEVERAL_TAPPED, why=_NOT_SAID),),
         ),
     ),
     *_blip("blip-2"),
