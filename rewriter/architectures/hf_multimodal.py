@@ -50,8 +50,9 @@ def _blip(name: str) -> tuple[Architecture, ...]:
     )  # fmt: skip
 
 
-def _two_towers(name: str, text: str, vision: str = "vision_model.encoder.layers.") -> tuple[Architecture, ...]:
-    return several(name, part("text", _TEXT, text, optional=True), part("vision", _VISION, vision, optional=True))
+def _two_towers(name: str, *text: str) -> tuple[Architecture, ...]:
+    vision = ("vision_model.encoder.layers.", "vision_model.encoder.layer.")
+    return several(name, part("text", _TEXT, *text, optional=True), part("vision", _VISION, *vision, optional=True))
 
 
 def _speaks(name: str, outer: str, scope: str, *more: LayerStack, **vision: object) -> tuple[Architecture, ...]:
@@ -104,7 +105,7 @@ ENTRIES: tuple[Architecture, ...] = (
         part("encoder", "text_config.encoder_layers", "language_model.model.encoder.layers.",
              "language_model.encoder.layers.", aliases=("num_hidden_layers",)),
     ),
-    *_two_towers("altclip", "text_model.roberta.encoder.layer.", "vision_model.encoder.layer."),
+    *_two_towers("altclip", "text_model.roberta.encoder.layer.", "text_model.roberta.encoder.layers."),
     *_two_towers("chinese_clip", "text_model.encoder.layer."),
     *_two_towers("owlvit", "text_model.encoder.layers."),
     *_two_towers("owlv2", "text_model.encoder.layers."),

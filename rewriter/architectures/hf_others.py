@@ -24,6 +24,11 @@ def _encoder(*names: str, outer: str, inner: str = "encoder.layer.", **others: A
     return decoder(*names, prefixes=(f"{outer}.{inner}", inner), **others)
 
 
+def _vit(outer: str) -> tuple[str, ...]:
+    """The names of old and of transformers 5."""
+    return (f"{outer}.encoder.layer.", "encoder.layer.", f"{outer}.layers.", "layers.")
+
+
 # -- text encoders
 
 # ModernBertConfig: layers 0, 3, 6, ... have full attention unless `layer_types` says otherwise.
@@ -74,12 +79,14 @@ _TEXT = (
             "visual_bert",
             "fnet",
             "mobilebert",
-            "gte",
         )
     ),
     *_encoder("squeezebert", outer="transformer", inner="encoder.layers."),
     *_encoder("big_bird", outer="bert"),
-    *_encoder("jina_embeddings_v3", outer="roberta", inner="encoder.layers."),
+    *decoder(
+        "jina_embeddings_v3", prefixes=("roberta.encoder.layers.", "encoder.layers.", "roberta.layers.", "layers.")
+    ),
+    *decoder("gte", prefixes=_vit("gte")),
     *decoder("eurobert"),
     *_encoder("longformer", outer="longformer"),
     *_encoder("distilbert", outer="distilbert", inner="transformer.layer.", count_key="n_layers", aliases=_ALIAS),
@@ -246,11 +253,6 @@ _MAPS = Limit(
 _SHIFTED = Limit(kind="aligned", value=2, why="every other layer of a stage shifts its windows: only pairs may go")
 
 
-def _vit(outer: str) -> tuple[str, ...]:
-    """The names of old and of transformers 5."""
-    return (f"{outer}.encoder.layer.", "encoder.layer.", f"{outer}.layers.", "layers.")
-
-
 def _swin_stage(number: int, outer: str, scope: str = "") -> LayerStack:
     inner = f"encoder.layers.{number}.blocks."
     return LayerStack(
@@ -276,8 +278,8 @@ _SEGMENTS = Limit(
 )
 _VISION = (
     *_encoder("timesformer", outer="timesformer"),
-    *_encoder("ijepa", outer="ijepa"),
-    *_encoder("vivit", outer="vivit"),
+    *decoder("ijepa", prefixes=_vit("ijepa")),
+    *decoder("vivit", prefixes=_vit("vivit")),
     *(
         each
         for name, outer in (("vit_mae", "vit"), ("videomae", "videomae"))
