@@ -150,10 +150,7 @@ def _planned(checkpoint: Checkpoint, keep: Iterable[int], options: Options) -> P
     layers, overruled = allowed_layers(known, stacks, stack, keep, options)
     options = for_card(checkpoint, layers, options)
     edits = tuple(_as_stated(checkpoint, edit) for edit in metadata_edits(known, stacks, stack, layers, options))
-    warnings = (
-        *overruled, *_warnings(checkpoint, architecture, stack, layers, options),
-        *other_lists(known, stacks, stack, layers),
-    )  # fmt: skip
+    warnings = (*overruled, *_warnings(known, architecture, stacks, stack, layers, options))
     if warnings and options.strict:
         raise UnsupportedError(f"{warnings[0]}; --strict refuses that")
     tensors = tuple(tensor_copies(known, stack, layers))
@@ -305,17 +302,22 @@ def _refuse_broken_chain(checkpoint: Checkpoint, stack: Stack, layers: LayerMap)
 
 
 def _warnings(
-    checkpoint: Checkpoint, architecture: Architecture, stack: Stack, layers: LayerMap, options: Options
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    stacks: tuple[Stack, ...],
+    stack: Stack,
+    layers: LayerMap,
+    options: Options,
 ) -> Iterator[str]:
     moved = layers.main != tuple(range(len(layers.main)))
     is_so = {DROPPED: bool(layers.dropped), MOVED: moved, FIRST: layers.main[0] > 0}
-    for case, text in possible_warnings(checkpoint, architecture, stack, options):
+    for case, text in possible_warnings(checkpoint, architecture, stacks, stack, options):
         if is_so[case]:
             yield text.replace(FIRST, str(layers.main[0]))
 
 
 def possible_warnings(
-    checkpoint: Checkpoint, architecture: Architecture, stack: Stack, options: Options
+    checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...], stack: Stack, options: Options
 ) -> Iterator[tuple[str, str]]:
     """When, and what is then said: DROPPED once a layer goes, MOVED once one gets another number, FIRST once another
     one becomes the first; its number belongs where the text says FIRST.
@@ -332,6 +334,8 @@ def possible_warnings(
     if stack.entry.absent_in_first:
         lost = ", ".join(stack.entry.absent_in_first)
         yield FIRST, f"layer {FIRST} becomes the first, which has no {lost}: what it computes changes a little"
+    for text in other_lists(checkpoint, stacks, stack, _layer_map(stack, range(stack.count))):
+        yield DROPPED, text
 
 
 def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:

@@ -65,7 +65,7 @@ def stacked_tensors(stack: Stack) -> dict[str, Stacked]:
 
 def other_lists(checkpoint: Checkpoint, stacks: Iterable[Stack], stack: Stack, layers: LayerMap) -> Iterator[str]:
     """Other lists with as many entries as the stack, which no rule knows: another copy of its layers perhaps."""
-    if not layers.dropped or layers.count < 2:
+    if layers.count < 2:
         return
     known = {*(other.prefix for other in stacks), *lists_beside(checkpoint, stack, layers)}
     known |= {first_list(other.prefix) for other in stacks}  # stages, of which each is a stack
