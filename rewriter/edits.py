@@ -50,7 +50,8 @@ def metadata_edits(
     for problem in count_problems(checkpoint, stacks):
         raise CheckpointError(str(problem))
     for other in stacks:
-        _check_rules(checkpoint, stacks, other)
+        if other is not stack:
+            _check_rules(checkpoint, stacks, other, options)
     rules = field_rules(checkpoint, stacks, stack, options)
     _refuse_unknown(checkpoint, stacks, stack, rules)
     rules = {key: rule for key, rule in rules.items() if rule != "keep"}
@@ -73,11 +74,11 @@ def metadata_edits(
             yield _edit(checkpoint, key, before, value, rule)
 
 
-def _check_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack) -> None:
+def _check_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> None:
     """Raise CheckpointError for a value that does not fit the layers there are."""
     layers = LayerMap(stack.name, tuple(range(stack.count + stack.predictions)), stack.count, (), stack.predictions)
     for key, rule in field_rules(checkpoint, stacks, stack, Options()).items():
-        if rule not in ("layer_names", "names_within"):
+        if rule not in ("layer_names", "names_within") and key not in options.keep_fields:
             fields.apply(rule, key, checkpoint.metadata[key], layers)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rewriter.errors import UnsupportedError
+from rewriter.errors import CheckpointError, UnsupportedError
 from rewriter.plan import make_plan
 from rewriter.selection import Options
 from tests.checkpoints import changes, ggml, hf, llama, llama_gguf, numbered
@@ -82,3 +82,11 @@ def test_a_nested_config_that_does_not_say_what_it_is():
     assert changes(make_plan(hf("llama4", names, config), range(1, 8)))["text_config.no_rope_layers"] == [
         1, 1, 0, 1, 1, 1, 0,
     ]  # fmt: skip
+
+
+def test_a_value_that_does_not_fit_another_stack_is_said_before_anything_is_written():
+    vision = {"depth": 2, "fullatt_block_indexes": [1, 7]}
+    config = {"text_config": {"num_hidden_layers": 4}, "vision_config": vision}
+    lists = [*numbered("model.layers.", 4), *numbered("visual.blocks.", 2)]
+    with pytest.raises(CheckpointError, match=r"^vision_config\.fullatt_block_indexes: names layer 7 of 2"):
+        make_plan(hf("qwen2_5_vl", lists, config), [0, 1, 3])
