@@ -9,8 +9,10 @@ Laws:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from math import sqrt
 from struct import pack, unpack
 
@@ -19,6 +21,7 @@ from rewriter.architectures.field_table import (
     DEFAULT_FIELDS,
     MODULE_NAMES,
     NOT_ABOUT_LAYERS,
+    NOT_ABOUT_THE_MODEL,
     OVERRIDDEN_BY,
     PARALLEL,
     QUANTIZATION,
@@ -36,6 +39,7 @@ _LISTED = {
     "per_layer": "per_layer",
     "special_indexes": "layer_indexes",
 }  # the rule of a pattern's list once it is there
+_LAYER_LIST = re.compile("layer|block|idx|index(?!$)|indices")  # in the names of lists of layer numbers
 Change = tuple[str, object, str]  # whole key, new value, rule
 
 
@@ -45,6 +49,9 @@ def metadata_edits(
     """Every change of the metadata, the counts first. Raises CheckpointError where it contradicts the tensors."""
     for problem in count_problems(checkpoint, stacks):
         raise CheckpointError(str(problem))
+    for other in stacks:
+        if other is not stack:
+            _check_rules(checkpoint, stacks, other, options)
     rules = field_rules(checkpoint, stacks, stack, options)
     _refuse_unknown(checkpoint, stacks, stack, rules)
     rules = {key: rule for key, rule in rules.items() if rule != "keep"}
@@ -65,6 +72,14 @@ def metadata_edits(
         before = checkpoint.metadata.get(key)
         if repr(value) != repr(before):
             yield _edit(checkpoint, key, before, value, rule)
+
+
+def _check_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> None:
+    """Raise CheckpointError for a value that does not fit the layers there are."""
+    layers = LayerMap(stack.name, tuple(range(stack.count + stack.predictions)), stack.count, (), stack.predictions)
+    for key, rule in field_rules(checkpoint, stacks, stack, Options()).items():
+        if rule not in ("layer_names", "names_within") and key not in options.keep_fields:
+            fields.apply(rule, key, checkpoint.metadata[key], layers)
 
 
 def _echoes(
@@ -165,27 +180,39 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
 
 
 def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]) -> None:
-    """Raise UnsupportedError for a list as long as the stack that no rule knows."""
-    elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
-    for key, value in checkpoint.metadata.items():
-        known = key in rules or _is_apart(key.removeprefix(stack.scope + ".")) or _is_apart(key.rpartition(".")[2])
-        if _in_scope(key, stack, elsewhere) and not known and _is_keyed(value):
+    """Raise UnsupportedError for what may be about single layers and no rule knows."""
+    without_rules = _without_rules(checkpoint, stacks, stack, rules)
+    for name, value in without_rules.items():
+        if _is_keyed(value) and not _is_apart(name) and not _is_apart(name.rpartition(".")[2]):
             raise UnsupportedError(
-                f"{shown(key)} has numbers for keys, of layers perhaps, and no rule says so: "
-                f"--keep-field {shown(key)} leaves it"
+                f"{shown(name)} has numbers for keys, of layers perhaps, and no rule says so: "
+                f"--keep-field {shown(name)} leaves it"
             )
-    unknown = [
-        shown(name)
-        for key, value in checkpoint.metadata.items()
-        if (name := key.removeprefix(stack.scope + ".")) and key not in rules and _in_scope(key, stack, elsewhere)
-        if not _is_apart(name) and _as_long(value, stack)
-    ]
+        if _names_layers(name, value, stack) and not _is_apart(name):
+            raise UnsupportedError(
+                f"{shown(name)} may name layers, {shown(value)}, and no rule says so: "
+                f"--keep-field {shown(name)} leaves it"
+            )
+    unknown = [shown(name) for name, value in without_rules.items() if not _is_apart(name) and _as_long(value, stack)]
     if unknown:
         raise UnsupportedError(
             f"{unknown[0]} has one entry for each of the {stack.count} layers, or as many by chance, and no "
             f"rule says which: --per-layer-field {unknown[0]} cuts it, --keep-field {unknown[0]} leaves it"
             + (f"; so have {', '.join(unknown[1:])}" if unknown[1:] else "")
         )
+
+
+def _without_rules(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]
+) -> dict[str, object]:
+    """What may be about the layers of `stack`, by its name there."""
+    elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
+    ruled = {*rules, *(other.key(key) for other in stacks for key, _ in other.entry.fields)}
+    return {
+        key.removeprefix(stack.scope + "."): value
+        for key, value in checkpoint.metadata.items()
+        if key not in ruled and (_in_scope(key, stack, elsewhere) or _is_near(checkpoint, stacks, key))
+    }
 
 
 def module_lists(checkpoint: Checkpoint) -> dict[str, str]:
@@ -231,6 +258,15 @@ def _in_scope(key: str, stack: Stack, elsewhere: tuple[str, ...]) -> bool:
     return inside and ".json:" not in key and not any(key.startswith(scope + ".") for scope in elsewhere)
 
 
+def _is_near(checkpoint: Checkpoint, stacks: tuple[Stack, ...], key: str) -> bool:
+    """In no scope: at the top of a config.json, or in a GGUF under a word of nobody's. What a nested config has too is
+    that one's.
+    """
+    if table_of(checkpoint) == GGUF:
+        return not key.startswith(NOT_ABOUT_THE_MODEL)
+    return "." not in key and not any(stack.key(key) in checkpoint.metadata for stack in stacks if stack.scope)
+
+
 def _rule(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
     """The rule for one field, "" if there is none. What a pattern reads is the pattern's to change."""
     if any(name in pattern_keys(pattern) for pattern in stack.entry.patterns):
@@ -242,9 +278,19 @@ def _rule(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
 
 
 def _as_long(value: object, stack: Stack) -> bool:
+    """As many entries as layers, with or without the prediction layers."""
+    lengths = (stack.count, stack.count + stack.predictions)
     if isinstance(value, LongArray):
-        return value.length == stack.count
-    return isinstance(value, list | tuple) and len(value) == stack.count
+        return value.length in lengths
+    return isinstance(value, list | tuple) and len(value) in lengths
+
+
+def _names_layers(name: str, value: object, stack: Stack) -> bool:
+    """Whether a list holds layer numbers, as far as its name and its entries tell."""
+    if not isinstance(value, list | tuple) or not value or not _LAYER_LIST.search(name):
+        return False
+    numbers = [entry for entry in value if type(entry) is int and 0 <= entry < stack.count + stack.predictions]
+    return numbers == list(value) and all(low < high for low, high in pairwise(numbers))
 
 
 def _is_keyed(value: object) -> bool:

@@ -30,7 +30,7 @@ from rewriter.patterns import active_patterns, common_period, not_special, patte
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.quantised import refuse_unfollowed
 from rewriter.selection import Options, format_layers
-from rewriter.tensors import TensorCopy, linear_widths, tensor_copies
+from rewriter.tensors import TensorCopy, linear_widths, other_lists, tensor_copies
 
 DROPPED, MOVED, FIRST = "{dropped}", "{moved}", "{first}"  # when a warning is said
 
@@ -121,7 +121,7 @@ def _unknown(checkpoint: Checkpoint) -> str:
         )
     return (
         f"there are no rules for architecture {shown(checkpoint.architecture)!r} (rewriter list architectures shows "
-        "those there are); --generic tries it by its tensor names and its layer count"
+        "those there are); --generic tries it by its tensor names and its layer count, --architecture takes rules"
     )
 
 
@@ -150,7 +150,7 @@ def _planned(checkpoint: Checkpoint, keep: Iterable[int], options: Options) -> P
     layers, overruled = allowed_layers(known, stacks, stack, keep, options)
     options = for_card(checkpoint, layers, options)
     edits = tuple(_as_stated(checkpoint, edit) for edit in metadata_edits(known, stacks, stack, layers, options))
-    warnings = (*overruled, *_warnings(checkpoint, architecture, stack, layers, options))
+    warnings = (*overruled, *_warnings(known, architecture, stacks, stack, layers, options))
     if warnings and options.strict:
         raise UnsupportedError(f"{warnings[0]}; --strict refuses that")
     tensors = tuple(tensor_copies(known, stack, layers))
@@ -302,17 +302,22 @@ def _refuse_broken_chain(checkpoint: Checkpoint, stack: Stack, layers: LayerMap)
 
 
 def _warnings(
-    checkpoint: Checkpoint, architecture: Architecture, stack: Stack, layers: LayerMap, options: Options
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    stacks: tuple[Stack, ...],
+    stack: Stack,
+    layers: LayerMap,
+    options: Options,
 ) -> Iterator[str]:
     moved = layers.main != tuple(range(len(layers.main)))
     is_so = {DROPPED: bool(layers.dropped), MOVED: moved, FIRST: layers.main[0] > 0}
-    for case, text in possible_warnings(checkpoint, architecture, stack, options):
+    for case, text in possible_warnings(checkpoint, architecture, stacks, stack, options):
         if is_so[case]:
             yield text.replace(FIRST, str(layers.main[0]))
 
 
 def possible_warnings(
-    checkpoint: Checkpoint, architecture: Architecture, stack: Stack, options: Options
+    checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...], stack: Stack, options: Options
 ) -> Iterator[tuple[str, str]]:
     """When, and what is then said: DROPPED once a layer goes, MOVED once one gets another number, FIRST once another
     one becomes the first; its number belongs where the text says FIRST.
@@ -329,6 +334,8 @@ def possible_warnings(
     if stack.entry.absent_in_first:
         lost = ", ".join(stack.entry.absent_in_first)
         yield FIRST, f"layer {FIRST} becomes the first, which has no {lost}: what it computes changes a little"
+    for text in other_lists(checkpoint, stacks, stack, _layer_map(stack, range(stack.count))):
+        yield DROPPED, text
 
 
 def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:

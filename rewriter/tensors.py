@@ -15,7 +15,7 @@ from itertools import pairwise
 from math import prod
 
 from rewriter.architectures.entry import Shared, Stacked
-from rewriter.architectures.stacks import Stack, table_of
+from rewriter.architectures.stacks import Stack, first_list, numbered_lists, table_of
 from rewriter.checkpoint import GGUF, Checkpoint, Cut, LayerMap, TensorInfo
 from rewriter.errors import CheckpointError, UnsupportedError, shown
 from rewriter.patterns import entries
@@ -61,6 +61,20 @@ def tensor_copies(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Ite
 def stacked_tensors(stack: Stack) -> dict[str, Stacked]:
     """The tensors that hold something for every layer side by side, by the names that they may have."""
     return {name: each for each in stack.entry.stacked for name in (each.name, stack.beside(each.name))}
+
+
+def other_lists(checkpoint: Checkpoint, stacks: Iterable[Stack], stack: Stack, layers: LayerMap) -> Iterator[str]:
+    """Other lists with as many entries as the stack, which no rule knows: another copy of its layers perhaps."""
+    if layers.count < 2:
+        return
+    known = {*(other.prefix for other in stacks), *lists_beside(checkpoint, stack, layers)}
+    known |= {first_list(other.prefix) for other in stacks}  # stages, of which each is a stack
+    positions = [pattern for pattern, _ in position_lists(checkpoint, stack)]
+    numbers = {str(layer) for layer in range(layers.count)}
+    for prefix, labels in numbered_lists(tuple(tensor.name for tensor in checkpoint.tensors)).items():
+        unknown = prefix not in known and not any(pattern.search(f"{prefix}0") for pattern in positions)
+        if unknown and numbers == set(labels):
+            yield f"{shown(prefix, 80)}N has as many entries as the stack, and no rule says why: they all stay"
 
 
 def linear_widths(checkpoint: Checkpoint, stack: Stack) -> list[tuple[int, int]]:

@@ -142,7 +142,7 @@ ALL_TYPES = [
     gguf_field("x.bool", 7, b"\1"), gguf_field("x.u64", 10, b"\xff" * 8), gguf_field("x.i64", 11, b"\xff" * 8),
     gguf_field("x.f64", 12, b"\x01\0\0\0\0\0\xf8\x7f"), gguf_field("x.empty", 9, array(4, 0)),
     gguf_field("x.no strings", 9, array(8, 0)), gguf_field("x.text", 8, gguf_string(b"\xff\xfe not utf-8 \xc3")),
-    gguf_field("x.texts", 9, array(8, 2, gguf_string(b"\x80") + gguf_string(b""))),
+    gguf_field("x.texts", 9, array(8, 3, gguf_string(b"\x80") + gguf_string(b"") * 2)),
     gguf_field(b"x.\xffkey", 4, number(7)), gguf_field("", 4, number(8)),
 ]  # fmt: skip
 

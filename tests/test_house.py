@@ -29,6 +29,7 @@ TABLES = {
     "hf_names.py",
     "hf_decoders.py",
     "hf_others.py",
+    "hf_multimodal.py",
     "gguf_names.py",
     "field_table.py",
     "ggml_types.py",

@@ -81,6 +81,10 @@ NOT_ABOUT_LAYERS = (
 )  # fmt: skip
 
 
+# What the keys of a GGUF begin with that say something of the file, its words or how it was made.
+NOT_ABOUT_THE_MODEL = ("general.", "tokenizer.", "split.", "quantize.", "rewriter.")
+
+
 def _by_key(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
     return {key: rule for rule, keys in table.items() for key in keys}
 

@@ -26,3 +26,9 @@ def decoder(
 def several(name: str, *stacks: LayerStack, warnings: tuple[tuple[str, str], ...] = ()) -> tuple[Architecture, ...]:
     """One row: a model type with several stacks, the main one first."""
     return (Architecture(name=name, format="huggingface", stacks=stacks, warnings=warnings),)
+
+
+def part(name: str, count_key: str, *prefixes: str, **others: Any) -> LayerStack:
+    """A stack of a model of several, with `model.` before its prefixes or without. `others` are further fields."""
+    with_outer = tuple(spelling for prefix in prefixes for spelling in (f"model.{prefix}", prefix))
+    return LayerStack(name=name, prefixes=with_outer, count_key=count_key, **others)

@@ -303,7 +303,7 @@ ENTRIES: tuple[Architecture, ...] = (
     ),
     *decoder("deepseek_v32", defaults=(("first_k_dense_replace", 3),)),
     *decoder("dots1", defaults=(("max_window_layers", 62),)),
-    *decoder("aria_text", "jetmoe", "hyperclovax", "youtu", "mellum"),
+    *decoder("mistral4", "internlm3", "iquestcoder", "aria_text", "jetmoe", "hyperclovax", "youtu", "mellum"),
     *decoder("minicpm3", fields=(("scale_depth", "root_of_count"),), defaults=(("scale_depth", 1.4),)),
     *decoder("axk1", "axk2", defaults=(("first_k_dense_replace", 1),)),
     *decoder("hy_v3", patterns=(_FIRST_DENSE,)),

@@ -6,7 +6,7 @@ transformers 5 writes older names back on save, other files carry the newer ones
 
 from __future__ import annotations
 
-from rewriter.architectures import hf_decoders, hf_diffusion, hf_others
+from rewriter.architectures import hf_decoders, hf_diffusion, hf_multimodal, hf_others
 from rewriter.architectures.entry import Architecture, LayerStack, Pattern
 from rewriter.architectures.hf_builders import decoder, several
 
@@ -57,5 +57,6 @@ ENTRIES: tuple[Architecture, ...] = (
     ),
     *hf_decoders.ENTRIES,
     *hf_others.ENTRIES,
+    *hf_multimodal.ENTRIES,
     *hf_diffusion.ENTRIES,
 )

@@ -5,6 +5,7 @@ Prefixes: with and without the outer name, as transformers 5 writes them back an
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from rewriter.architectures.entry import Architecture, LayerStack, Limit, Pattern, Shared, Stacked
@@ -21,6 +22,11 @@ def _keep(*keys: str) -> tuple[tuple[str, str], ...]:
 def _encoder(*names: str, outer: str, inner: str = "encoder.layer.", **others: Any) -> tuple[Architecture, ...]:
     """Model types with one stack, `inner` with or without the name `outer` before it."""
     return decoder(*names, prefixes=(f"{outer}.{inner}", inner), **others)
+
+
+def _vit(outer: str) -> tuple[str, ...]:
+    """The names of old and of transformers 5."""
+    return (f"{outer}.encoder.layer.", "encoder.layer.", f"{outer}.layers.", "layers.")
 
 
 # -- text encoders
@@ -59,12 +65,36 @@ _TEXT = (
     *_encoder("deberta", outer="deberta", fields=_keep("pos_att_type")),
     *_encoder("deberta-v2", outer="deberta", fields=_keep("pos_att_type"), limits=(_DEBERTA_CONV,)),
     *_encoder("mpnet", outer="mpnet"),
+    *chain.from_iterable(
+        _encoder(name, outer=name)
+        for name in (
+            "convbert",
+            "nystromformer",
+            "ibert",
+            "lilt",
+            "layoutlmv3",
+            "markuplm",
+            "luke",
+            "tapas",
+            "visual_bert",
+            "fnet",
+            "mobilebert",
+        )
+    ),
+    *_encoder("squeezebert", outer="transformer", inner="encoder.layers."),
+    *_encoder("big_bird", outer="bert"),
+    *decoder(
+        "jina_embeddings_v3", prefixes=("roberta.encoder.layers.", "encoder.layers.", "roberta.layers.", "layers.")
+    ),
+    *decoder("gte", prefixes=_vit("gte")),
+    *decoder("eurobert"),
     *_encoder("longformer", outer="longformer"),
     *_encoder("distilbert", outer="distilbert", inner="transformer.layer.", count_key="n_layers", aliases=_ALIAS),
     *_encoder("xlnet", outer="transformer", inner="layer.", count_key="n_layer", aliases=_ALIAS),
     # The layers are parallel lists of their parts.
     *_encoder(
         "xlm",
+        "flaubert",
         outer="transformer",
         inner="attentions.",
         count_key="n_layers",
@@ -101,6 +131,17 @@ _SHORT_ENCODER = Limit(
     "use_cache=False works",
 )
 _T5_BIAS = (Shared(names=("layer.0.SelfAttention.relative_attention_bias.weight",)),)
+_LONG_T5_BIAS = (
+    *_T5_BIAS,
+    Shared(names=("layer.0.LocalSelfAttention.relative_attention_bias.weight",)),
+    Shared(
+        names=(
+            "layer.0.TransientGlobalSelfAttention.relative_attention_bias.weight",
+            "layer.0.TransientGlobalSelfAttention.global_relative_attention_bias.weight",
+        )
+    ),
+)
+_STAGGERED = Limit(kind="aligned", value=2, why="every other layer of the encoder shifts its blocks: only pairs may go")
 _WEIGHTED = (Stacked(name="/layer_weights", axis=0, lead=1),)  # entry 0 is that of the embeddings
 
 
@@ -159,7 +200,11 @@ _SEQUENCES = (
     *_t5("t5", _T5_BIAS),
     *_t5("mt5", _T5_BIAS),
     *_t5("umt5", ()),
+    *_t5("longt5", _LONG_T5_BIAS),
     *_bart("bart", "mbart", "marian", "pegasus", "m2m_100", "blenderbot", "blenderbot-small", "plbart", "mvp"),
+    *_bart("fsmt", "bigbird_pegasus", "speech_to_text"),
+    *_bart("pegasus_x", limits=(_STAGGERED, _SHORT_ENCODER)),
+    *_bart("led", fields=_keep("attention_window")),  # of the encoder's layers
     # It sizes its cache by the decoder.
     *_bart(
         "whisper", limits=(), fields=(("generation_config.json:alignment_heads", "layer_pairs"),), stacked=_WEIGHTED
@@ -179,6 +224,19 @@ _AUDIO = (
     *_encoder("hubert", outer="hubert", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
     *_encoder("data2vec-audio", outer="data2vec_audio", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
     *_encoder("unispeech", outer="unispeech", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("sew", outer="sew", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder("wav2vec2-bert", outer="wav2vec2_bert", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
+    *_encoder(
+        "wav2vec2-conformer", outer="wav2vec2_conformer", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED
+    ),
+    *_encoder(
+        "wavlm",
+        outer="wavlm",
+        inner="encoder.layers.",
+        fields=_SPEECH,
+        stacked=_WEIGHTED,
+        shared=(Shared(names=("attention.rel_attn_embed.",)),),
+    ),
     *_encoder("unispeech-sat", outer="unispeech_sat", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
 )
 
@@ -193,11 +251,6 @@ _MAPS = Limit(
     why="feature maps of out_indices fall together: as a backbone it gives out fewer",
 )
 _SHIFTED = Limit(kind="aligned", value=2, why="every other layer of a stage shifts its windows: only pairs may go")
-
-
-def _vit(outer: str) -> tuple[str, ...]:
-    """The names of old and of transformers 5."""
-    return (f"{outer}.encoder.layer.", "encoder.layer.", f"{outer}.layers.", "layers.")
 
 
 def _swin_stage(number: int, outer: str, scope: str = "") -> LayerStack:
@@ -224,6 +277,27 @@ _SEGMENTS = Limit(
     why="BeitForSemanticSegmentation counts out_indices from 1, Beit's backbone from the embedding: no list says both",
 )
 _VISION = (
+    *_encoder("timesformer", outer="timesformer"),
+    *decoder("ijepa", prefixes=_vit("ijepa")),
+    *decoder("vivit", prefixes=_vit("vivit")),
+    *(
+        each
+        for name, outer in (("vit_mae", "vit"), ("videomae", "videomae"))
+        for each in several(
+            name,
+            LayerStack(
+                name="encoder",
+                prefixes=(f"{outer}.encoder.layer.", "encoder.layer.", f"{outer}.layers."),
+                count_key="num_hidden_layers",
+            ),
+            LayerStack(
+                name="decoder",
+                prefixes=("decoder.decoder_layers.", "decoder.decoder_encoder.layer."),
+                count_key="decoder_num_hidden_layers",
+                optional=True,
+            ),
+        )
+    ),
     *decoder("deit", prefixes=_vit("deit")),
     *decoder("vit_msn", prefixes=_vit("vit")),
     *decoder("dinov2_with_registers", prefixes=_vit("dinov2_with_registers"), fields=_STAGES, limits=(_MAPS,)),

@@ -186,10 +186,14 @@ def _agrees(checkpoint: Checkpoint, stack: Stack, key: str) -> bool:
 
 
 def _rules_of(checkpoint: Checkpoint, entry: LayerStack) -> LayerStack:
-    """`entry` with the rules of the model type that its nested config names, if there is one in the table."""
-    nested = _ENTRIES.get((HUGGINGFACE, str(checkpoint.value(f"{entry.like}.model_type")))) if entry.like else None
+    """`entry` with the rules of the model type that its nested config names, if there is one in the table.
+
+    Where it names none, loaders take their own: `llama4_text` for the `text_config` of a `llama4`.
+    """
+    named = checkpoint.value(f"{entry.like}.model_type") if entry.like else None
+    own = f"{checkpoint.architecture}_{entry.like.removesuffix('_config')}"
+    nested = _ENTRIES.get((HUGGINGFACE, own if named is None else str(named))) if entry.like else None
     if nested is None:
-        named = checkpoint.value(f"{entry.like}.model_type") if entry.like else None
         known = not isinstance(named, str) or named.startswith(checkpoint.architecture)
         unknown = Limit(kind="never", why=f"there are no rules for the architecture {shown(named)} of {entry.like}")
         return entry if known else replace(entry, limits=(*entry.limits, unknown))

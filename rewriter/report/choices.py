@@ -54,7 +54,7 @@ def choices(
         "patterns": [_pattern(*each) for each in unlisted(known, stack)],
         "period": common_period(known, stack),
         "searched": SEARCHED,
-        "warnings": list(possible_warnings(checkpoint, architecture, stack, options)),
+        "warnings": list(possible_warnings(known, architecture, stacks, stack, options)),
         "protected": default_protection(stack.count),
         "weights": [
             {**_stated(fate, Fate()), "weighs": [weight.tensors, weight.parameters, weight.nbytes]}

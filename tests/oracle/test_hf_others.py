@@ -254,7 +254,7 @@ def test_fact_22_everything_beside_the_weights_goes_along(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("keep", [(0, 2, 3, 5, 6), (1, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 5)])
-@pytest.mark.parametrize("model_name", ["XLMWithLMHeadModel", "XLMModel"])
+@pytest.mark.parametrize("model_name", ["XLMWithLMHeadModel", "XLMModel", "FlaubertWithLMHeadModel"])
 def test_fact_17_xlm_layers_are_parallel_lists(model_name: str, keep: tuple[int, ...], tmp_path: Path) -> None:
     outer = "transformer." if "Head" in model_name else ""
     row = OtherRow("xlm", model_name, XLM, f"{outer}attentions")
