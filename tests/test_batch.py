@@ -391,7 +391,9 @@ def test_scores_of_one_file_decide_for_its_siblings(tmp_path, monkeypatch):
     models(tmp_path)
     counted = []
     real = scoring.score_layers
-    monkeypatch.setattr(scoring, "score_layers", lambda *rest: counted.append(rest[0].name) or real(*rest))
+    monkeypatch.setattr(
+        scoring, "score_layers", lambda *rest, **named: counted.append(rest[0].name) or real(*rest, **named)
+    )
     batch = read(tmp_path, CHOSEN)
     with ThreadPoolExecutor(2) as executor:
         prepared = Run(executor, Results(tmp_path / "r.jsonl")).prepared(batch.jobs)
