@@ -30,7 +30,8 @@ COMMANDS = f"""# Commands
 `rewriter --install-completion` lets the shell complete commands, options and names (bash, zsh, fish, PowerShell).
 
 Every command takes `--quiet` and `--verbose`, before its name or behind it. Errors are one line on stderr;
-wrong usage is shown in a box and says which help there is. Colours follow the terminal, `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`.
+wrong usage is shown in a box and says which help there is. Colours follow the terminal, `NO_COLOR`, `FORCE_COLOR` and
+`TERM=dumb`.
 """
 CHOICES = f"""# Strategies and recipes
 

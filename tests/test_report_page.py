@@ -335,6 +335,30 @@ def test_no_width_needs_scrolling_sideways(browser, tmp_path, width):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.parametrize("more", [("--no-scores",), ("--metric", "magnitude-l1")], ids=["no scores", "one"])
+def test_a_layer_takes_one_line(browser, tmp_path, more):
+    browser.set_window_size(1280, 900)
+    page = Opened(browser, str(MODELS / "tiny-llama-12L-Q8_0.gguf"), tmp_path, *more)
+    rows = page.panel.find_elements(By.CSS_SELECTOR, ".row")
+    assert len(rows) == 13
+    assert all(row.size["height"] < 50 for row in rows)
+    for row in rows:
+        tops = [each.rect["y"] + each.size["height"] / 2 for each in row.find_elements(By.XPATH, "./span")]
+        assert max(tops) - min(tops) < 12
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_on_paper_it_is_black_on_white(browser, tmp_path, theme):
+    page = Opened(browser, str(MODELS / "tiny-llama-12L-Q8_0.gguf"), tmp_path)
+    features = [{"name": "prefers-color-scheme", "value": theme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
+    try:
+        assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not page.find(".chooser").is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
 def test_dark_and_light_follow_the_system_and_the_button(browser, tmp_path):
     page = Opened(browser, str(MODELS / "tiny-llama-12L-Q4_K_M.gguf"), tmp_path)
     ground = "return getComputedStyle(document.body).backgroundColor"

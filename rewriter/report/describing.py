@@ -120,7 +120,7 @@ def _scored(checkpoint: Checkpoint, metrics: Sequence[str], options: Options, wa
 
 def _about(function: Callable[..., object]) -> str:
     """The first line of a docstring: what a strategy or a metric does."""
-    return (function.__doc__ or "").strip().partition("\n")[0]
+    return (function.__doc__ or "").strip().partition("\n")[0].replace("`", "")
 
 
 def strategies() -> list[dict[str, str]]:
