@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from rewriter.amounts import number, size
 from rewriter.checkpoint import CARD
 from rewriter.front_matter import CardError, changed, end_of_line, has, said, split
-from rewriter.lineage import wants_card
+from rewriter.lineage import is_hub_name, wants_card
 from rewriter.plan import Plan
 from rewriter.provenance import composed, origin_of
 from rewriter.selection import format_layers, moves
@@ -74,9 +74,10 @@ def _extended(plan: Plan, text: str) -> Card:
     eol = end_of_line(text)
     entries, note = _lineage(plan, yaml, _BEGIN in rest)
     results = (_RESULTS,) if has(yaml, _RESULTS) else ()
+    left_out = bool(results) or (_BEGIN in rest and f"(`{_RESULTS}`)" in rest)  # of a run before as well
     new = changed(yaml, eol, entries, TAGS, results)
     end = rest.index("\n") + 1 if "\n" in rest else len(rest)
-    section = "\n".join(_section(plan, bool(results))).replace("\n", eol)
+    section = "\n".join(_section(plan, _base(plan, yaml, _BEGIN in rest), left_out)).replace("\n", eol)
     tail = rest[:end] if rest[:end].endswith("\n") else rest[:end] + eol
     changes = {**entries, "tags": list(TAGS), **dict.fromkeys(results)}
     return Card(head + new + tail + _placed(rest[end:], section, eol), note, changes)
@@ -96,6 +97,12 @@ def _lineage(plan: Plan, yaml: str, ours: bool) -> tuple[dict[str, str], str]:
     if has(yaml, "base_model"):
         return {}, f"{CARD} keeps the base_model of its source: what the Hub calls the source, only --base-model says"
     return {"base_model_relation": RELATION}, f"{CARD} names no base_model: which it is, only --base-model says"
+
+
+def _base(plan: Plan, yaml: str, ours: bool) -> str:
+    """What the Hub calls the model that all this started from, "" where nothing says it."""
+    base = said(yaml, "base_model") if ours and said(yaml, "base_model_relation") == RELATION else None
+    return plan.options.base_model or (base if isinstance(base, str) and is_hub_name(base) else "")
 
 
 def _placed(body: str, section: str, eol: str) -> str:
@@ -123,8 +130,8 @@ def _after_heading(body: str) -> int:
     return 0
 
 
-def _section(plan: Plan, results: bool) -> Iterator[str]:
-    layers, checkpoint, base = plan.layers, plan.checkpoint, plan.options.base_model
+def _section(plan: Plan, base: str, results: bool) -> Iterator[str]:
+    layers, checkpoint = plan.layers, plan.checkpoint
     whole = f"[{base}](https://huggingface.co/{base})" if base else f"`{_plain(checkpoint.name)}`"
     parameters = sum(tensor.parameters for tensor in checkpoint.tensors)
     nbytes = sum(tensor.nbytes for tensor in checkpoint.tensors)

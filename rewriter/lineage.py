@@ -15,6 +15,11 @@ _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)  # O
 _CACHED = re.compile(r"models--([A-Za-z0-9][\w.-]*)", re.ASCII)
 
 
+def is_hub_name(text: str) -> bool:
+    """Whether this can be the name of a model on the Hub."""
+    return bool(_NAME.fullmatch(text))
+
+
 def wants_card(checkpoint: Checkpoint, layers: LayerMap, options: Options) -> bool:
     """Whether the output gets a card of its own: where layers go, and there is one already or one was asked for."""
     able = checkpoint.format == HUGGINGFACE and not checkpoint.companion and layers.dropped

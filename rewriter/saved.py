@@ -20,6 +20,7 @@ from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.provenance import Provenance, edit_to_json, layer_number, layer_numbers, options_from_json, recorded
 from rewriter.selection import Options
 
+_SCHEMA = 1  # docs/json.md
 PROJECTOR = "clip"  # the general.architecture of an mmproj file: towers of its own beside a model
 
 
@@ -72,8 +73,12 @@ def load_plan(path: str | Path) -> SavedPlan:
 def saved_plan(value: Any, name: str) -> SavedPlan:
     """The plan that `value` is, as `plan --json` prints it; errors call it `name`. Raises CheckpointError."""
     try:
-        if value["kind"] != "rewriter-plan" or type(value["schema"]) is not int or value["schema"] != 1:
+        if value["kind"] != "rewriter-plan" or type(value["schema"]) is not int:
             raise KeyError
+        if value["schema"] != _SCHEMA:
+            raise CheckpointError(
+                f"{name} is a plan of another version: schema {shown(value['schema'])}, not {_SCHEMA}"
+            )
         source, layers = value["source"], value["layers"]
         options = replace(options_from_json(value["options"]), provenance=value["options"]["provenance"] is True)
         return SavedPlan(
@@ -172,5 +177,8 @@ def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
         and saved.changes is not None
         and json_text.plain([edit_to_json(edit) for edit in plan.edits]) != list(saved.changes)
     ):
-        raise RequestError("this version would change other metadata than the saved plan says; plan again")
+        raise RequestError(
+            "the changes in the plan are not those that its layers make here: it was edited, or another version "
+            "saved it; save a new one with `rewriter plan -o`"
+        )
     return plan, same

@@ -220,6 +220,17 @@ def test_the_section_says_what_was_done(tmp_path):
     assert "`rewriter prune SRC DST --stack main --keep 0,2,5`" in card
 
 
+def test_a_second_run_tells_of_the_first_model(tmp_path):
+    pruned("---\nmodel-index:\n- name: x\n---\n# Title\n", tmp_path)
+    write(make_plan(open_checkpoint(tmp_path / "out"), [0, 2], Options()), tmp_path / "again")
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert "This is [org/name](https://huggingface.co/org/name) without some of its layers." in card
+    assert "| layers of the stack `main` | 3 | 2 |" in card
+    assert "(`model-index`) do not hold for this one" in card
+    assert "that are left in the stack `main`: 0, 5." in card
+    assert {key: front(card)[key] for key in LINEAGE} == LINEAGE
+
+
 @pytest.mark.parametrize("text", ["Title\n=====\n\nText.\n", "#### Deep\nText.", "Text without a title.\n", "", "# T"])
 def test_every_body_gets_its_section_once(text, tmp_path):
     card = pruned(text, tmp_path)

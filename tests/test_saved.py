@@ -156,7 +156,7 @@ def test_the_rules_of_the_other_file_hold(save):
 )
 def test_a_plan_that_says_other_changes_than_its_file_gets(save, tampered):
     checkpoint = llama(6, layer_types=list("abcdef"))
-    with pytest.raises(RequestError, match="other metadata than the saved plan says; plan again"):
+    with pytest.raises(RequestError, match="it was edited, or another version saved it"):
         plan_again(load_plan(save(checkpoint, [0, 2], **tampered)), checkpoint)
 
 
@@ -191,7 +191,7 @@ def test_what_is_no_plan(tmp_path, text):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"kind": "something"}, {"schema": 2}, {"schema": None}, {"source": None}, {"source": {"name": "x"}},
+        {"kind": "something"}, {"schema": "2"}, {"schema": None}, {"source": None}, {"source": {"name": "x"}},
         {"layers": None}, {"layers": {"before": 6}}, {"layers": {"before": "6", "kept": [0]}},
         {"layers": {"before": True, "kept": [0]}}, {"layers": {"before": 6, "kept": 3}},
         {"layers": {"before": 6, "kept": "012"}}, {"layers": {"before": 6, "kept": ["0"]}},
@@ -204,6 +204,11 @@ def test_what_is_no_plan(tmp_path, text):
 def test_a_damaged_plan(save, changed):
     with pytest.raises(CheckpointError, match=r"plan\.json is not a plan that `rewriter plan -o` saved"):
         load_plan(save(llama(6), [0, 2], **changed))
+
+
+def test_a_plan_of_another_version(save):
+    with pytest.raises(CheckpointError, match=r"plan\.json is a plan of another version: schema 2, not 1"):
+        load_plan(save(llama(6), [0, 2], schema=2))
 
 
 @pytest.mark.parametrize("missing", ["kind", "schema", "source", "stack", "main", "layers", "options", "changes"])

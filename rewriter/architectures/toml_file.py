@@ -18,7 +18,11 @@ from rewriter.toml_text import read_toml
 
 def load_architecture(path: Path) -> Architecture:
     """Read the entry in the TOML file at `path`. Raises CheckpointError, naming the member that is wrong."""
-    return from_values(read_toml(path))
+    values = read_toml(path)
+    try:
+        return from_values(values)
+    except CheckpointError as error:
+        raise CheckpointError(f"{shown(path.name)}: {error}") from None
 
 
 def from_values(values: Mapping[str, Any]) -> Architecture:
