@@ -155,9 +155,9 @@ def test_a_pipe_is_coloured_only_by_force(arguments):
 
 def completed(line: str, folder: Path = MODELS) -> list[str]:
     """What bash is offered for the last word of `line`."""
-    words = line.split(" ")
+    words = line.split(" ")  # bash's own script joins them by newlines
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "_REWRITER_COMPLETE": "complete_bash",
-                   "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
+                   "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "rewriter"], capture_output=True, text=True, check=True, cwd=folder,
                           env=environment)  # fmt: skip
     assert done.stderr == ""
@@ -175,6 +175,19 @@ def test_what_is_offered(tmp_path):
     assert completed("rewriter list architectures --toml gguf/gemma3n") == ["gguf/gemma3n"]
     assert completed(f"rewriter prune {GGUF.name} x --stack m") == ["main", "main"]
     assert completed("rewriter prune nothing x --stack m") == []
+    assert completed("rewriter --version ver") == ["verify"]
+
+
+def test_help_is_completed_too():
+    assert completed("rewriter help ") == list(COMMANDS)
+    assert completed("rewriter help p") == ["plan", "prune"]
+    assert completed("rewriter help list m") == ["metrics"]
+    assert completed("rewriter help nothing p") == ["plan", "prune"]
+
+
+def test_a_recipe_is_completed_although_bash_breaks_its_name():
+    assert "shortgpt-llama-2-7b" in completed("rewriter plan a --strategy recipe :")
+    assert completed("rewriter plan a --strategy recipe : shortgpt-m") == ["shortgpt-mistral-7b"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

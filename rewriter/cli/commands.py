@@ -81,6 +81,8 @@ class _Commands(TyperGroup):
         """`rewriter help COMMAND` is `rewriter COMMAND --help`."""
         if args[0] != "help":
             return super().resolve_command(ctx, args)
+        if ctx.resilient_parsing:  # a shell asks what can follow: the names of the commands, and what follows those
+            return super().resolve_command(ctx, args[1:]) if args[1:] else (None, None, [])
         if len(args) == 1:
             typer.echo(ctx.get_help())
             raise typer.Exit
@@ -111,8 +113,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         typer.echo(f"rewriter {VERSION}")
         raise typer.Exit
 
