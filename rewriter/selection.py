@@ -229,6 +229,16 @@ def check_request(selection: Selection) -> None:
         raise RequestError("--contiguous is about layers chosen by their scores")
     if selection.strategy is not None and not amounts:
         raise RequestError("how much? --strategy needs --count K, --ratio 0.25 or --target-size 4GiB")
+    _check_amount(selection)
+
+
+def _check_amount(selection: Selection) -> None:
+    if selection.ratio is not None and not 0 < selection.ratio < 1:
+        raise RequestError(f"--ratio {selection.ratio:g}: write a number between 0 and 1, such as 0.25")
+    if selection.count is not None and selection.count < 1:
+        raise RequestError(f"--count must be at least 1, not {shown(selection.count)}")
+    if selection.target_size is not None:
+        parse_size(selection.target_size)
 
 
 def _without(dropped: tuple[int, ...], count: int) -> tuple[int, ...]:
@@ -283,12 +293,8 @@ def _nearest_amount(strategy: strategies.Strategy, candidates: tuple[int, ...], 
 def _amount(selection: Selection, count: int) -> int:
     """How many layers to drop."""
     if selection.ratio is not None:
-        if not 0 < selection.ratio < 1:
-            raise RequestError(f"--ratio {selection.ratio:g}: write a number between 0 and 1, such as 0.25")
         return max(1, round(selection.ratio * count))
     amount = selection.count or 0
-    if amount < 1:
-        raise RequestError(f"--count must be at least 1, not {shown(amount)}")
     if selection.strategy not in strategies.COUNTS_KEPT:
         return amount
     if amount > count:

@@ -276,17 +276,29 @@ def test_a_plan_for_another_count(run, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_how_files_look_is_said_beside_a_plan(run, tmp_path):
+    plan, one, many = (tmp_path / name for name in ("plan.json", "one", "many"))
+    ok(run("plan", LLAMA, "--drop", "1,4", "--shard-size", "2MB", "-o", plan))
+    ok(run("prune", LLAMA, one, "--plan", plan, "--single-file", "--card", "--base-model", "a/b"))
+    assert not (one / "model.safetensors.index.json").exists()
+    assert "base_model: a/b" in (one / "README.md").read_text()
+    ok(run("prune", LLAMA, many, "--plan", plan, "--shard-size", "1MB", "--no-provenance"))
+    assert len(list(many.glob("*.safetensors"))) > 3
+    assert "rewriter" not in (many / "config.json").read_text()
+    assert not (many / "rewriter.json").exists()
+
+
 @pytest.mark.parametrize(
     "more",
     [("--drop", "1"), ("--keep", "1"), ("--strategy", "top", "--count", "1"), ("--stack", "main2"), ("--generic",),
-     ("--protect-first", "1"), ("--no-provenance",), ("--keep-field", "x")],
+     ("--protect-first", "1"), ("--force",), ("--keep-field", "x"), ("--sparsity", "0.5")],
 )  # fmt: skip
 def test_a_plan_cannot_be_combined(more, run, tmp_path):
     plan = tmp_path / "plan.json"
     ok(run("plan", LLAMA, "--drop", "1,4", "-o", plan))
     code, _, err = run("prune", LLAMA, tmp_path / "x", "--plan", plan, *more)
     assert code == 2
-    assert "--plan says which layers stay" in err
+    assert re.search(f"--plan says which layers stay .*: {more[0]}[ ,].*cannot be combined", err)
     assert not (tmp_path / "x").exists()
 
 

@@ -20,13 +20,12 @@ from rewriter.cli.options import Source, selecting, writing
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
 from rewriter.copying import source_of
-from rewriter.errors import RequestError, shown
+from rewriter.errors import shown
 from rewriter.inspection import describe_plan
 from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.request import Request
-from rewriter.saved import load_plan, plan_again
-from rewriter.selection import Options, Selection
+from rewriter.saved import load_plan, plan_as_saved
 from rewriter.writing import planned, write
 
 if TYPE_CHECKING:
@@ -172,10 +171,9 @@ def _committed() -> None:
 
 
 def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
-    if request != Request(Selection(), Options()):
-        raise RequestError("--plan says which layers stay: it cannot be combined with other choices of layers")
+    request.looks()
     saved = load_plan(path)
-    plan, same = plan_again(saved, checkpoint)
+    plan, same = plan_as_saved(saved, checkpoint, request)
     if not same:
         show.note(
             f"the plan was made for {shown(saved.source_name)}; planned again for this file from the layers it keeps"
