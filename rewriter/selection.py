@@ -260,7 +260,8 @@ def _by_strategy(
     spared = max(0, last - 1) if selection.strategy in strategies.SPARES_LAST else last
     candidates = tuple(range(first, count - spared))
     if selection.target_size is not None:
-        return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of)
+        protected = _protected(first, last) if len(candidates) < count - 1 else ""
+        return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of, protected)
     amount = _amount(selection, count)
     if amount > len(candidates):
         why = "; --protect-first 0 --protect-last 0 lets all go" if selection.scored else ""
@@ -268,6 +269,14 @@ def _by_strategy(
     if selection.scored and selection.ratio is not None:
         return _without(_nearest_amount(strategy, candidates, amount), count)
     return _without(strategy(candidates, amount), count)
+
+
+def _protected(first: int, last: int) -> str:
+    """What to say where no more may go because the ends are protected."""
+    ends = {"first": first, "last": last}
+    told = " and ".join(f"the {end} {number}" for end, number in ends.items() if number)
+    options = " ".join(f"--protect-{end} 0" for end, number in ends.items() if number)
+    return f" while {told} are protected; {options} lets more go" if told else ""
 
 
 def protection(selection: Selection, count: int) -> tuple[int, int]:
@@ -308,6 +317,7 @@ def _fitting(
     count: int,
     target: int,
     size_of: Callable[[tuple[int, ...]], int],
+    protected: str,
 ) -> tuple[int, ...]:
     """The selection that drops the fewest layers and fits `target` bytes."""
     smallest = size_of(tuple(range(count)))
@@ -326,4 +336,4 @@ def _fitting(
         smallest = min(smallest, size)
     if refused is not None:
         raise refused
-    raise RequestError(f"no selection fits {target} bytes: the smallest output has {smallest}")
+    raise RequestError(f"no selection fits {target} bytes: the smallest output has {smallest}{protected}")

@@ -276,6 +276,21 @@ def test_a_plan_for_another_count(run, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_what_does_not_fit_because_of_protected_layers(run):
+    _, _, err = run("plan", GGUF, "--target-size", "1MB", "--strategy", "magnitude-l2")
+    assert "while the first 2 and the last 2 are protected; --protect-first 0 --protect-last 0 lets more go" in err
+    bare = ("--protect-first", "0", "--protect-last", "0")
+    assert "drop" in ok(run("plan", GGUF, "--target-size", "1MB", "--strategy", "magnitude-l2", *bare))
+    assert "protected" not in run("plan", GGUF, "--target-size", "1kB", "--strategy", "top")[2]
+
+
+def test_more_than_half_is_said(run):
+    note = "note: 7 of 12 layers go: more than half; expect the model to need training\n"
+    assert note in ok(run("plan", GGUF, "--drop", "2-8"))
+    assert "note:" not in ok(run("plan", GGUF, "--drop", "2-7"))
+    assert "note:" not in ok(run("plan", GGUF, "--strategy", "first-n", "--count", "3"))
+
+
 def test_how_files_look_is_said_beside_a_plan(run, tmp_path):
     plan, one, many = (tmp_path / name for name in ("plan.json", "one", "many"))
     ok(run("plan", LLAMA, "--drop", "1,4", "--shard-size", "2MB", "-o", plan))

@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,12 +137,12 @@ def request_of(
     """What the options of these names ask for. Raises RequestError or CheckpointError."""
     dropped, kept = (None if each is None else ",".join(each) for each in (drop, keep))  # given twice, they add up
     selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last, contiguous)
-    fields = tuple(keep_field or ()), tuple(per_layer_field or ())
+    named = tuple(keep_field or ()), tuple(per_layer_field or ())
     own = load_architecture(architecture) if architecture else None
     size = _file_size(max_size, single_file)
     refusals = force, align, strict
     about = card, base_model
-    options = Options(stack, generic, *fields, not no_provenance, *refusals, drop_mtp, own, size, single_file, *about)
+    options = Options(stack, generic, *named, not no_provenance, *refusals, drop_mtp, own, size, single_file, *about)
     return Request(selection, options, sparsity)
 
 
@@ -187,6 +188,26 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
     del run.__wrapped__  # typing.get_type_hints would look there
     return run
+
+
+def said_again(context: typer.Context) -> list[str]:
+    """The options on the command line that `plan` and `prune` share, as words, without those that choose layers."""
+    choosing = {each.name for each in fields(Selection)} | {"sparsity"}
+    return [
+        word
+        for option in context.command.params
+        if option.name in inspect.signature(request_of).parameters and option.name not in choosing
+        for word in _words(option, context.params[option.name])
+    ]
+
+
+def _words(option: Any, value: Any) -> list[str]:
+    if value == option.default or value is None:
+        return []
+    if isinstance(value, bool):
+        return [(option.opts if value else option.secondary_opts)[0]]
+    several = value if isinstance(value, list | tuple) else [value]
+    return [word for each in several for word in (option.opts[0], str(each))]
 
 
 def output_name(source: str) -> str:
