@@ -31,7 +31,7 @@ from rewriter.rewrite import check_place, disk_needed, was_killed
 from rewriter.saved import SavedPlan, load_plan, plan_again, plan_as_saved, saved_plan
 from rewriter.spreading import as_ours, failure
 from rewriter.system import free_bytes
-from rewriter.writing import planned, write
+from rewriter.writing import check_name, planned, write
 
 _LOOK = 0.2  # seconds between two looks at whether to stop
 
@@ -121,6 +121,7 @@ def prepare(prepared: Prepared, choice: Choice | None) -> Prepared:
             raise CheckpointError(choice.error)
         plan = _plan(job, choice, told.append)
         output = planned(plan, job.output, job.settings.how)
+        check_name(plan, job.output)
         _check_place(output, Path(job.output), job.settings.how)
         needed = disk_needed(output, existing_folder(job.output), job.settings.how)
     except RewriterError as error:

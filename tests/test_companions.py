@@ -16,7 +16,7 @@ from rewriter.plan import make_plan
 from rewriter.saved import open_plan, plan_again, saved_from
 from rewriter.writing import write
 from tests import companion_files as files
-from tests.builders import huggingface, tensors_of, values, write_safetensors
+from tests.builders import FIXTURES, huggingface, tensors_of, values, write_safetensors
 from tests.builders import write_gguf as write_model
 from tests.oracle.tool import call, run
 
@@ -446,3 +446,15 @@ def is_read(path: Path, raw: bytes) -> bool:
         return len(open_checkpoint(path).tensors) == 7
     except CheckpointError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("lora", "PEFT adapter"), ("lora.gguf", "LoRA adapter"), ("control.gguf", "control vector"),
+     ("imatrix.dat", "importance matrix")],
+)  # fmt: skip
+def test_inspect_says_what_belongs_to_a_model(name, kind):
+    source = FIXTURES / "companions" / name
+    first = run("inspect", source).splitlines()[0]
+    assert first.endswith(f", {kind}: it follows the layers of a pruned model, see rewriter apply")
+    assert json.loads(run("inspect", source, "--json"))["companion"] == kind

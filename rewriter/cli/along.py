@@ -105,7 +105,7 @@ def _what(described: dict[str, Any]) -> str:
     if tensors["before"] == tensors["after"] and not described["changes"]:
         return f"{name}: unchanged, it has none of the dropped layers"
     return (
-        f"{name}: {tensors['before']} tensors -> {tensors['after']}, "
+        f"{name}: {show.counted(tensors['before'], 'tensor')} -> {tensors['after']}, "
         f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}"
     )
 

@@ -64,8 +64,18 @@ def _dressed(command: Any, name: str = "") -> Any:
     """Give a command, and those below it, what all share: the options of `_voice`, the exit codes in the help."""
     for each in (command, *(getattr(command, "commands", None) or {}).values()):
         each.params += get_command(_single("voice", _voice)).params
+        for param in each.params:
+            _plain(param)
         each.epilog = f"Exit codes: {EXITS.get(name, EXITS[''])}"
     return command
+
+
+def _plain(param: Any) -> None:
+    """Flags without a type, arguments by their bare names: typer has not always shown them so."""
+    if param.param_type_name == "argument":
+        param.get_usage_pieces = lambda ctx: [param.metavar or param.name.upper()]
+    elif getattr(param, "is_flag", False):
+        param.metavar = ""
 
 
 class _Commands(TyperGroup):

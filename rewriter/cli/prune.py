@@ -201,8 +201,8 @@ def _summary(plan: Plan, output: Output, destination: str, seconds: float) -> li
     layers, weights, nbytes = (described[key] for key in ("layers", "parameters", "bytes"))
     written = _written(output, destination)
     lines = [
-        f"{shown(written, 200)}: stack {plan.layers.stack}, {layers['before']} layers -> {layers['after']}, "
-        f"dropped {show.layers(layers['dropped'])}",
+        f"{shown(written, 200)}: stack {plan.layers.stack}, {show.counted(layers['before'], 'layer')} -> "
+        f"{layers['after']}, dropped {show.layers(layers['dropped'])}",
         f"parameters {show.number(weights['before'])} -> {show.number(weights['after'])}, "
         f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}, {seconds:.2f} s",
         *notes(described),
