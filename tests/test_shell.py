@@ -55,6 +55,23 @@ def test_every_command_has_an_example_and_its_exit_codes(words, run):
     assert "--quiet -q" in text
     assert "--verbose -v" in text
     assert "`" not in text
+    usage = text.partition("Usage: ")[2][:200]
+    assert not re.search(r"<[a-z]+>|[{}]", text)
+    assert usage.startswith(f"rewriter {words} [OPTIONS]".replace("  ", " "))
+
+
+def test_a_number_that_is_none(run):
+    code, _, err = run("plan", GGUF, "--ratio", "25%")
+    assert (code, err) == (2, "rewriter: --ratio 25%: write a number between 0 and 1, such as 0.25\n")
+    assert run("plan", GGUF, "--ratio", "25")[2] == err.replace("25%", "25")
+
+
+def test_an_output_is_not_called_what_it_is_not(run, tmp_path):
+    for source, name, kind in ((LLAMA, "x.gguf", "a Hugging Face directory"), (GGUF, "x.safetensors", "a GGUF file")):
+        code, _, err = run("prune", source, tmp_path / name, "--drop", "1")
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"the source is {kind}: the output is one too, nothing is converted" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_is_a_command_too(run):

@@ -64,18 +64,23 @@ def _dressed(command: Any, name: str = "") -> Any:
     """Give a command, and those below it, what all share: the options of `_voice`, the exit codes in the help."""
     for each in (command, *(getattr(command, "commands", None) or {}).values()):
         each.params += get_command(_single("voice", _voice)).params
-        for param in each.params:
-            _plain(param)
+        each.get_params = _plainly(each.get_params)
         each.epilog = f"Exit codes: {EXITS.get(name, EXITS[''])}"
     return command
 
 
-def _plain(param: Any) -> None:
-    """Flags without a type, arguments by their bare names: typer has not always shown them so."""
+def _plain(param: Any) -> Any:
+    """Flags without a type, arguments by their names alone: typer has not always shown them so."""
     if param.param_type_name == "argument":
         param.get_usage_pieces = lambda ctx: [param.metavar or param.name.upper()]
+        param.display_type_rich = lambda ctx: None
     elif getattr(param, "is_flag", False):
         param.metavar = ""
+    return param
+
+
+def _plainly(params: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda ctx: [_plain(each) for each in params(ctx)]
 
 
 class _Commands(TyperGroup):

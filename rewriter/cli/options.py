@@ -14,7 +14,7 @@ import typer
 
 from rewriter.architectures.toml_file import load_architecture
 from rewriter.cli import completing
-from rewriter.errors import RequestError
+from rewriter.errors import RequestError, shown
 from rewriter.output import Writing
 from rewriter.request import Request
 from rewriter.selection import Options, Selection, parse_size
@@ -35,6 +35,18 @@ def _layers(help: str, metavar: str, **settings: Any) -> object:
     return typer.Option(metavar=metavar, help=help, rich_help_panel=_LAYERS, **settings)
 
 
+def _share(option: str) -> Callable[[str], float]:
+    """A number between 0 and 1, or one line about what was given for `option`: 25% is none."""
+
+    def parsed(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise RequestError(f"{option} {shown(text)}: write a number between 0 and 1, such as 0.25") from None
+
+    return parsed
+
+
 def request_of(
     drop: Annotated[list[str] | None, _layers("Layers to drop: 3,7-9,-1 (from 0; -1 is the last).", "LAYERS")] = None,
     keep: Annotated[list[str] | None, _layers("Layers to keep, the others go: 0-20,31.", "LAYERS")] = None,
@@ -47,7 +59,7 @@ def request_of(
         ),
     ] = None,
     count: Annotated[int | None, _layers("How many to drop (first-n: to keep).", "K")] = None,
-    ratio: Annotated[float | None, _layers("The share of layers to drop, 0.25.", "R")] = None,
+    ratio: Annotated[float | None, _layers("The share of layers to drop, 0.25.", "R", parser=_share("--ratio"))] = None,
     target_size: Annotated[
         str | None, _layers("Drop the fewest layers that make the output fit, 4GiB.", "SIZE")
     ] = None,
@@ -60,7 +72,10 @@ def request_of(
     contiguous: Annotated[
         bool, typer.Option("--contiguous", help="By score: as one block.", rich_help_panel=_LAYERS)
     ] = False,
-    sparsity: Annotated[float | None, _layers("With the metric lamp: the sparsity it is about, 0.8.", "S")] = None,
+    sparsity: Annotated[
+        float | None,
+        _layers("With the metric lamp: the sparsity it is about, 0.8.", "S", parser=_share("--sparsity")),
+    ] = None,
     stack: Annotated[
         str,
         _layers(
