@@ -85,8 +85,9 @@ def test_an_old_importance_matrix(ending, tmp_path, model):
     wanted = {f"blk.{new}.ffn_up.weight": before[f"blk.{old}.ffn_up.weight"] for old, new in NUMBERS.items()}
     assert (after, same) == ({**wanted, "output.weight": before["output.weight"]}, ends)
     assert verify(target) == ()
-    found = verify(target, source=source)
-    assert [problem for problem in found if "no record" in str(problem)]
+    with pytest.raises(CheckpointError, match="cannot tell: out.dat carries no record"):
+        verify(target, source=source)
+    assert verify(source, source=source) == ()
 
 
 def test_a_control_vector(tmp_path, model):
@@ -458,3 +459,21 @@ def test_inspect_says_what_belongs_to_a_model(name, kind):
     first = run("inspect", source).splitlines()[0]
     assert first.endswith(f", {kind}: it follows the layers of a pruned model, see rewriter apply")
     assert json.loads(run("inspect", source, "--json"))["companion"] == kind
+
+
+def test_a_base_is_refused_where_it_would_be_ignored(tmp_path):
+    target = tmp_path / "x"
+    plan = tmp_path / "plan.json"
+    run("plan", FIXTURES / "models" / "tiny-llama-12L-F16.gguf", "--drop", "3", "-o", plan)
+    done = call("apply", plan, FIXTURES / "companions" / "imatrix.dat", target, "--base", "a/b")
+    assert (done.status, done.errors.count("\n")) == (2, 1)
+    assert "--base is about the directory of a PEFT adapter: imatrix.dat names no model" in done.errors
+
+
+def test_verify_cannot_tell_without_a_record(tmp_path):
+    source, plan, target = FIXTURES / "companions" / "imatrix.dat", tmp_path / "plan.json", tmp_path / "im.dat"
+    run("plan", FIXTURES / "models" / "tiny-llama-12L-F16.gguf", "--drop", "3", "-o", plan)
+    run("apply", plan, source, target)
+    done = call("verify", target, "--source", source)
+    assert (done.status, done.output) == (1, "")
+    assert done.errors.startswith("rewriter: cannot tell: im.dat carries no record")

@@ -60,6 +60,33 @@ def test_every_command_has_an_example_and_its_exit_codes(words, run):
     assert usage.startswith(f"rewriter {words} [OPTIONS]".replace("  ", " "))
 
 
+def test_what_others_call_a_plan(run, tmp_path):
+    for words in (["--dry-run"], ["a", "b", "--drop", "1", "--dry-run"]):
+        code, out, err = run("prune", *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "did you mean rewriter plan?" in err
+    assert "--dry-run" not in ok(run("prune", "--help"))
+    assert completed("rewriter prune a b --dry") == []
+
+
+def test_a_name_on_the_hub_and_json(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hint = "if that is a name on the Hub, fetch it first: hf download meta-llama/Llama-2-7b --local-dir Llama-2-7b\n"
+    assert run("inspect", "meta-llama/Llama-2-7b")[2].endswith(hint)
+    assert "config.json is JSON, no checkpoint: give the directory that it is in" in run(
+        "inspect", LLAMA / "config.json"
+    )[2]  # fmt: skip
+    assert f"such as {MODELS}/" in run("inspect", MODELS)[2]
+
+
+def test_what_would_be_ignored_is_refused(run):
+    code, _, err = run("plan", GGUF, "--strategy", "top", "--count", "1", "--sparsity", "0.5")
+    assert (code, err.startswith("rewriter: --sparsity is about layers chosen by")) == (2, True)
+    assert "did you mean recipe:shortgpt-llama-2-7b?" in run(
+        "plan", GGUF, "--strategy", "shortgpt-llama-2-7b", "--count", "1"
+    )[2]  # fmt: skip
+
+
 def test_a_number_that_is_none(run):
     code, _, err = run("plan", GGUF, "--ratio", "25%")
     assert (code, err) == (2, "rewriter: --ratio 25%: write a number between 0 and 1, such as 0.25\n")

@@ -54,6 +54,19 @@ def _voice(
     """The options that every command has, before its name and behind it."""
 
 
+def _refuse_rehearsal(wanted: bool) -> None:
+    if wanted:
+        raise RequestError("prune has no --dry-run; did you mean rewriter plan? It takes the same options, and no DST")
+
+
+def _rehearsal(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", hidden=True, callback=_refuse_rehearsal, expose_value=False, is_eager=True)
+    ] = False,
+) -> None:
+    """What others' programs call it: no option of `prune`, but the way to what is meant."""
+
+
 def _single(name: str, function: Callable[..., None]) -> typer.Typer:
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     app.command(name)(function)
@@ -64,6 +77,7 @@ def _dressed(command: Any, name: str = "") -> Any:
     """Give a command, and those below it, what all share: the options of `_voice`, the exit codes in the help."""
     for each in (command, *(getattr(command, "commands", None) or {}).values()):
         each.params += get_command(_single("voice", _voice)).params
+        each.params += get_command(_single("rehearsal", _rehearsal)).params if name == "prune" else []
         each.get_params = _plainly(each.get_params)
         each.epilog = f"Exit codes: {EXITS.get(name, EXITS[''])}"
     return command
