@@ -13,6 +13,7 @@ from rewriter.errors import RequestError
 from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.selection import Options, Selection, check_request, choose
+from rewriter.strategies import COUNTS_KEPT
 from rewriter.suggesting import Suggestion, check_strategy, strategy_for, suggest
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Request:
             told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
         size_of = self._sizes(checkpoint, name)
         kept = choose(self.selection, stack.count, size_of, stack.predictions, strategy)
+        gone = stack.count - sum(layer < stack.count for layer in kept)
+        if 2 * gone > stack.count and self.selection.strategy not in COUNTS_KEPT:  # a draft model is to be small
+            told(f"note: {gone} of {stack.count} layers go: more than half; expect the model to need training")
         dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
         chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
         options = replace(self.options, chosen_by=chosen_by)

@@ -85,7 +85,7 @@ def test_an_old_importance_matrix(ending, tmp_path, model):
     wanted = {f"blk.{new}.ffn_up.weight": before[f"blk.{old}.ffn_up.weight"] for old, new in NUMBERS.items()}
     assert (after, same) == ({**wanted, "output.weight": before["output.weight"]}, ends)
     assert verify(target) == ()
-    with pytest.raises(CheckpointError, match="cannot tell: out.dat carries no record"):
+    with pytest.raises(CheckpointError, match=r"cannot tell: out\.dat carries no record"):
         verify(target, source=source)
     assert verify(source, source=source) == ()
 

@@ -20,7 +20,6 @@ from rewriter.inspection import describe_plan
 from rewriter.request import Request
 from rewriter.saved import load_plan
 from rewriter.selection import moves
-from rewriter.strategies import COUNTS_KEPT
 from rewriter.writing import save
 
 
@@ -96,7 +95,6 @@ def notes(described: dict[str, Any]) -> list[str]:
         regrouped = described["options"]["single_file"] or described["options"]["max_size"]
         what = "the same tensors are put into other files" if regrouped else "the output is a copy"
         lines.append(f"note: nothing is dropped, {what}")
-    lines += _many(described)
     lines += [f"moved: {shown(old, 80)} -> {shown(new, 80)}" for old, new in described["moved"]]
     if described["card"] and described["card"]["note"]:
         lines.append(f"note: {shown(described['card']['note'], 200)}")
@@ -104,15 +102,6 @@ def notes(described: dict[str, Any]) -> list[str]:
         names = ", ".join(shown(name) for name in described["left_behind"])
         lines.append(f"left behind (they belong to the unpruned model): {names}")
     return lines
-
-
-def _many(described: dict[str, Any]) -> list[str]:
-    """Published orders end far before half of the layers; a draft model (first-n) is meant to be a small part."""
-    before = described["layers"]["before"]
-    gone = sum(layer < before for layer in described["layers"]["dropped"])
-    if 2 * gone <= before or described["options"].get("chosen_by") in COUNTS_KEPT:
-        return []
-    return [f"note: {gone} of {before} layers go: more than half; expect the model to need training"]
 
 
 def _card(card: dict[str, Any] | None) -> list[str]:
