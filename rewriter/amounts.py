@@ -28,3 +28,8 @@ def number(count: float) -> str:
             return f"{amount:.3g}{unit}"
         amount /= 1000
     return f"{amount:.3g} T"
+
+
+def counted(count: int, word: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -41,6 +41,10 @@ LONGEST_PATH = 4096  # characters: no system opens a longer one
 _MOST_JOBS = 10_000
 _SECONDS = 4  # `*/../*/..` has matches without end
 _OWN = ("source", "output", "choose-on")  # keys that are no options
+_ELSEWHERE = {
+    "with": "what belongs to a model is no part of a batch: `rewriter apply OUTPUT FILE OUT` lets it follow",
+    "executor": "who works is said once for the whole batch: --executor",
+}
 _SPLIT = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=[.]gguf$)")
 
 Values = Mapping[str, Any]
@@ -113,7 +117,13 @@ def read_batch(
     ours = [each for each in found if each.matched and _is_ours(each.job.source, outputs, split)]
     left = [each for each in found if each not in ours]
     _refuse_collisions(left, [str(path.absolute())])
-    return Batch(tuple(each.job for each in left), tuple(sorted({each.job.source for each in ours})))
+    sources = tuple(sorted({each.job.source for each in ours}))
+    if not left:
+        raise CheckpointError(
+            f"nothing is to be done: all that the patterns match are outputs of this batch, such as "
+            f"{shown(sources[0], 200)}"
+        )
+    return Batch(tuple(each.job for each in left), sources)
 
 
 def _tables(path: Path, keys: Mapping[str, Key]) -> tuple[list[Values], Values]:
@@ -137,6 +147,8 @@ def _check_names(table: Iterable[str], known: Iterable[str], where: str) -> None
     known = tuple(known)
     for name in table:
         if name not in known:
+            if name in _ELSEWHERE:
+                raise RequestError(f"{where}: {name} is no key: {_ELSEWHERE[name]}")
             hint = guess(name.replace("_", "-"), known) or f"; there are {', '.join(known)}"
             raise RequestError(f"{where} has an unknown key {shown(name)!r}{hint}")
 
@@ -201,7 +213,9 @@ def _jobs(table: Values, number: int, folder: Path, settings: Callable[[Values],
 
 
 def _settings(settings: Callable[[Values], Settings], chosen: Values, folder: Path, where: str) -> Settings:
-    paths = {name: str(folder / chosen[name]) for name in ("plan", "architecture") if name in chosen}
+    paths = {
+        name: str(folder / os.path.expanduser(chosen[name])) for name in ("plan", "architecture") if name in chosen
+    }
     try:
         return settings({**chosen, **paths})
     except (RequestError, CheckpointError) as error:
@@ -227,7 +241,7 @@ def _sources(folder: Path, text: str, where: str) -> tuple[list[str], bool]:
 def _absolute(folder: Path, text: str, where: str) -> str:
     if "\0" in text or len(text) > LONGEST_PATH:
         raise RequestError(f"{where}: {shown(text)!r} is no path")
-    return os.path.normpath(folder / text)
+    return os.path.normpath(folder / os.path.expanduser(text))
 
 
 def _template(output: str, varied: list[str]) -> str:

@@ -21,7 +21,7 @@ from rewriter.architectures import Architecture, LayerStack, Shared, Stack, Stac
 from rewriter.architectures.peft_table import PREFIX_TYPES
 from rewriter.architectures.stacks import NOWHERE, entries, numbered_lists, table_of
 from rewriter.checkpoint import ADAPTER, CONTROL_VECTOR, GGUF, LORA, Checkpoint, FieldEdit, LayerMap, LongArray
-from rewriter.errors import CheckpointError, UnsupportedError, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.saved import PROJECTOR, SavedPlan, plan_again, plan_of_companion
@@ -57,6 +57,8 @@ def plan_along(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base:
     model. What the layers do not concern stays as it is, without a record. Raises UnsupportedError for what cannot
     follow, CheckpointError or RequestError for what does not belong to the model.
     """
+    if base is not None and not (checkpoint.companion == ADAPTER and checkpoint.documents):
+        raise RequestError(f"--base is about the directory of a PEFT adapter: {shown(checkpoint.name)} names no model")
     if checkpoint.companion:
         return _followed(saved, checkpoint, options, base)
     if checkpoint.architecture == PROJECTOR and saved.source_kind[1] != PROJECTOR and saved.main:

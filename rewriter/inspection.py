@@ -37,6 +37,7 @@ def describe(checkpoint: Checkpoint, architecture: Architecture | None = None) -
         "format": checkpoint.format,
         "architecture": checkpoint.architecture,
         "known": architecture is not None,
+        **({"companion": checkpoint.companion} if checkpoint.companion else {}),
         "header_sha256": checkpoint.header_sha256,
         **_sums(checkpoint.tensors),
         "dtypes": _dtypes(checkpoint.tensors),

@@ -77,8 +77,8 @@ def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture,
     """
     if checkpoint.companion:
         raise UnsupportedError(
-            f"{shown(checkpoint.name)} is a {checkpoint.companion}: it has no layers of its own and follows those of a "
-            "model, see rewriter apply"
+            f"{shown(checkpoint.name)} is no model ({checkpoint.companion}): it has no layers of its own and "
+            "follows those of a model, see rewriter apply"
         )
     if options.architecture is not None:
         _check_entry(checkpoint, options.architecture)

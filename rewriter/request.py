@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from rewriter.architectures import select
 from rewriter.checkpoint import Checkpoint
@@ -13,10 +13,14 @@ from rewriter.errors import RequestError
 from rewriter.formats import layout
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.selection import Options, Selection, check_request, choose
-from rewriter.suggesting import Suggestion, strategy_for, suggest
+from rewriter.strategies import COUNTS_KEPT
+from rewriter.suggesting import Suggestion, check_strategy, strategy_for, suggest
 
 if TYPE_CHECKING:
     from rewriter.scoring import Watch
+
+_LOOKS = ("max_size", "single_file", "card", "base_model", "provenance")
+_OPTION_OF = {"keep_fields": "keep_field", "per_layer_fields": "per_layer_field"}  # field -> option
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +45,42 @@ class Request:
         stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
         if self.options.regroups and self.selection == Selection():  # nothing goes, only the files are others
             return make_plan(checkpoint, range(stack.count), self.options)
-        check_request(self.selection)
+        self.check()
         strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity, watch)
         if scores is not None:
             told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
         size_of = self._sizes(checkpoint, name)
         kept = choose(self.selection, stack.count, size_of, stack.predictions, strategy)
+        gone = stack.count - sum(layer < stack.count for layer in kept)
+        if 2 * gone > stack.count and self.selection.strategy not in COUNTS_KEPT:  # a draft model is to be small
+            told(f"note: {gone} of {stack.count} layers go: more than half; expect the model to need training")
         dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
         chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
         options = replace(self.options, chosen_by=chosen_by)
         return make_plan(checkpoint, kept, replace(options, drop_mtp=True) if dropped else options)
+
+    def check(self) -> None:
+        """Raise RequestError for what is wrong whatever it is asked of."""
+        if self.options.regroups and self.selection == Selection():
+            return
+        check_request(self.selection)
+        check_strategy(self.selection, self.sparsity)
+
+    def looks(self) -> dict[str, Any]:
+        """What is said of how files look: all that may be said beside a saved plan. Raises RequestError for others."""
+        given = {
+            each.name: getattr(part, each.name)
+            for part, plain in ((self.selection, Selection()), (self.options, Options()), (self, _NOTHING))
+            for each in fields(part)
+            if each.name not in ("selection", "options") and getattr(part, each.name) != getattr(plain, each.name)
+        }
+        others = [f"--{_OPTION_OF.get(name, name).replace('_', '-')}" for name in given if name not in _LOOKS]
+        if others:
+            raise RequestError(
+                f"--plan says which layers stay and by which rules: {', '.join(others)} cannot be combined with it, "
+                "plan again with it"
+            )
+        return given
 
     def suggestion(self, checkpoint: Checkpoint, name: str, watch: Watch = lambda metric, share: None) -> Suggestion:
         """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
@@ -64,3 +94,6 @@ class Request:
     def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
         """How large an output would be: exact, so that a target size is met to the byte."""
         return functools.cache(lambda kept: layout(make_plan(checkpoint, kept, self.options), name).nbytes)
+
+
+_NOTHING = Request(Selection(), Options())

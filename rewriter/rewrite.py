@@ -55,7 +55,7 @@ def execute(  # noqa: PLR0913
     how = replace(how, sync=how.sync or how.resume)  # only what the disk has can be gone on from
     try:
         destination = _absolute(destination)
-        if not os.path.lexists(staging_path(destination)):  # no killed run to be undone first
+        if not was_killed(destination):
             check_destination(output, destination, how)
         _refuse_source(output, destination)
         keep = partial(resuming.keep, output=output, told=told) if how.resume else lambda staging: False
@@ -117,12 +117,23 @@ def check_destination(output: Output, destination: Path, how: Writing, there: in
 
     `there` of its bytes are written already.
     """
+    check_place(output, destination, how)
     destination = _absolute(destination)
-    _refuse_source(output, destination)
-    _refuse_existing(output, destination, how.overwrite)
     room = system.free_bytes(destination.parent)
     if room < output.nbytes - there and room < (need := disk_needed(output, destination.parent, how) - there):
         raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
+
+
+def check_place(output: Output, destination: Path, how: Writing) -> None:
+    """Raise OutputError if `output` must not go to `destination`, whatever room there is."""
+    destination = _absolute(destination)
+    _refuse_source(output, destination)
+    _refuse_existing(output, destination, how.overwrite)
+
+
+def was_killed(destination: Path) -> bool:
+    """Whether a run that was killed left something to be undone: what stands there is not yet what will."""
+    return os.path.lexists(staging_path(destination))
 
 
 def disk_needed(output: Output, folder: Path, how: Writing) -> int:

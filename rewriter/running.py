@@ -23,16 +23,15 @@ from rewriter.errors import CheckpointError, RequestError, RewriterError, shown
 from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import stamp
 from rewriter.inspection import describe_plan
-from rewriter.output import Output
+from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.request import Request
 from rewriter.results import DONE, FAILED, RUNNING, SKIPPED, STOPPED, Line, Results, fingerprint, is_done, stamps
-from rewriter.rewrite import disk_needed
-from rewriter.saved import SavedPlan, load_plan, plan_again, saved_plan
-from rewriter.selection import Options, Selection
+from rewriter.rewrite import check_place, disk_needed, was_killed
+from rewriter.saved import SavedPlan, load_plan, plan_again, plan_as_saved, saved_plan
 from rewriter.spreading import as_ours, failure
 from rewriter.system import free_bytes
-from rewriter.writing import planned, write
+from rewriter.writing import check_name, planned, write
 
 _LOOK = 0.2  # seconds between two looks at whether to stop
 
@@ -122,6 +121,8 @@ def prepare(prepared: Prepared, choice: Choice | None) -> Prepared:
             raise CheckpointError(choice.error)
         plan = _plan(job, choice, told.append)
         output = planned(plan, job.output, job.settings.how)
+        check_name(plan, job.output)
+        _check_place(output, Path(job.output), job.settings.how)
         needed = disk_needed(output, existing_folder(job.output), job.settings.how)
     except RewriterError as error:
         return replace(prepared, error=str(error))
@@ -131,12 +132,18 @@ def prepare(prepared: Prepared, choice: Choice | None) -> Prepared:
     return replace(prepared, plan=described, needed=needed, work=output.nbytes + output.hashed, told=tuple(told))
 
 
+def _check_place(output: Output, destination: Path, how: Writing) -> None:
+    """Raise OutputError for an output that must not go there; folders that are not there yet are made later."""
+    if os.path.lexists(destination.parent) and not was_killed(destination):
+        check_place(output, destination, how)
+
+
 def _plan(job: Job, choice: Choice | None, told: Callable[[str], None]) -> Plan:
     checkpoint, request = open_checkpoint(job.source), job.settings.request
     if job.settings.plan is not None:
-        if request != Request(Selection(), Options()) or choice:
-            raise RequestError("plan says which layers stay: it cannot be combined with other choices of layers")
-        return plan_again(load_plan(job.settings.plan), checkpoint)[0]
+        if choice:
+            raise RequestError("plan says which layers stay: it cannot be combined with choose-on")
+        return plan_as_saved(load_plan(job.settings.plan), checkpoint, request)[0]
     if choice and choice.saved:
         return plan_again(choice.saved, checkpoint)[0]
     return request.plan(checkpoint, os.path.basename(job.output), told)
@@ -162,6 +169,7 @@ class Run:
     results: Results
     watcher: Watcher = field(default_factory=Watcher)
     stop: Event = field(default_factory=Event)
+    words: Callable[[str], str] = str  # how errors are said to whoever asked
 
     def prepared(self, jobs: Sequence[Job]) -> list[Prepared]:
         """Look at all jobs and plan those that are not done. Raises StoppedError."""
@@ -174,7 +182,8 @@ class Run:
         choices = {key: _answer(future, Choice()) for key, future in zip(wanted, futures, strict=True)}
         plans = self._asked(prepare, [(each, choices.get(_key(each.job))) for each in left])
         made = {each.job.output: _answer(future, each) for future, each in zip(plans, left, strict=True)}
-        return [made.get(each.job.output, each) for each in found]
+        told = [made.get(each.job.output, each) for each in found]
+        return [replace(each, error=self.words(each.error)) for each in told]
 
     def _asked(self, task: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[Future[T]]:
         """Have all done by the executor; what is lost with its worker once more."""
@@ -205,6 +214,7 @@ class Run:
                 for future in as_completed(futures):
                     each = futures[future]
                     line = {**_still_there(earlier.get(each.job.output)), **_outcome(future)}
+                    line |= {"error": self.words(line["error"])} if "error" in line else {}
                     lines[each.job.output] = self.results.add(each.job, line)
                     self.watcher.ended(lines[each.job.output])
             except OSError:  # what is done can no longer be written down

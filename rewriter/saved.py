@@ -18,6 +18,7 @@ from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import named, opened, read_at, read_document
 from rewriter.plan import Plan, make_plan, open_stacks
 from rewriter.provenance import Provenance, edit_to_json, layer_number, layer_numbers, options_from_json, recorded
+from rewriter.request import Request
 from rewriter.selection import Options
 
 _SCHEMA = 1  # docs/json.md
@@ -182,3 +183,14 @@ def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
             "saved it; save a new one with `rewriter plan -o`"
         )
     return plan, same
+
+
+def plan_as_saved(saved: SavedPlan, checkpoint: Checkpoint, request: Request) -> tuple[Plan, bool]:
+    """`plan_again`, where `request` may say how the files shall look. Raises RequestError where it says more."""
+    looks = request.looks()
+    plan, same = plan_again(saved, checkpoint)
+    if not looks:
+        return plan, same
+    if request.options.regroups:  # one way to put tensors into files takes the place of the other
+        looks = {**looks, "max_size": request.options.max_size, "single_file": request.options.single_file}
+    return make_plan(checkpoint, saved.kept, replace(plan.options, **looks)), same

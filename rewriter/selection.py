@@ -229,6 +229,16 @@ def check_request(selection: Selection) -> None:
         raise RequestError("--contiguous is about layers chosen by their scores")
     if selection.strategy is not None and not amounts:
         raise RequestError("how much? --strategy needs --count K, --ratio 0.25 or --target-size 4GiB")
+    _check_amount(selection)
+
+
+def _check_amount(selection: Selection) -> None:
+    if selection.ratio is not None and not 0 < selection.ratio < 1:
+        raise RequestError(f"--ratio {selection.ratio:g}: write a number between 0 and 1, such as 0.25")
+    if selection.count is not None and selection.count < 1:
+        raise RequestError(f"--count must be at least 1, not {shown(selection.count)}")
+    if selection.target_size is not None:
+        parse_size(selection.target_size)
 
 
 def _without(dropped: tuple[int, ...], count: int) -> tuple[int, ...]:
@@ -250,7 +260,8 @@ def _by_strategy(
     spared = max(0, last - 1) if selection.strategy in strategies.SPARES_LAST else last
     candidates = tuple(range(first, count - spared))
     if selection.target_size is not None:
-        return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of)
+        protected = _protected(first, last) if len(candidates) < count - 1 else ""
+        return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of, protected)
     amount = _amount(selection, count)
     if amount > len(candidates):
         why = "; --protect-first 0 --protect-last 0 lets all go" if selection.scored else ""
@@ -258,6 +269,14 @@ def _by_strategy(
     if selection.scored and selection.ratio is not None:
         return _without(_nearest_amount(strategy, candidates, amount), count)
     return _without(strategy(candidates, amount), count)
+
+
+def _protected(first: int, last: int) -> str:
+    """What to say where no more may go because the ends are protected."""
+    ends = {"first": first, "last": last}
+    told = " and ".join(f"the {end} {number}" for end, number in ends.items() if number)
+    options = " ".join(f"--protect-{end} 0" for end, number in ends.items() if number)
+    return f" while {told} are protected; {options} lets more go" if told else ""
 
 
 def protection(selection: Selection, count: int) -> tuple[int, int]:
@@ -283,12 +302,8 @@ def _nearest_amount(strategy: strategies.Strategy, candidates: tuple[int, ...], 
 def _amount(selection: Selection, count: int) -> int:
     """How many layers to drop."""
     if selection.ratio is not None:
-        if not 0 < selection.ratio < 1:
-            raise RequestError(f"--ratio {selection.ratio:g}: write a number between 0 and 1, such as 0.25")
         return max(1, round(selection.ratio * count))
     amount = selection.count or 0
-    if amount < 1:
-        raise RequestError(f"--count must be at least 1, not {shown(amount)}")
     if selection.strategy not in strategies.COUNTS_KEPT:
         return amount
     if amount > count:
@@ -302,6 +317,7 @@ def _fitting(
     count: int,
     target: int,
     size_of: Callable[[tuple[int, ...]], int],
+    protected: str,
 ) -> tuple[int, ...]:
     """The selection that drops the fewest layers and fits `target` bytes."""
     smallest = size_of(tuple(range(count)))
@@ -320,4 +336,4 @@ def _fitting(
         smallest = min(smallest, size)
     if refused is not None:
         raise refused
-    raise RequestError(f"no selection fits {target} bytes: the smallest output has {smallest}")
+    raise RequestError(f"no selection fits {target} bytes: the smallest output has {smallest}{protected}")

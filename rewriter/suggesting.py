@@ -12,7 +12,7 @@ from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError
 from rewriter.patterns import common_period
 from rewriter.plan import make_plan, open_stacks, selection_bounds
-from rewriter.recipes import find, strategy_of
+from rewriter.recipes import RECIPES, find, strategy_of
 from rewriter.selection import RECIPE, Options, Selection, choose, protection
 from rewriter.strategies import STRATEGIES, Layers, Strategy
 
@@ -104,6 +104,21 @@ def suggest(
     first, last = protection(selection, count)
     ends = tuple(layer for layer in range(count) if layer < first or layer >= count - last)
     return Suggestion(scores, ends, tuple(layer for layer in range(count) if layer not in set(kept)))
+
+
+def check_strategy(selection: Selection, sparsity: float | None = None) -> None:
+    """Raise RequestError if `selection` names nothing that chooses layers, or `sparsity` has nothing to do with it."""
+    name = selection.strategy or ""
+    if sparsity is not None and not selection.scored:
+        raise RequestError("--sparsity is about layers chosen by the metric lamp: --strategy lamp")
+    if name.startswith(RECIPE):
+        find(name)
+    elif name and selection.scored:
+        if name in RECIPES:
+            raise RequestError(f"a published order is named with {RECIPE}; did you mean {RECIPE}{name}?")
+        from rewriter.metrics import find as find_metric  # numpy takes time, and only scores need it
+
+        find_metric(name, sparsity)
 
 
 def strategy_for(

@@ -40,7 +40,7 @@ def verify(
     Without `source`: the file against itself: format, layer numbers, counts, lists, index, sizes. With it: also
     every kept tensor's bytes, the absence of every dropped one, and every metadata value. Which layers were kept
     is read from the provenance, or found by comparing bytes where there is none. With `checksums`: also every
-    tensor's and file's hash, against those that were recorded.
+    tensor's and file's hash, against those that were recorded. Raises CheckpointError where it cannot be told.
     """
     hashes = tuple(damaged(path)) if checksums else ()
     try:
@@ -55,6 +55,8 @@ def verify(
     if source is None:
         return tuple(found)
     original = open_checkpoint(source)
+    if not found:
+        _refuse_untold(checkpoint, original)
     try:
         expected = _expected(checkpoint, original, options)
         told = {problem.where for problem in found}  # a wrong count contradicts the tensors and the source: said once
@@ -62,6 +64,15 @@ def verify(
         return (*found, *(each for each in differences if each.where not in told))
     except RewriterError as error:
         return (*found, Problem(named(Path(path)), f"layers of {named(Path(source))} by the rules", str(error)))
+
+
+def _refuse_untold(checkpoint: Checkpoint, source: Checkpoint) -> None:
+    """The old form of an importance matrix has no place for a record: nothing says which of its layers went."""
+    if source.companion and checkpoint.header_sha256 != source.header_sha256 and not recorded(checkpoint):
+        raise CheckpointError(
+            f"cannot tell: {shown(checkpoint.name)} carries no record of its pruning, only the source itself can be "
+            "told to be the same"
+        )
 
 
 def _recorded_options(checkpoint: Checkpoint) -> Options:
@@ -113,11 +124,8 @@ def _expected(checkpoint: Checkpoint, source: Checkpoint, options: Options) -> C
     """What the source becomes when the layers that `checkpoint` lacks are dropped."""
     if source.companion:
         saved = plan_of_companion(checkpoint)
-        if saved is None and checkpoint.header_sha256 != source.header_sha256:
-            raise CheckpointError(
-                "it carries no record of its pruning: only the source itself can be told to be the same"
-            )
         if saved is None:
+            _refuse_untold(checkpoint, source)
             return source
         base = checkpoint.metadata.get("adapter_config.json:base_model_name_or_path")
         again = replace(saved.options, provenance=False)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewriter.checkpoint import HUGGINGFACE, Checkpoint
+from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, SAFETENSORS, Checkpoint
 from rewriter.checksums import with_checksums
 from rewriter.copying import Progress
 from rewriter.errors import OutputError, shown
 from rewriter.formats import layout, open_checkpoint
+from rewriter.formats.files import named
 from rewriter.output import Literal, Output, OutputFile, Writing
 from rewriter.plan import Plan
 from rewriter.rewrite import check_destination, execute
@@ -21,11 +22,28 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 
-def _check_name(plan: Plan, destination: str) -> None:
+_ENDINGS = {".gguf": "a GGUF file", ".safetensors": "a safetensors file"}
+_ENDINGS_OF = {GGUF: (".gguf",), SAFETENSORS: (".safetensors",), HUGGINGFACE: (), IMATRIX: ()}
+_KINDS = {
+    GGUF: "a GGUF file",
+    SAFETENSORS: "a safetensors file",
+    HUGGINGFACE: "a Hugging Face directory",
+    IMATRIX: "an importance matrix in its old form",
+}
+
+
+def check_name(plan: Plan, destination: str) -> None:
+    """Raise OutputError for a name that the output must not have: it would be taken for something else."""
     if not destination:
         raise OutputError("the destination has no name")
     if destination.endswith("/") and plan.checkpoint.format != HUGGINGFACE:
         raise OutputError(f"{shown(destination)} names a folder, the output is a file: give its name as well")
+    ending = Path(destination).suffix.lower()
+    if ending in _ENDINGS and ending not in _ENDINGS_OF[plan.checkpoint.format]:
+        raise OutputError(
+            f"{named(destination)} sounds like {_ENDINGS[ending]}, the source is {_KINDS[plan.checkpoint.format]}: the "
+            "output is one too, nothing is converted; give another name"
+        )
 
 
 def planned(plan: Plan, destination: str | os.PathLike[str], how: Writing) -> Output:
@@ -67,7 +85,7 @@ def write(
     should be.
     """
     how = how or Writing()
-    _check_name(plan, os.fspath(destination))
+    check_name(plan, os.fspath(destination))
     target = Path(destination)
     output = planned(plan, target, how)
 

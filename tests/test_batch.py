@@ -178,8 +178,20 @@ WRONG = [
     (job(**A, drop=[]), "drop is an empty list"),
     (job(**A, stack=["a"]), "stack must be a text"),
     (job(**A, protect_first=-1), "protect-first must be at least 0"),
-    (job(**A, shard_size="5GB", single_file=True), "job 1: --shard-size and --single-file"),
-    (job(**A, executor="x"), "unknown key 'executor'"),
+    (job(**A, shard_size="5GB", single_file=True), "job 1: shard-size and single-file = true"),
+    (job(**A, executor="x"), "executor is no key: who works is said once"),
+    (job(**A, drop="1", **{"with": ["lora.gguf"]}), "job 1: with is no key: .* `rewriter apply"),
+    (job(**A, drop="1") + '"card/--no-card" = true', "unknown key 'card/--no-card'"),
+    (job(**A, drop="1", **{"no-card": True}), "unknown key 'no-card'"),
+    (job(**A), r"job 1: which layers\? Give drop 3,7-9,-1 or keep"),
+    (job(**A, strategy="midle", count=1), r"job 1: .*did you mean middle\?"),
+    (job(**A, strategy="recipe:shortgpt", count=1), "job 1: no recipe is called"),
+    (job(**A, strategy="top"), "job 1: how much"),
+    (job(**A, drop="1", count=1), "job 1: drop, count cannot be combined"),
+    (job(**A, strategy="top", count=1, contiguous=True), "job 1: contiguous = true is about layers"),
+    (job(**A, ratio=1.5), "job 1: ratio = 1.5: write a number between 0 and 1"),
+    (job(**A, target_size="1 elephant"), "job 1: '1 elephant' is not a size"),
+    (job(**A, plan="plan.json", force=True, drop="1"), "job 1: plan says .*: drop, force = true cannot be combined"),
     (job(**{**A, "output": "{ratoi}"}, ratio=0.5), r"job 1: \{ratoi\} has no value here; there are name, stem"),
     (job(**{**A, "output": "{stem.x}"}, ratio=0.5), "has no value"),
     (job(**{**A, "output": "{stem!r}"}, ratio=0.5), "has no value"),
@@ -321,7 +333,7 @@ def test_a_failure_does_not_forget_what_was_done(folder):
     text = ONE.replace("overwrite = true\n", "")
     run(folder, text)
     _, err = run(folder, text.replace('"1"', '"2"'), code=1)
-    assert "exists already; --overwrite replaces it" in err
+    assert "exists already; overwrite = true replaces it" in err
     run(folder, text)
     assert statuses(folder) == {"o.gguf": "skipped"}
 
@@ -405,11 +417,11 @@ def test_scores_of_one_file_decide_for_its_siblings(tmp_path, monkeypatch):
 
 def test_a_choice_that_fails_fails_its_jobs_alone(tmp_path):
     models(tmp_path)
-    text = CHOSEN.replace("[0.25, 0.5]", "[0.25, 5]") + job(source="llama/*F16*", output="x", drop="1")
+    text = CHOSEN.replace("[0.25, 0.5]", "[0.25, 0.99]") + job(source="llama/*F16*", output="x", drop="1")
     run(tmp_path, text, code=1)
     lines = results(tmp_path)
     assert [line["status"] for line in lines] == ["done", "failed"] * 3 + ["done"]
-    assert "--ratio 5" in lines[1]["error"]
+    assert "cannot drop 12 layers: 8 of the 12 may go; protect-first = 0 protect-last = 0 lets" in lines[1]["error"]
 
 
 def test_a_saved_plan_is_carried_out_on_all(folder):
@@ -419,11 +431,44 @@ def test_a_saved_plan_is_carried_out_on_all(folder):
     )  # fmt: skip
     run(folder, job(source="models/*.gguf", output="o/", plan="plan.json"))
     assert [line["layers"]["dropped"] for line in results(folder)] == [[2], [2]]
-    _, err = run(folder, job(source="models/*.gguf", output="p/", plan="plan.json", drop="1"), code=1)
+    _, err = run(folder, job(source="models/*.gguf", output="p/", plan="plan.json", drop="1"), code=2)
     assert "plan says which layers stay" in err
+    run(folder, job(source="models/dir", output="q", plan="plan.json", shard_size="1kB", card=True, base_model="a/b"))
+    assert {"README.md", "model.safetensors.index.json"} <= set(os.listdir(folder / "q"))
+    assert "base_model: a/b" in (folder / "q" / "README.md").read_text()
+
+
+def test_a_card_is_asked_for_or_not(folder):
+    run(folder, job(source="models/dir", output="{stem}-yes", drop="1", card=True)
+        + job(source="models/dir", output="{stem}-no", drop="1", card=False))  # fmt: skip
+    assert [(folder / name / "README.md").exists() for name in ("dir-yes", "dir-no")] == [True, False]
+
+
+def test_paths_from_home(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "models"))
+    (made,) = read(folder, job(source="~/a*.gguf", output="~/o", drop="1")).jobs
+    assert (made.source, made.output) == (str(folder / "models" / "a.gguf"), str(folder / "models" / "o"))
 
 
 # Before it begins
+
+
+def test_a_dry_run_says_what_the_run_says(folder):
+    shutil.copy(folder / "models" / "b.gguf", folder / "o.gguf")
+    text = job(source="models/a.gguf", output="o.gguf", drop="1")
+    line = "failed o.gguf: o.gguf exists already; overwrite = true replaces it\n"
+    assert line in run(folder, text, "--dry-run", code=1)[0]
+    assert line in run(folder, text, code=1)[0]
+    assert "planned" in run(folder, text + "overwrite = true\n", "--dry-run")[0]
+
+
+def test_a_batch_of_its_own_outputs_alone_is_refused(folder):
+    run(folder, job(source="models/a*.gguf", output="models/{stem}-x.gguf", drop="1"))
+    os.remove(folder / "models" / "a.gguf")
+    for more in ([], ["--dry-run"]):
+        out, err = run(folder, None, *more, code=1)
+        assert (out, err.count("\n")) == ("", 1)
+        assert "nothing is to be done: all that the patterns match are outputs of this batch, such as /" in err
 
 
 def test_a_dry_run_shows_what_is_then_done(folder):

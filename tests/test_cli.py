@@ -276,17 +276,44 @@ def test_a_plan_for_another_count(run, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_what_does_not_fit_because_of_protected_layers(run):
+    _, _, err = run("plan", GGUF, "--target-size", "1MB", "--strategy", "magnitude-l2")
+    assert "while the first 2 and the last 2 are protected; --protect-first 0 --protect-last 0 lets more go" in err
+    bare = ("--protect-first", "0", "--protect-last", "0")
+    assert "drop" in ok(run("plan", GGUF, "--target-size", "1MB", "--strategy", "magnitude-l2", *bare))
+    assert "protected" not in run("plan", GGUF, "--target-size", "1kB", "--strategy", "top")[2]
+
+
+def test_more_than_half_is_said(run):
+    note = "note: 7 of 12 layers go: more than half; expect the model to need training\n"
+    assert note in ok(run("plan", GGUF, "--drop", "2-8"))
+    assert "note:" not in ok(run("plan", GGUF, "--drop", "2-7"))
+    assert "note:" not in ok(run("plan", GGUF, "--strategy", "first-n", "--count", "3"))
+
+
+def test_how_files_look_is_said_beside_a_plan(run, tmp_path):
+    plan, one, many = (tmp_path / name for name in ("plan.json", "one", "many"))
+    ok(run("plan", LLAMA, "--drop", "1,4", "--shard-size", "2MB", "-o", plan))
+    ok(run("prune", LLAMA, one, "--plan", plan, "--single-file", "--card", "--base-model", "a/b"))
+    assert not (one / "model.safetensors.index.json").exists()
+    assert "base_model: a/b" in (one / "README.md").read_text()
+    ok(run("prune", LLAMA, many, "--plan", plan, "--shard-size", "1MB", "--no-provenance"))
+    assert len(list(many.glob("*.safetensors"))) > 3
+    assert "rewriter" not in (many / "config.json").read_text()
+    assert not (many / "rewriter.json").exists()
+
+
 @pytest.mark.parametrize(
     "more",
     [("--drop", "1"), ("--keep", "1"), ("--strategy", "top", "--count", "1"), ("--stack", "main2"), ("--generic",),
-     ("--protect-first", "1"), ("--no-provenance",), ("--keep-field", "x")],
+     ("--protect-first", "1"), ("--force",), ("--keep-field", "x"), ("--sparsity", "0.5")],
 )  # fmt: skip
 def test_a_plan_cannot_be_combined(more, run, tmp_path):
     plan = tmp_path / "plan.json"
     ok(run("plan", LLAMA, "--drop", "1,4", "-o", plan))
     code, _, err = run("prune", LLAMA, tmp_path / "x", "--plan", plan, *more)
     assert code == 2
-    assert "--plan says which layers stay" in err
+    assert re.search(f"--plan says which layers stay .*: {more[0]}[ ,].*cannot be combined", err)
     assert not (tmp_path / "x").exists()
 
 

@@ -83,7 +83,7 @@ def test_a_damaged_shard_is_named(shards):
     ("files", "message"),
     [
         ([], "in holds no safetensors files"),
-        (["x.gguf"], "holds GGUF files: give one of them, such as x.gguf"),
+        (["x.gguf"], "holds GGUF files: give one of them, such as .*/x.gguf"),
         (["a.safetensors", "b.safetensors"], "has 2 safetensors files but no model.safetensors"),
     ],
 )

@@ -155,7 +155,7 @@ def test_toml(case, tmp_path):
 JOBS = {
     "patterns in patterns": ('source = "/**/**/**/**/**/*x"\noutput = "o/"\ndrop = "1"', "too many matches"),
     "too many outputs": (
-        f'source = "x"\noutput = "o/"\nstrategy = {["last"] * 200}\nratio = {[0.5] * 200}', "more than 10000 outputs"
+        f'source = "x"\noutput = "o/"\nstrategy = {["top"] * 200}\nratio = {[0.5] * 200}', "more than 10000 outputs"
     ),
     "a path that no system opens": (f'source = "{"x/" * 9000}"\noutput = "o"\ndrop = "1"', "is no path"),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,21 @@ Q8, Q4 = MODELS / "tiny-llama-12L-Q8_0.gguf", MODELS / "tiny-llama-12L-Q4_K_M.gg
 
 
 QUICK = [name for name in METRICS if not name.startswith("sampled")]  # the others take many seconds
+
+
+# ---- what it says next
+
+
+def test_the_next_command_has_the_options_that_were_given(run, tmp_path):
+    rules = tmp_path / "my rules.toml"
+    rules.write_text(ok(run("list", "architectures", "--toml", "gguf/llama")))
+    more = ["--architecture", rules, "--keep-field", "general.name", "--shard-size", "1MB", "--no-card", "--strict"]
+    line = ok(run("score", Q8, "--metric", "magnitude-l2", "--count", "3", *more, "--no-provenance")).splitlines()[-1]
+    words = shlex.split(line.removeprefix("next: rewriter "))
+    words[words.index("tiny-llama-12L-Q8_0-pruned.gguf")] = str(tmp_path / "o.gguf")
+    assert words[:5] == ["prune", str(Q8), str(tmp_path / "o.gguf"), "--drop", "2-4"]
+    assert sorted(words[5:]) == sorted([*map(str, more), "--no-provenance"])
+    assert "8 layers" not in ok(run(*words))
 
 
 # ---- the forms of one model

@@ -195,7 +195,10 @@ def test_a_target_size_drops_the_fewest_layers_that_fit(target, dropped):
     ],
 )
 def test_a_target_size_that_nothing_fits_names_the_smallest(asked, smallest):
-    with pytest.raises(RequestError, match=f"no selection fits .* bytes: the smallest output has {smallest}$"):
+    with pytest.raises(
+        RequestError,
+        match=f"no selection fits .* bytes: the smallest output has {smallest}( while the first .* lets more go)?$",
+    ):
         chosen(strategy="top", **asked)
 
 

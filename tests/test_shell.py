@@ -55,6 +55,50 @@ def test_every_command_has_an_example_and_its_exit_codes(words, run):
     assert "--quiet -q" in text
     assert "--verbose -v" in text
     assert "`" not in text
+    usage = text.partition("Usage: ")[2][:200]
+    assert not re.search(r"<[a-z]+>|[{}]", text)
+    assert usage.startswith(f"rewriter {words} [OPTIONS]".replace("  ", " "))
+
+
+def test_what_others_call_a_plan(run, tmp_path):
+    for words in (["--dry-run"], ["a", "b", "--drop", "1", "--dry-run"]):
+        code, out, err = run("prune", *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "did you mean rewriter plan?" in err
+    assert "--dry-run" not in ok(run("prune", "--help"))
+    assert completed("rewriter prune a b --dry") == []
+
+
+def test_a_name_on_the_hub_and_json(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hint = "if that is a name on the Hub, fetch it first: hf download meta-llama/Llama-2-7b --local-dir Llama-2-7b\n"
+    assert run("inspect", "meta-llama/Llama-2-7b")[2].endswith(hint)
+    assert "config.json is JSON, no checkpoint: give the directory that it is in" in run(
+        "inspect", LLAMA / "config.json"
+    )[2]  # fmt: skip
+    assert f"such as {MODELS}/" in run("inspect", MODELS)[2]
+
+
+def test_what_would_be_ignored_is_refused(run):
+    code, _, err = run("plan", GGUF, "--strategy", "top", "--count", "1", "--sparsity", "0.5")
+    assert (code, err.startswith("rewriter: --sparsity is about layers chosen by")) == (2, True)
+    assert "did you mean recipe:shortgpt-llama-2-7b?" in run(
+        "plan", GGUF, "--strategy", "shortgpt-llama-2-7b", "--count", "1"
+    )[2]  # fmt: skip
+
+
+def test_a_number_that_is_none(run):
+    code, _, err = run("plan", GGUF, "--ratio", "25%")
+    assert (code, err) == (2, "rewriter: --ratio 25%: write a number between 0 and 1, such as 0.25\n")
+    assert run("plan", GGUF, "--ratio", "25")[2] == err.replace("25%", "25")
+
+
+def test_an_output_is_not_called_what_it_is_not(run, tmp_path):
+    for source, name, kind in ((LLAMA, "x.gguf", "a Hugging Face directory"), (GGUF, "x.safetensors", "a GGUF file")):
+        code, _, err = run("prune", source, tmp_path / name, "--drop", "1")
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"the source is {kind}: the output is one too, nothing is converted" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_is_a_command_too(run):
@@ -155,9 +199,9 @@ def test_a_pipe_is_coloured_only_by_force(arguments):
 
 def completed(line: str, folder: Path = MODELS) -> list[str]:
     """What bash is offered for the last word of `line`."""
-    words = line.split(" ")
+    words = line.split(" ")  # bash's own script joins them by newlines
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "_REWRITER_COMPLETE": "complete_bash",
-                   "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
+                   "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "rewriter"], capture_output=True, text=True, check=True, cwd=folder,
                           env=environment)  # fmt: skip
     assert done.stderr == ""
@@ -175,6 +219,19 @@ def test_what_is_offered(tmp_path):
     assert completed("rewriter list architectures --toml gguf/gemma3n") == ["gguf/gemma3n"]
     assert completed(f"rewriter prune {GGUF.name} x --stack m") == ["main", "main"]
     assert completed("rewriter prune nothing x --stack m") == []
+    assert completed("rewriter --version ver") == ["verify"]
+
+
+def test_help_is_completed_too():
+    assert completed("rewriter help ") == list(COMMANDS)
+    assert completed("rewriter help p") == ["plan", "prune"]
+    assert completed("rewriter help list m") == ["metrics"]
+    assert completed("rewriter help nothing p") == ["plan", "prune"]
+
+
+def test_a_recipe_is_completed_although_bash_breaks_its_name():
+    assert "shortgpt-llama-2-7b" in completed("rewriter plan a --strategy recipe :")
+    assert completed("rewriter plan a --strategy recipe : shortgpt-m") == ["shortgpt-mistral-7b"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

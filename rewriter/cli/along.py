@@ -20,7 +20,7 @@ from rewriter.output import Writing
 from rewriter.plan import Plan
 from rewriter.rewrite import check_destination
 from rewriter.saved import saved_from
-from rewriter.writing import planned
+from rewriter.writing import check_name, planned
 
 With = Annotated[
     list[str] | None,
@@ -70,6 +70,7 @@ def check(outputs: list[tuple[Plan, str]], how: Writing) -> None:
     if twice is not None:
         raise RequestError(f"two outputs would go to {shown(twice, 200)}: say where with --with FILE=OUT")
     for plan, destination in outputs:
+        check_name(plan, destination)
         check_destination(planned(plan, destination, how), Path(destination), how)
 
 
@@ -105,7 +106,7 @@ def _what(described: dict[str, Any]) -> str:
     if tensors["before"] == tensors["after"] and not described["changes"]:
         return f"{name}: unchanged, it has none of the dropped layers"
     return (
-        f"{name}: {tensors['before']} tensors -> {tensors['after']}, "
+        f"{name}: {show.counted(tensors['before'], 'tensor')} -> {tensors['after']}, "
         f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}"
     )
 

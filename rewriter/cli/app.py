@@ -74,8 +74,10 @@ def main() -> None:
 
 def _run() -> None:
     from rewriter.cli.commands import app
+    from rewriter.cli.completing import join_recipe
     from rewriter.errors import RequestError, RewriterError, shown
 
+    join_recipe(os.environ)
     try:
         app(prog_name="rewriter")
     except RewriterError as error:

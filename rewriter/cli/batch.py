@@ -17,7 +17,7 @@ import typer
 from rewriter.batch import Batch, read_batch
 from rewriter.cli import show
 from rewriter.cli.app import Progress, Stopped
-from rewriter.cli.jobs import KEYS, settings
+from rewriter.cli.jobs import KEYS, as_keys, settings
 from rewriter.cli.watching import WORDS, said, watched
 from rewriter.errors import CheckpointError, OutputError, shown
 from rewriter.executors import DEFAULT_WORKERS, workers
@@ -66,7 +66,7 @@ def batch(
         with stop.listening(), _alone(jobs_file), workers(executor or f"processes={jobs or DEFAULT_WORKERS}") as crew:
             written = Results(results or jobs_file.with_name("results.jsonl"))
             found = read_batch(jobs_file, KEYS, settings, [*written.outputs, str(written.path)])
-            run = Run(crew.executor, written, stop=stop.event)
+            run = Run(crew.executor, written, stop=stop.event, words=as_keys)
             if dry_run:
                 failed = _shown(found, run.prepared(found.jobs), json)
             else:

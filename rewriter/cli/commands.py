@@ -54,6 +54,19 @@ def _voice(
     """The options that every command has, before its name and behind it."""
 
 
+def _refuse_rehearsal(wanted: bool) -> None:
+    if wanted:
+        raise RequestError("prune has no --dry-run; did you mean rewriter plan? It takes the same options, and no DST")
+
+
+def _rehearsal(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", hidden=True, callback=_refuse_rehearsal, expose_value=False, is_eager=True)
+    ] = False,
+) -> None:
+    """What others' programs call it: no option of `prune`, but the way to what is meant."""
+
+
 def _single(name: str, function: Callable[..., None]) -> typer.Typer:
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     app.command(name)(function)
@@ -64,8 +77,24 @@ def _dressed(command: Any, name: str = "") -> Any:
     """Give a command, and those below it, what all share: the options of `_voice`, the exit codes in the help."""
     for each in (command, *(getattr(command, "commands", None) or {}).values()):
         each.params += get_command(_single("voice", _voice)).params
+        each.params += get_command(_single("rehearsal", _rehearsal)).params if name == "prune" else []
+        each.get_params = _plainly(each.get_params)
         each.epilog = f"Exit codes: {EXITS.get(name, EXITS[''])}"
     return command
+
+
+def _plain(param: Any) -> Any:
+    """Flags without a type, arguments by their names alone: typer has not always shown them so."""
+    if param.param_type_name == "argument":
+        param.get_usage_pieces = lambda ctx: [param.metavar or param.name.upper()]
+        param.display_type_rich = lambda ctx: None
+    elif getattr(param, "is_flag", False):
+        param.metavar = ""
+    return param
+
+
+def _plainly(params: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda ctx: [_plain(each) for each in params(ctx)]
 
 
 class _Commands(TyperGroup):
@@ -81,6 +110,8 @@ class _Commands(TyperGroup):
         """`rewriter help COMMAND` is `rewriter COMMAND --help`."""
         if args[0] != "help":
             return super().resolve_command(ctx, args)
+        if ctx.resilient_parsing:  # a shell asks what can follow: the names of the commands, and what follows those
+            return super().resolve_command(ctx, args[1:]) if args[1:] else (None, None, [])
         if len(args) == 1:
             typer.echo(ctx.get_help())
             raise typer.Exit
@@ -111,8 +142,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         typer.echo(f"rewriter {VERSION}")
         raise typer.Exit
 

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 
 from rewriter.errors import RewriterError
+
+_RECIPE = "_REWRITER_RECIPE"  # set where what stands before the word is `recipe:`
+
+
+def join_recipe(environment: MutableMapping[str, str]) -> None:
+    """bash breaks `recipe:NAME` into three words and asks about the last: let it be one, the name of a recipe."""
+    if environment.get("_REWRITER_COMPLETE") != "complete_bash":
+        return
+    words, at = environment.get("COMP_WORDS", "").split("\n"), int(environment.get("COMP_CWORD", "0"))
+    colon = next((place for place in (at, at - 1) if words[place - 1 : place + 1] == ["recipe", ":"]), 0)
+    if colon > 1:
+        word = "" if colon == at else words[at]
+        rest = [*words[: colon - 1], word]
+        environment.update({"COMP_WORDS": "\n".join(rest), "COMP_CWORD": str(len(rest) - 1), _RECIPE: "1"})
 
 
 def strategies() -> list[str]:
@@ -12,6 +27,8 @@ def strategies() -> list[str]:
     from rewriter.recipes import PREFIX, RECIPES
     from rewriter.strategies import STRATEGIES
 
+    if _RECIPE in os.environ:
+        return list(RECIPES)
     return [*STRATEGIES, *metrics(), *(PREFIX + name for name in RECIPES)]
 
 

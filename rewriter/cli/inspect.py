@@ -35,14 +35,20 @@ def inspect(
 
 
 def _head(described: dict[str, Any]) -> str:
-    known = "" if described["known"] else " (no rules for it: --generic may work)"
     lines = [
-        f"{shown(described['name'], 80)}: {described['format']}, "
-        f"architecture {shown(described['architecture'] or 'unknown')}{known}",
+        f"{shown(described['name'], 80)}: {described['format']}, {_kind(described)}",
         f"{show.number(described['parameters'])} parameters, {show.size(described['bytes'])} in "
-        f"{described['tensors']} tensors: " + ", ".join(map(_share, described["dtypes"])),
+        f"{show.counted(described['tensors'], 'tensor')}: " + ", ".join(map(_share, described["dtypes"])),
     ]
     return "\n".join([*lines, *_origin(described["provenance"])])
+
+
+def _kind(described: dict[str, Any]) -> str:
+    """What it is a checkpoint of: a model, or what belongs to one."""
+    if "companion" in described:
+        return f"{described['companion']}: it follows the layers of a pruned model, see rewriter apply"
+    known = "" if described["known"] else " (no rules for it: --generic may work)"
+    return f"architecture {shown(described['architecture'] or 'unknown')}{known}"
 
 
 def _origin(record: object) -> list[str]:
@@ -61,7 +67,7 @@ def _share(row: dict[str, Any]) -> str:
 
 def _table(stack: dict[str, Any]) -> Table:
     more = f" and {stack['prediction_layers']} for prediction" if stack["prediction_layers"] else ""
-    title = f"stack {shown(stack['name'])}: {stack['layers']} layers{more}, {_amount(stack)}"
+    title = f"stack {shown(stack['name'])}: {show.counted(stack['layers'], 'layer')}{more}, {_amount(stack)}"
     table = show.table(title)
     for column in ("layer", "tensors", "parameters", "size"):
         table.add_column(column, justify="right")
@@ -78,7 +84,7 @@ def _table(stack: dict[str, Any]) -> Table:
 
 def _rest(described: dict[str, Any]) -> str:
     outside = described["outside"]
-    lines = [f"outside the layers: {outside['tensors']} tensors, {_amount(outside)}"]
+    lines = [f"outside the layers: {show.counted(outside['tensors'], 'tensor')}, {_amount(outside)}"]
     if len(described["shards"]) > 1:
         lines += [f"  {shown(shard['name'], 80)}: {_shard(shard)}" for shard in described["shards"]]
     if described["left_behind"]:
@@ -91,4 +97,4 @@ def _amount(sums: dict[str, Any]) -> str:
 
 
 def _shard(shard: dict[str, Any]) -> str:
-    return f"{shard['tensors']} tensors, {show.size(shard['bytes'])}"
+    return f"{show.counted(shard['tensors'], 'tensor')}, {show.size(shard['bytes'])}"

@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from rewriter.architectures.toml_file import load_architecture
 from rewriter.cli import completing
-from rewriter.errors import RequestError
+from rewriter.errors import RequestError, shown
 from rewriter.output import Writing
 from rewriter.request import Request
 from rewriter.selection import Options, Selection, parse_size
@@ -34,6 +35,18 @@ def _layers(help: str, metavar: str, **settings: Any) -> object:
     return typer.Option(metavar=metavar, help=help, rich_help_panel=_LAYERS, **settings)
 
 
+def _share(option: str) -> Callable[[str], float]:
+    """A number between 0 and 1, or one line about what was given for `option`: 25% is none."""
+
+    def parsed(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise RequestError(f"{option} {shown(text)}: write a number between 0 and 1, such as 0.25") from None
+
+    return parsed
+
+
 def request_of(
     drop: Annotated[list[str] | None, _layers("Layers to drop: 3,7-9,-1 (from 0; -1 is the last).", "LAYERS")] = None,
     keep: Annotated[list[str] | None, _layers("Layers to keep, the others go: 0-20,31.", "LAYERS")] = None,
@@ -46,7 +59,7 @@ def request_of(
         ),
     ] = None,
     count: Annotated[int | None, _layers("How many to drop (first-n: to keep).", "K")] = None,
-    ratio: Annotated[float | None, _layers("The share of layers to drop, 0.25.", "R")] = None,
+    ratio: Annotated[float | None, _layers("The share of layers to drop, 0.25.", "R", parser=_share("--ratio"))] = None,
     target_size: Annotated[
         str | None, _layers("Drop the fewest layers that make the output fit, 4GiB.", "SIZE")
     ] = None,
@@ -59,7 +72,10 @@ def request_of(
     contiguous: Annotated[
         bool, typer.Option("--contiguous", help="By score: as one block.", rich_help_panel=_LAYERS)
     ] = False,
-    sparsity: Annotated[float | None, _layers("With the metric lamp: the sparsity it is about, 0.8.", "S")] = None,
+    sparsity: Annotated[
+        float | None,
+        _layers("With the metric lamp: the sparsity it is about, 0.8.", "S", parser=_share("--sparsity")),
+    ] = None,
     stack: Annotated[
         str,
         _layers(
@@ -136,12 +152,12 @@ def request_of(
     """What the options of these names ask for. Raises RequestError or CheckpointError."""
     dropped, kept = (None if each is None else ",".join(each) for each in (drop, keep))  # given twice, they add up
     selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last, contiguous)
-    fields = tuple(keep_field or ()), tuple(per_layer_field or ())
+    named = tuple(keep_field or ()), tuple(per_layer_field or ())
     own = load_architecture(architecture) if architecture else None
     size = _file_size(max_size, single_file)
     refusals = force, align, strict
     about = card, base_model
-    options = Options(stack, generic, *fields, not no_provenance, *refusals, drop_mtp, own, size, single_file, *about)
+    options = Options(stack, generic, *named, not no_provenance, *refusals, drop_mtp, own, size, single_file, *about)
     return Request(selection, options, sparsity)
 
 
@@ -187,6 +203,26 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
     del run.__wrapped__  # typing.get_type_hints would look there
     return run
+
+
+def said_again(context: typer.Context) -> list[str]:
+    """The options on the command line that `plan` and `prune` share, as words, without those that choose layers."""
+    choosing = {each.name for each in fields(Selection)} | {"sparsity"}
+    return [
+        word
+        for option in context.command.params
+        if option.name in inspect.signature(request_of).parameters and option.name not in choosing
+        for word in _words(option, context.params[option.name])
+    ]
+
+
+def _words(option: Any, value: Any) -> list[str]:
+    if value == option.default or value is None:
+        return []
+    if isinstance(value, bool):
+        return [(option.opts if value else option.secondary_opts)[0]]
+    several = value if isinstance(value, list | tuple) else [value]
+    return [word for each in several for word in (option.opts[0], str(each))]
 
 
 def output_name(source: str) -> str:

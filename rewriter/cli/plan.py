@@ -70,7 +70,7 @@ def _text(described: dict[str, Any]) -> str:
     layers = described["layers"]
     lines = [
         f"{shown(described['source']['name'], 80)}: stack {described['stack']}, "
-        f"{layers['before']} layers -> {layers['after']}",
+        f"{show.counted(layers['before'], 'layer')} -> {layers['after']}",
         f"  keep     {show.layers(layers['kept'])}",
         f"  drop     {show.layers(layers['dropped'])}",
         f"  number   {_numbers(layers['numbers'])}",

@@ -20,13 +20,12 @@ from rewriter.cli.options import Source, selecting, writing
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
 from rewriter.copying import source_of
-from rewriter.errors import RequestError, shown
+from rewriter.errors import shown
 from rewriter.inspection import describe_plan
 from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.request import Request
-from rewriter.saved import load_plan, plan_again
-from rewriter.selection import Options, Selection
+from rewriter.saved import load_plan, plan_as_saved
 from rewriter.writing import planned, write
 
 if TYPE_CHECKING:
@@ -172,10 +171,9 @@ def _committed() -> None:
 
 
 def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
-    if request != Request(Selection(), Options()):
-        raise RequestError("--plan says which layers stay: it cannot be combined with other choices of layers")
+    request.looks()
     saved = load_plan(path)
-    plan, same = plan_again(saved, checkpoint)
+    plan, same = plan_as_saved(saved, checkpoint, request)
     if not same:
         show.note(
             f"the plan was made for {shown(saved.source_name)}; planned again for this file from the layers it keeps"
@@ -203,8 +201,8 @@ def _summary(plan: Plan, output: Output, destination: str, seconds: float) -> li
     layers, weights, nbytes = (described[key] for key in ("layers", "parameters", "bytes"))
     written = _written(output, destination)
     lines = [
-        f"{shown(written, 200)}: stack {plan.layers.stack}, {layers['before']} layers -> {layers['after']}, "
-        f"dropped {show.layers(layers['dropped'])}",
+        f"{shown(written, 200)}: stack {plan.layers.stack}, {show.counted(layers['before'], 'layer')} -> "
+        f"{layers['after']}, dropped {show.layers(layers['dropped'])}",
         f"parameters {show.number(weights['before'])} -> {show.number(weights['after'])}, "
         f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}, {seconds:.2f} s",
         *notes(described),

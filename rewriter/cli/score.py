@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rewriter.cli import completing, show, telling
-from rewriter.cli.options import Source, output_name, selecting
+from rewriter.cli.options import Source, output_name, said_again, selecting
 from rewriter.errors import RequestError, shown
 from rewriter.inspection import describe_suggestion
 from rewriter.plotting import bar_lengths, kind_of, plot_scores
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 @selecting
 def score(
+    context: typer.Context,
     source: Source,
     request: Request,
     metric: Annotated[
@@ -65,7 +66,7 @@ def score(
     out = show.console()
     out.print(_table(described, shown(checkpoint.name, 80)))
     out.print(_components(described["components"]))
-    out.print(_conclusion(described, source))
+    out.print(_conclusion(described, source, said_again(context)))
 
 
 def _table(described: dict[str, Any], name: str) -> Table:
@@ -97,11 +98,11 @@ def _components(parts: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _conclusion(described: dict[str, Any], source: str) -> str:
+def _conclusion(described: dict[str, Any], source: str, more: list[str]) -> str:
     dropped, shared = described["suggested"], described["shared"]
     count = len(dropped)
-    stack = () if described["stack"] == "main" else ("--stack", described["stack"])
-    command = show.command("prune", show.as_path(source), output_name(source), "--drop", show.layers(dropped), *stack)
+    drop = ("--drop", show.layers(dropped), *more)
+    command = show.command("prune", show.as_path(source), show.as_path(output_name(source)), *drop)
     return "\n".join(
         [
             f"suggested: drop {show.layers(dropped)} ({count} of {len(described['scores'])}); "

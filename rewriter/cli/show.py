@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-number, size = amounts.number, amounts.size
+number, size, counted = amounts.number, amounts.size, amounts.counted
 _BAR = 24  # characters of the longest bar
 
 

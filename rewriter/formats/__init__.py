@@ -64,6 +64,8 @@ def _other_kind(start: bytes) -> str:
     if not start:
         return "empty, neither a GGUF nor a safetensors file"
     known = (what for first, what in _OTHER_KINDS if start.startswith(first))
+    if start.lstrip()[:1] == b"{":
+        return "JSON, no checkpoint: give the directory that it is in"
     return next(known, "neither a GGUF nor a safetensors file")
 
 

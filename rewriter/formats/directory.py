@@ -58,7 +58,7 @@ def _no_weights(path: Path, single: list[str]) -> str:
         return f"{named(path)} has {len(single)} safetensors files but no {SINGLE} and no model{_INDEX}"
     ggufs = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(".gguf"))
     if ggufs:
-        return f"{named(path)} holds GGUF files: give one of them, such as {shown(ggufs[0])}"
+        return f"{named(path)} holds GGUF files: give one of them, such as {shown(path / ggufs[0], 200)}"
     others = sorted(entry.name for entry in path.iterdir() if _STALE.fullmatch(entry.name))
     if others:
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from rewriter import system
 from rewriter.checkpoint import Document, Stamp
 from rewriter.errors import CheckpointError, guess, shown
 
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 JSON_LIMIT = 100_000_000  # bytes, as the header of safetensors; the largest index of a real checkpoint has some 10 MB
 
 
@@ -38,6 +40,8 @@ def _near(path: str | Path) -> str:
     try:
         return guess(name, os.listdir(folder or "."), shown(os.path.join(folder, ""), 200) if folder else "")
     except OSError:
+        if _HUB.fullmatch(os.fspath(path)):
+            return f"; if that is a name on the Hub, fetch it first: hf download {path} --local-dir {name}"
         return "; its folder does not exist either" if folder else ""
 
 
