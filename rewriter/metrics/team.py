@@ -11,6 +11,8 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -46,8 +48,9 @@ class Team:
             thread.join(max(0.0, latest - time.monotonic()))
 
     def _serve(self) -> None:
-        for help_ in iter(self._asked.get, None):
-            help_()
+        with np.errstate(all="ignore"):  # of each thread its own: scoring says what is not finite
+            for help_ in iter(self._asked.get, None):
+                help_()
 
     def map(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
         """`function` of every item. Raises what it raises for the first of those that it fails for."""
