@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from rewriter import open_checkpoint
 from rewriter.errors import UnsupportedError
 from rewriter.metrics import METRICS
+from rewriter.plotting import about_bars, bar_lengths
 from rewriter.recipes import RECIPES
 from rewriter.scoring import DEFAULTS, score_layers
 from tests.builders import MODELS, huggingface, write_config, write_gguf
@@ -197,6 +198,7 @@ def test_options_of_a_suggestion(run):
         (["--strategy", "top", "--count", "2"], "top has no scores"),
         (["--metric", "recipe:shortgpt-llama-2-7b", "--count", "2"], "this model has"),
         (["--plot", "scores.txt"], "a picture is a .png"),
+        (["--plot", "scores.pdf"], "a picture is a .png or .svg"),
         (["--ratio", "1"], "between 0 and 1"),
         (["--count", "9"], "8 of the 12 may go"),
         (["--target-size", "10"], "no selection fits"),
@@ -228,6 +230,16 @@ def test_a_picture(run, tmp_path):
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (tmp_path / "one.svg").read_bytes()
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_bars_start_at_0_or_say_that_they_do_not():
+    assert bar_lengths([98.0, 99.0, 100.0]) == pytest.approx([0.98, 0.99, 1.0])
+    assert bar_lengths([0.0, 0.0]) == [0.0, 0.0]
+    assert about_bars([98.0, 100.0]) == ""
+    assert bar_lengths([1.0, 10.0, 100.0]) == pytest.approx([0.05, 0.525, 1.0])
+    assert "logarithm" in about_bars([1.0, 100.0])
+    assert bar_lengths([-3.0, -2.0]) == pytest.approx([0.05, 1.0])
+    assert "lowest" in about_bars([-3.0, -2.0])
 
 
 def test_where_the_default_does_not_apply_the_next_one_is_taken_and_says_why(run, tmp_path):
