@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rewriter.architectures.stacks import Stack
 from rewriter.checkpoint import Checkpoint
 from rewriter.formats.decode import Weight, open_weights, workers
-from rewriter.metrics.layers import Team
+from rewriter.metrics.team import Team
 from rewriter.metrics.values import MAGNITUDES, magnitude_values, magnitudes
 from rewriter.plan import open_stacks
 from rewriter.roles import layer_roles, outer_roles
@@ -53,15 +53,10 @@ class Component:
 def components(checkpoint: Checkpoint, options: Options | None = None, threads: int | None = None) -> list[Component]:
     """The parts of the checkpoint, the largest first. Raises UnsupportedError for weights that cannot be decoded."""
     parts = _named(checkpoint, open_stacks(checkpoint, options or Options())[1])
-    team = Team(threads or workers())
-    try:
-        with open_weights(checkpoint) as weights:
-            tallies = {
-                part: _tally(team, [weights[name] for name in names if name in weights])
-                for part, names in parts.items()
-            }
-    finally:
-        team.close()
+    with open_weights(checkpoint) as weights, Team(threads or workers()) as team:
+        tallies = {
+            part: _tally(team, [weights[name] for name in names if name in weights]) for part, names in parts.items()
+        }
     threshold = _median(tallies.values())
     return [_measured(each, tallies[each.name], threshold) for each in _sized(checkpoint, parts)]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rewriter.errors import RequestError, shown
 
-_KINDS = (".png", ".svg", ".pdf")
+_KINDS = (".png", ".svg")
 _COLOURS = {"drop": "#d1495b", "kept": "#30638e", "protected": "#b8c4cc"}
 _SHORTEST = 0.05  # of the longest bar, where bars show a range
 _DECADES = 50  # ratio of the largest score to the smallest from which scores are drawn by their logarithm
@@ -21,17 +21,29 @@ def spans_decades(values: list[float]) -> bool:
 
 
 def bar_lengths(values: list[float]) -> list[float]:
-    """How long the bars of `values` are: from the lowest to the highest. Where they span decades, these are steps."""
+    """How long the bars of `values` are, as parts of the longest: from 0, as long as none is below.
+
+    Where they span decades, or some are negative, from the lowest to the highest: the bars are steps then.
+    """
     if spans_decades(values):
         values = [math.log(each) for each in values]
+    elif min(values) >= 0:
+        return [each / (max(values) or 1.0) for each in values]
     low, high = min(values), max(values)
     return [_SHORTEST + (1 - _SHORTEST) * ((each - low) / (high - low) if high > low else 1) for each in values]
+
+
+def about_bars(values: list[float]) -> str:
+    """What has to be known to read the bars of `bar_lengths`; nothing where they start at 0."""
+    if spans_decades(values):
+        return "bars: logarithm of the score"
+    return "" if min(values) >= 0 else "bars: from the lowest score to the highest"
 
 
 def kind_of(path: Path) -> str:
     """The kind of picture that `path` is to be. Raises RequestError for one that is not drawn."""
     if path.suffix.lower() not in _KINDS:
-        raise RequestError(f"{shown(path.name)}: a picture is a {', '.join(_KINDS)}")
+        raise RequestError(f"{shown(path.name)}: a picture is a {' or '.join(_KINDS)}")
     return path.suffix.lower()[1:]
 
 
@@ -49,13 +61,14 @@ def plot_scores(described: dict[str, Any], name: str, kind: str) -> bytes:
     axes = figure.subplots()
     axes.bar([row["layer"] for row in rows], [row["score"] for row in rows], color=colours, width=0.8)
     values = [row["score"] for row in rows]
-    if spans_decades(values):
+    logarithmic = spans_decades(values)
+    if logarithmic:
         axes.set_yscale("log")
-    elif max(values) < 2 * min(values):  # nearly equal: show how they differ
-        axes.set_ylim(bottom=min(values) - 0.1 * (max(values) - min(values)))
+    elif min(values) >= 0:
+        axes.set_ylim(bottom=0)
     axes.set_title(f"{shown(name, 60)}: stack {described['stack']}, {described['metric']}", loc="left")
     axes.set_xlabel("layer")
-    axes.set_ylabel("importance (the lowest goes first)")
+    axes.set_ylabel(f"importance (the lowest goes first{'; logarithmic' if logarithmic else ''})")
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(

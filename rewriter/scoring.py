@@ -25,8 +25,8 @@ from rewriter.checkpoint import Checkpoint
 from rewriter.errors import UnsupportedError, shown
 from rewriter.formats.decode import Weight, open_weights, workers
 from rewriter.metrics import find
-from rewriter.metrics.layers import Team
 from rewriter.metrics.model import Model
+from rewriter.metrics.team import Team
 from rewriter.plan import open_stacks
 from rewriter.residual import describe_stream
 from rewriter.selection import Options
@@ -97,12 +97,8 @@ def score_layers(
 
 @contextmanager
 def _model(checkpoint: Checkpoint, stack: Stack, threads: int) -> Iterator[Model]:
-    team = Team(threads)
-    try:
-        with open_weights(checkpoint) as weights:
-            yield _described(checkpoint, stack, weights, team)
-    finally:
-        team.close()
+    with open_weights(checkpoint) as weights, Team(threads) as team:
+        yield _described(checkpoint, stack, weights, team)
 
 
 @contextmanager
@@ -131,7 +127,8 @@ def _scores(metric: str, stack: Stack, values: Sequence[float], why: str) -> Sco
     strange = next((layer for layer, value in enumerate(values) if not isfinite(value)), None)
     if strange is not None:
         raise UnsupportedError(
-            f"{metric} gives no number for layer {strange}: there are weights that are infinite or not numbers"
+            f"{metric} gives no number for layer {strange}: there are weights that are infinite, not numbers, or far "
+            "too large"
         )
     order = sorted(range(len(values)), key=lambda layer: (values[layer], layer))
     ranks = {layer: rank for rank, layer in enumerate(order, 1)}

@@ -25,13 +25,13 @@ from rewriter.metrics.layers import (
     Linear,
     Norm,
     Router,
-    Team,
     sigmoid,
     softmax,
 )
 from rewriter.metrics.model import Model, Stream
 from rewriter.metrics.spectra import alpha, spectral_entropy, stable_rank
 from rewriter.metrics.stream import KAPPA, stream_influence, stream_removal
+from rewriter.metrics.team import Team
 from rewriter.metrics.values import lamp, magnitude_l1, magnitude_l2, neighbour_cosine, variance
 from rewriter.scoring import score_layers
 from tests.builders import FIXTURES
@@ -354,7 +354,7 @@ BODIES += [plain(bias, name) for bias in (False, True) for name in ("relu", "gel
 def test_hidden_units_are_as_sampled(body: FeedForward, norm: Norm | None):
     x = samples(16, norm)
     hidden = body.hidden(body.up(x, TEAM), None if body.gate is None else body.gate(x, TEAM)).astype(np.float64)
-    mean, spread = _moments(body, norm)
+    mean, spread = _moments(body, norm, TEAM)
     scale = hidden.std(axis=0)
     assert np.abs(mean - hidden.mean(axis=0)).max() < 0.03 * scale.max()
     assert np.allclose(spread, hidden.var(axis=0), rtol=0.08)
@@ -365,7 +365,7 @@ def test_hidden_units_are_as_sampled(body: FeedForward, norm: Norm | None):
 def test_the_power_of_a_feed_forward_is_about_as_sampled(body: FeedForward, norm: Norm | None):
     """About: hidden units are taken for independent."""
     given = body(samples(16, norm), TEAM).astype(np.float64)
-    assert _feed_forward_power(body, norm) == pytest.approx(float(np.square(given).mean()), rel=0.35)
+    assert _feed_forward_power(body, norm, TEAM) == pytest.approx(float(np.square(given).mean()), rel=0.35)
 
 
 def test_the_power_of_independent_hidden_units_is_as_sampled():
@@ -373,12 +373,12 @@ def test_the_power_of_independent_hidden_units_is_as_sampled():
     up = np.linalg.qr(random(16, 16).astype(np.float64))[0]
     body = FeedForward(Linear(weight(2 * up)), Linear(weight(random(16, 16, seed=1))), None, ACTIVATIONS["gelu"])
     given = body(samples(16, None), TEAM).astype(np.float64)
-    assert _feed_forward_power(body, None) == pytest.approx(float(np.square(given).mean()), rel=0.02)
+    assert _feed_forward_power(body, None, TEAM) == pytest.approx(float(np.square(given).mean()), rel=0.02)
 
 
 def test_the_moments_of_relu_are_known():
     body = FeedForward(Linear(weight([[3.0, 4.0]])), Linear(weight([[1.0], [1.0]])), None, ACTIVATIONS["relu"])
-    mean, spread = _moments(body, None)  # of relu(5 z)
+    mean, spread = _moments(body, None, TEAM)  # of relu(5 z)
     assert mean[0] == pytest.approx(5 / sqrt(2 * pi), rel=0.02)
     assert spread[0] == pytest.approx(25 * (0.5 - 1 / (2 * pi)), rel=0.02)
 
@@ -388,7 +388,7 @@ def test_the_power_of_attention_is_as_sampled(norm: Norm | None):
     expand = np.repeat(np.arange(8).reshape(2, 4), 2, axis=0).ravel()
     body = Attention(Linear(weight(random(8, 16))), Linear(weight(random(16, 16, seed=1))), expand)
     given = body(samples(16, norm), TEAM).astype(np.float64)
-    assert _attention_power(body, norm) == pytest.approx(float(np.square(given).mean()), rel=0.02)
+    assert _attention_power(body, norm, TEAM) == pytest.approx(float(np.square(given).mean()), rel=0.02)
 
 
 # ---- numbers that do not depend on the machine

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 from rewriter import open_checkpoint
 from rewriter.errors import UnsupportedError
 from rewriter.metrics import METRICS
+from rewriter.plotting import about_bars, bar_lengths
 from rewriter.recipes import RECIPES
 from rewriter.scoring import DEFAULTS, score_layers
 from tests.builders import MODELS, huggingface, write_config, write_gguf
@@ -212,6 +214,7 @@ def test_options_of_a_suggestion(run):
         (["--strategy", "top", "--count", "2"], "top has no scores"),
         (["--metric", "recipe:shortgpt-llama-2-7b", "--count", "2"], "this model has"),
         (["--plot", "scores.txt"], "a picture is a .png"),
+        (["--plot", "scores.pdf"], "a picture is a .png or .svg"),
         (["--ratio", "1"], "between 0 and 1"),
         (["--count", "9"], "8 of the 12 may go"),
         (["--target-size", "10"], "no selection fits"),
@@ -243,6 +246,16 @@ def test_a_picture(run, tmp_path):
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (tmp_path / "one.svg").read_bytes()
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_bars_start_at_0_or_say_that_they_do_not():
+    assert bar_lengths([98.0, 99.0, 100.0]) == pytest.approx([0.98, 0.99, 1.0])
+    assert bar_lengths([0.0, 0.0]) == [0.0, 0.0]
+    assert about_bars([98.0, 100.0]) == ""
+    assert bar_lengths([1.0, 10.0, 100.0]) == pytest.approx([0.05, 0.525, 1.0])
+    assert "logarithm" in about_bars([1.0, 100.0])
+    assert bar_lengths([-3.0, -2.0]) == pytest.approx([0.05, 1.0])
+    assert "lowest" in about_bars([-3.0, -2.0])
 
 
 def test_where_the_default_does_not_apply_the_next_one_is_taken_and_says_why(run, tmp_path):
@@ -304,11 +317,19 @@ SHAPES = {
 OUTSIDE = {"model.embed_tokens": (VOCABULARY, WIDTH), "lm_head": (VOCABULARY, WIDTH), "model.norm": (WIDTH,)}
 
 
-def llama_of_shapes(folder: Path, changed: dict[str, tuple[int, ...]]) -> Path:
+Draw = Callable[[str, tuple[int, ...]], np.ndarray]
+
+
+def normal(seed: int = 0) -> Draw:
+    draw = np.random.default_rng(seed)
+    return lambda name, shape: draw.normal(0, 0.3, shape)
+
+
+def llama_of_shapes(folder: Path, changed: dict[str, tuple[int, ...]], draw: Draw | None = None) -> Path:
     folder.mkdir()
     shapes = OUTSIDE | {f"model.layers.{n}.{part}": shape for n in range(8) for part, shape in SHAPES.items()} | changed
-    draw = np.random.default_rng(0)
-    weights = {f"{name}.weight": draw.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    draw = draw or normal()
+    weights = {f"{name}.weight": draw(name, shape).astype(np.float32) for name, shape in shapes.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     write_config(folder / "config.json", model_type="llama", architectures=["LlamaForCausalLM"], num_hidden_layers=8,
                  hidden_size=WIDTH, num_attention_heads=2, num_key_value_heads=2, vocab_size=VOCABULARY)  # fmt: skip
@@ -318,6 +339,66 @@ def llama_of_shapes(folder: Path, changed: dict[str, tuple[int, ...]]) -> Path:
 @pytest.mark.parametrize("metric", METRICS)
 def test_shapes_that_fit_are_scored(metric, tmp_path):
     assert len(score_layers(open_checkpoint(llama_of_shapes(tmp_path / "in", {})), metric).values) == 8
+
+
+def one_odd(value: float) -> Draw:
+    """A single odd weight, in layer 5."""
+    plain = normal()
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        values = plain(name, shape)
+        if name == "model.layers.5.mlp.up_proj":
+            values[3, 2] = value
+        return values
+
+    return draw
+
+
+def every(value: float) -> Draw:
+    return lambda name, shape: np.full(shape, value)
+
+
+ODD: dict[str, Draw] = {
+    "zero": every(0), "constant": every(1), "tiny": every(1e-42), "huge": every(1e38),
+    "not numbers": every(np.nan), "infinite": every(np.inf),
+    "zero but for the embedding": lambda name, shape: np.full(shape, float("embed" in name)),
+    "huge embedding": lambda name, shape: np.full(shape, 1e38 if "embed" in name else 0.1),
+    "huge at random": lambda name, shape: 1e38 * normal()(name, shape),
+    "one huge": one_odd(3e38), "one not a number": one_odd(np.nan),
+    "one infinite": one_odd(np.inf), "one -infinite": one_odd(-np.inf),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")  # numpy's
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_weights_give_numbers_or_are_refused(kind, metric, tmp_path):
+    """Whatever the weights are: a number for each layer, or a reason that is one."""
+    checkpoint = open_checkpoint(llama_of_shapes(tmp_path / "in", {}, ODD[kind]))
+    try:
+        values = score_layers(checkpoint, metric).values
+    except UnsupportedError as error:
+        assert "infinite" in str(error)  # noqa: PT017  # one of two outcomes
+        assert kind not in ("zero", "constant", "tiny", "zero but for the embedding")
+    else:
+        assert len(values) == 8
+        assert np.isfinite(values).all()
+
+
+def test_a_model_of_zeros_is_scored_and_reported(run, tmp_path):
+    """Such files exist: made to test loaders with."""
+    folder = llama_of_shapes(tmp_path / "in", {}, ODD["zero"])
+    for metric in METRICS:
+        rows = json.loads(ok(run("score", folder, "--metric", metric, "--json")))["scores"]
+        assert len({row["score"] for row in rows}) <= 2  # sampled-greedy and neighbour-cosine have layers of their own
+    ok(run("report", folder, "-o", tmp_path / "report.html"))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_hidden_unit_is_enough(metric, tmp_path):
+    units = {f"model.layers.{n}.mlp.{part}": (1, WIDTH) for n in range(8) for part in ("gate_proj", "up_proj")}
+    units |= {f"model.layers.{n}.mlp.down_proj": (WIDTH, 1) for n in range(8)}
+    assert len(score_layers(open_checkpoint(llama_of_shapes(tmp_path / "in", units)), metric).values) == 8
 
 
 @pytest.mark.parametrize("axis", [0, 1])

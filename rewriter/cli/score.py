@@ -12,7 +12,7 @@ from rewriter.cli import completing, show, telling
 from rewriter.cli.options import Source, output_name, said_again, selecting
 from rewriter.errors import RequestError, shown
 from rewriter.inspection import describe_suggestion
-from rewriter.plotting import bar_lengths, kind_of, plot_scores
+from rewriter.plotting import about_bars, bar_lengths, kind_of, plot_scores
 from rewriter.request import Request
 from rewriter.writing import check_free, save
 
@@ -70,14 +70,15 @@ def score(
 
 
 def _table(described: dict[str, Any], name: str) -> Table:
-    table = show.table(f"{name}: stack {shown(described['stack'])}, scored by {described['metric']}", described["why"])
+    values = [row["score"] for row in described["scores"]]
+    caption = "\n".join(filter(None, (described["why"], about_bars(values))))
+    table = show.table(f"{name}: stack {shown(described['stack'])}, scored by {described['metric']}", caption)
     for column in ("layer", "score", "rank"):
         table.add_column(column, justify="right")
     table.add_column("")
     table.add_column("")
-    lengths = bar_lengths([row["score"] for row in described["scores"]])
     marks = {**dict.fromkeys(described["protected"], "protected"), **dict.fromkeys(described["suggested"], "drop")}
-    for row, length in zip(described["scores"], lengths, strict=True):
+    for row, length in zip(described["scores"], bar_lengths(values), strict=True):
         mark = marks.get(row["layer"], "")
         style = "bold" if mark == "drop" else "dim" if mark else None
         table.add_row(

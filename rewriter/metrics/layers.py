@@ -6,40 +6,22 @@ Everything here is numpy arrays and functions of them. Shapes: the stream is (ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.formats.decode import Weight
+from rewriter.metrics.team import Team
 
 if TYPE_CHECKING:
     from rewriter.metrics.looks import Look, Text
 
 Floats = NDArray[Any]  # float32
 Activation = Callable[[NDArray[Any]], NDArray[Any]]
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-class Team:
-    """Threads that share work. Results come in the order of the items: they do not depend on the number of threads."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
-
-    def map(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-        """`function` of every item."""
-        return list(map(function, items) if self._pool is None else self._pool.map(function, items))
-
-    def close(self) -> None:
-        """Let the threads go."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+_ROWS_AT_ONCE = 64  # of hidden units
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +54,38 @@ class Linear:
     transposed: bool = False
     rows: NDArray[np.intp] | None = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)"""
+        stored = self.weight.rows, self.weight.columns
+        outputs, inputs = stored[::-1] if self.transposed else stored
+        return outputs if self.rows is None else len(self.rows), inputs
+
     def matrix(self) -> Floats:
         """The whole matrix, (outputs, inputs)."""
-        whole = self.weight.whole()
-        whole = whole.T if self.transposed else whole
-        return whole if self.rows is None else whole[self.rows]
+        whole = np.empty(self.shape, np.float32)
+        for outputs, inputs in self.tiles():
+            whole[outputs, inputs] = self.tile(outputs, inputs)
+        return whole
+
+    def tiles(self) -> list[tuple[slice, slice]]:
+        """The matrix in pieces that can be read one after the other: which outputs, which inputs."""
+        outputs, inputs = self.shape
+        if self.transposed:
+            return [(slice(0, outputs), slice(*span)) for span in self.weight.chunks()]
+        step = next((stop for _, stop in self.weight.chunks()), 1)
+        return [(slice(first, min(first + step, outputs)), slice(0, inputs)) for first in range(0, outputs, step)]
+
+    def tile(self, outputs: slice, inputs: slice) -> Floats:
+        """A piece of the matrix, (outputs, inputs)."""
+        if self.transposed:
+            part = self.weight.read(inputs.start, inputs.stop).T
+            return part[outputs if self.rows is None else self.rows[outputs]]
+        if self.rows is None:
+            return self.weight.read(outputs.start, outputs.stop)[:, inputs]
+        rows = self.rows[outputs]
+        first = int(rows.min())
+        return self.weight.read(first, int(rows.max()) + 1)[rows - first, inputs]
 
     @property
     def offsets(self) -> Floats | None:
@@ -90,10 +99,16 @@ class Linear:
             parts = team.map(lambda span: x[:, span[0] : span[1]] @ weight.read(*span), chunks)
             y = np.add.reduce(parts, dtype=x.dtype)
         else:
-            y = np.concatenate(team.map(lambda span: x @ weight.read(*span).T, chunks), axis=1)
+            y = np.empty((len(x), weight.rows), x.dtype)
+
+            def project(span: tuple[int, int]) -> None:
+                y[:, slice(*span)] = x @ weight.read(*span).T
+
+            team.map(project, chunks)
         y = y if self.rows is None else y[:, self.rows]
-        offsets = self.offsets
-        return y if offsets is None else y + offsets
+        if self.offsets is not None:
+            y += self.offsets
+        return y
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +172,10 @@ class FeedForward:
 
     def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
-        h = self.hidden(self.up(x, team), None if self.gate is None else self.gate(x, team))
-        h = h.astype(x.dtype, copy=False)
+        h, gate = self.up(x, team), None if self.gate is None else self.gate(x, team)
+        for first in range(0, len(x), _ROWS_AT_ONCE):  # in its place: it is the largest thing there is
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            h[rows] = self.hidden(h[rows], None if gate is None else gate[rows])
         return self.down(h if self.sub_norm is None else self.sub_norm(h), team)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewriter.metrics.layers import Floats, Linear, Norm, Team, softmax
+from rewriter.metrics.layers import Floats, Linear, Norm, softmax
+from rewriter.metrics.team import Team
 
 
 @dataclass(frozen=True, slots=True)

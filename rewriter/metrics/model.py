@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
 from rewriter.formats.decode import Weight
-from rewriter.metrics.layers import Attention, Block, Floats, Linear, Norm, Team
+from rewriter.metrics.layers import Attention, Block, Floats, Linear, Norm
+from rewriter.metrics.team import Team
 
 
 def evenly(count: int, vocabulary: int) -> NDArray[np.intp]:
@@ -55,7 +56,8 @@ class Stream:
     @property
     def embedding_power(self) -> float:
         """Mean square of the embedding as it enters."""
-        return float(np.square(self.start(4096).astype(np.float64)).mean())
+        rows = self.start(4096)
+        return float(np.einsum("ij,ij->", rows, rows, dtype=np.float64) / rows.size)
 
     def start(self, count: int) -> Floats:
         """Rows of the embedding, evenly spaced over the vocabulary, as one sequence."""
@@ -66,8 +68,13 @@ class Stream:
         x = x if self.norm is None else self.norm(x)
         if self.head is None:
             return x
-        y = self.head(x if self.narrowed is None else self.narrowed(x, team), team) * np.float32(self.logit_scale)
-        return np.tanh(y / self.softcap) * np.float32(self.softcap) if self.softcap else y
+        y = self.head(x if self.narrowed is None else self.narrowed(x, team), team)
+        y *= np.float32(self.logit_scale)  # in its place: with a large vocabulary it is the largest thing there is
+        if self.softcap:
+            y /= self.softcap
+            np.tanh(y, out=y)
+            y *= np.float32(self.softcap)
+        return y
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,9 +125,9 @@ def _pieces(model: Model, stream: Stream, count: int) -> NDArray[np.intp]:
 
 def _drawn(logits: Floats, step: int) -> NDArray[np.intp]:
     """A token for each row. The numbers that decide are a golden-ratio sequence: the same on any machine."""
-    shares = softmax(logits.astype(np.float64)).cumsum(axis=1)
     at = _evenly(len(logits) * step, len(logits))
-    return np.minimum((shares < at[:, None]).sum(axis=1), logits.shape[1] - 1)
+    found = [(softmax(row.astype(np.float64)).cumsum() < place).sum() for row, place in zip(logits, at, strict=True)]
+    return np.minimum(found, logits.shape[1] - 1)
 
 
 def _spread(stream: Stream, count: int) -> NDArray[np.intp]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriter.errors import UnsupportedError, shown
 from rewriter.formats.decode import Weight
+from rewriter.metrics.layers import Linear
 from rewriter.metrics.model import Model
 from rewriter.metrics.values import Scores
 
 Spectrum = NDArray[np.float64]  # eigenvalues of W^T W (squares of the singular values), ascending
+_AT_ONCE = 512  # rows or columns
 _ZERO = 1e-12  # of the largest eigenvalue: below this there is rounding alone
 
 
@@ -42,9 +45,26 @@ def _mean(model: Model, layer: int, statistic: Callable[[Spectrum], float]) -> f
 
 def eigenvalues(weight: Weight) -> Spectrum:
     """Of the smaller of W^T W and W W^T, in float64: squaring halves the digits that are left."""
-    matrix = weight.whole().astype(np.float64)
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    rows, columns = weight.shape
+    wide, gram = rows <= columns, np.zeros((min(rows, columns),) * 2)
+    for panel in _columns(weight) if wide else _rows(weight):
+        gram += panel @ panel.T
+    if not np.isfinite(gram).all():
+        raise UnsupportedError(f"{shown(weight.name, 120)} has values that are infinite or not numbers")
     return np.clip(np.linalg.eigvalsh(gram), 0, None)
+
+
+def _rows(weight: Weight) -> Iterator[Spectrum]:
+    """W^T, some of its columns at a time."""
+    for first in range(0, weight.rows, _AT_ONCE):
+        yield weight.read(first, min(first + _AT_ONCE, weight.rows)).astype(np.float64).T
+
+
+def _columns(weight: Weight) -> Iterator[Spectrum]:
+    """W, some of its columns at a time."""
+    whole = Linear(weight).matrix()
+    for first in range(0, weight.columns, _AT_ONCE):
+        yield whole[:, first : first + _AT_ONCE].astype(np.float64)
 
 
 def _entropy(spectrum: Spectrum) -> float:

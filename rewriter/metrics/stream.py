@@ -15,6 +15,7 @@ from rewriter.metrics.values import Scores
 
 ROWS = 64  # rows of the embedding that are followed
 KAPPA = 0.1  # share of the values' power that is left once they are averaged over a context: see docs/metrics.md
+_LOGITS_AT_ONCE = 1 << 20  # in float64, and several times
 _REMOVAL_ROWS = 32  # rows for each of the variants of stream_removal
 
 
@@ -65,5 +66,11 @@ def distance(stream: Stream, reference: Floats, other: Floats) -> float:
     """How far one prediction is from another: the mean divergence of what the head says, or one minus the cosine."""
     if stream.head is None:
         return 1 - float(_cosines(reference, other).mean())
+    step = max(1, _LOGITS_AT_ONCE // reference.shape[1])
+    parts = [slice(first, first + step) for first in range(0, len(reference), step)]
+    return float(np.concatenate([_divergences(reference[part], other[part]) for part in parts]).mean())
+
+
+def _divergences(reference: Floats, other: Floats) -> NDArray[np.float64]:
     p, q = softmax(reference.astype(np.float64)), softmax(other.astype(np.float64))
-    return float((p * (np.log(p + 1e-300) - np.log(q + 1e-300))).sum(axis=1).mean())
+    return np.asarray((p * (np.log(p + 1e-300) - np.log(q + 1e-300))).sum(axis=1))

@@ -19,9 +19,9 @@ from rewriter.architectures.stacks import select
 from rewriter.errors import UnsupportedError
 from rewriter.facts import NOT_LOOKED_IN_GGUF
 from rewriter.formats.decode import open_weights
-from rewriter.metrics.layers import Team
 from rewriter.metrics.looks import Text
 from rewriter.metrics.model import Stream
+from rewriter.metrics.team import Team
 from rewriter.plan import open_stacks
 from rewriter.residual import describe_stream
 from tests.gguf_files import fixture, random, write

@@ -20,8 +20,8 @@ from rewriter import open_checkpoint  # noqa: E402
 from rewriter.architectures.stacks import select  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
 from rewriter.formats.decode import open_weights  # noqa: E402
-from rewriter.metrics.layers import Team  # noqa: E402
 from rewriter.metrics.model import Stream  # noqa: E402
+from rewriter.metrics.team import Team  # noqa: E402
 from rewriter.plan import open_stacks  # noqa: E402
 from rewriter.residual import describe_stream  # noqa: E402
 from rewriter.selection import Options  # noqa: E402
