@@ -38,12 +38,17 @@ def check_name(plan: Plan, destination: str) -> None:
         raise OutputError("the destination has no name")
     if destination.endswith("/") and plan.checkpoint.format != HUGGINGFACE:
         raise OutputError(f"{shown(destination)} names a folder, the output is a file: give its name as well")
+
+
+def about_name(plan: Plan, destination: str) -> list[str]:
+    """What is to be said where the name sounds like another kind of file: the content decides, not the name."""
     ending = Path(destination).suffix.lower()
-    if ending in _ENDINGS and ending not in _ENDINGS_OF[plan.checkpoint.format]:
-        raise OutputError(
-            f"{named(destination)} sounds like {_ENDINGS[ending]}, the source is {_KINDS[plan.checkpoint.format]}: the "
-            "output is one too, nothing is converted; give another name"
-        )
+    if ending not in _ENDINGS or ending in _ENDINGS_OF[plan.checkpoint.format]:
+        return []
+    kind = _KINDS[plan.checkpoint.format]
+    return [
+        f"note: {named(destination)} sounds like {_ENDINGS[ending]}, but is {kind}, as the source: nothing is converted"
+    ]
 
 
 def planned(plan: Plan, destination: str | os.PathLike[str], how: Writing) -> Output:

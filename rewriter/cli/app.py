@@ -69,7 +69,7 @@ def main() -> None:
     except Stopped as stopped:
         _listen_no_more()
         state = Progress.said or ("the output is complete" if Progress.committed else "nothing was written")
-        _end(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
+        _leave(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
 
 
 def _run() -> None:
@@ -95,3 +95,13 @@ def _end(code: int, message: str) -> None:
         sys.stderr.flush()
     finally:
         sys.exit(code)
+
+
+def _leave(code: int, message: str) -> None:
+    """End at once: all is in order, and the interpreter may wait for, or trip over, threads that were stopped."""
+    try:
+        sys.stderr.write(f"rewriter: {message}\n")
+        sys.stderr.flush()
+        sys.stdout.flush()
+    finally:
+        os._exit(code)

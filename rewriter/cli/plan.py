@@ -66,6 +66,13 @@ def _check_is_plan(path: Path) -> None:
         raise OutputError(f"{named(path)} is no saved plan: it is not replaced") from None
 
 
+def _moved(old: str, new: str) -> str:
+    """What becomes of a tensor that is stored once, under a layer that goes."""
+    if old == new:
+        return f"stays: {shown(old, 80)}, for the layer that has this number now"
+    return f"moved: {shown(old, 80)} -> {shown(new, 80)}"
+
+
 def _text(described: dict[str, Any]) -> str:
     layers = described["layers"]
     lines = [
@@ -95,7 +102,7 @@ def notes(described: dict[str, Any]) -> list[str]:
         regrouped = described["options"]["single_file"] or described["options"]["max_size"]
         what = "the same tensors are put into other files" if regrouped else "the output is a copy"
         lines.append(f"note: nothing is dropped, {what}")
-    lines += [f"moved: {shown(old, 80)} -> {shown(new, 80)}" for old, new in described["moved"]]
+    lines += [_moved(old, new) for old, new in described["moved"]]
     if described["card"] and described["card"]["note"]:
         lines.append(f"note: {shown(described['card']['note'], 200)}")
     if described["left_behind"]:

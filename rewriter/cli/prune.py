@@ -26,7 +26,7 @@ from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.request import Request
 from rewriter.saved import load_plan, plan_as_saved
-from rewriter.writing import planned, write
+from rewriter.writing import about_name, planned, write
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -206,6 +206,7 @@ def _summary(plan: Plan, output: Output, destination: str, seconds: float) -> li
         f"parameters {show.number(weights['before'])} -> {show.number(weights['after'])}, "
         f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}, {seconds:.2f} s",
         *notes(described),
+        *about_name(plan, destination),
     ]
     if not output.directory and len(output.files) > 1:
         lines.append("files: " + ", ".join(shown(file.name, 80) for file in output.files))

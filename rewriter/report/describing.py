@@ -15,7 +15,7 @@ from rewriter.formats import layout
 from rewriter.inspection import describe, describe_component
 from rewriter.metrics import METRICS, find
 from rewriter.plan import open_stacks
-from rewriter.plotting import bar_lengths
+from rewriter.plotting import about_bars, bar_lengths
 from rewriter.recipes import PREFIX, RECIPES, strategy_of
 from rewriter.report.choices import choices
 from rewriter.scoring import DEFAULTS, Watch, score_layers
@@ -112,6 +112,7 @@ def _scored(checkpoint: Checkpoint, metrics: Sequence[str], options: Options, wa
                 "about": _about(METRICS[metric]),
                 "scores": values,
                 "ranks": [each.rank for each in scores.layers],
+                "bars": about_bars(values).removeprefix("bars: "),
                 "lengths": [round(length, 4) for length in bar_lengths(values)],
             }
         )
