@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from rewriter.architectures.entry import Architecture, LayerStack, Limit
+from rewriter.architectures.entry import Architecture, LayerStack, Limit, Pattern
 from rewriter.architectures.hf_builders import decoder, part, several
+
+# Every second layer has full attention, unless `layer_types` is there (T5Gemma, as Gemma 2).
+_WINDOWS = Pattern(explicit="layer_types", default=2, special="full_attention", other="sliding_attention")
+
 
 _TEXT_IN = ("language_model.model.layers.", "language_model.layers.")
 _TEXT = "text_config.num_hidden_layers"
@@ -150,8 +154,8 @@ ENTRIES: tuple[Architecture, ...] = (
     ),
     *several(
         "t5gemma",
-        part("decoder", "decoder.num_hidden_layers", "decoder.layers."),
-        part("encoder", "encoder.num_hidden_layers", "encoder.layers."),
+        part("decoder", "decoder.num_hidden_layers", "decoder.layers.", patterns=(_WINDOWS,)),
+        part("encoder", "encoder.num_hidden_layers", "encoder.layers.", patterns=(_WINDOWS,)),
     ),
     # All of them.
     *_speaks("qwen2_5_omni_thinker", "", "", defaults=(("fullatt_block_indexes", (7, 15, 23, 31)),)),

@@ -44,7 +44,8 @@ NUMBERS = {"layer_idx", "layer_id", "layer_number", "block_idx", "index", "idx"}
 # What is stored once and moves to another layer, or is numbered by position: other tests compare what it computes.
 ELSEWHERE = re.compile(
     r"relative_attention_bias|\bpre_ln|^attn_norm|adapter_list|num_fwd_mem_blocks"
-    r"|drop_path"  # for training alone
+    r"|drop_path|\bseed$"  # for training alone (BigBird's random blocks)
+    r"|rel_attn_embed"  # WavLM's, stored once
     r"|\bresidual_scale$"  # minicpm3's may differ in the last bit
     r"|self_attn.num_hidden_layers$|lambda_init$"  # minimax and diffllama: a warning says so
 )
@@ -98,14 +99,14 @@ def _is_plain(key: str, value: object) -> bool:
     return isinstance(value, bool | int | float | str | None) and key not in NUMBERS and not key.startswith("_")
 
 
-def _entries(config: Any, number: int, count: int) -> Layer:
+def _entries(config: Any, number: int, count: int, path: str = "config ") -> Layer:
     """The layer's entries in the per-layer lists of a config and of those inside it."""
     found: Layer = {}
     for key, value in vars(config).items():
         if isinstance(value, transformers.PreTrainedConfig):
-            found |= _entries(value, number, count)
+            found |= _entries(value, number, count, f"{path}{key}.")
         elif key in LISTS and isinstance(value, list | tuple | str) and len(value) == count:
-            found[f"config {key}"] = value[number]
+            found[f"{path}{key}"] = value[number]
     return found
 
 
