@@ -17,7 +17,6 @@ from rewriter.errors import OutputError, shown
 from rewriter.formats.files import named
 from rewriter.signals import SIGNALS
 
-_SIGNALS = SIGNALS
 _ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another name goes the second time
 
 
@@ -163,5 +162,5 @@ def _handlers() -> dict[int, _Handler]:
     """Who handles the signals now, as far as that can be changed: only in the main thread, and ignored ones stay so."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    found = ((number, signal.getsignal(number)) for number in _SIGNALS)
+    found = ((number, signal.getsignal(number)) for number in SIGNALS)
     return {number: handler for number, handler in found if handler is not None and handler != signal.SIG_IGN}

@@ -108,7 +108,7 @@ def failure(kind: str, number: int) -> Calls:
 
 @pytest.mark.parametrize("kind", ["signal", "error"])
 def test_after_a_signal_or_an_error_at_every_call(job, kind, monkeypatch):
-    monkeypatch.setattr("rewriter.staging._SIGNALS", (signal.SIGUSR1,))
+    monkeypatch.setattr("rewriter.staging.SIGNALS", (signal.SIGUSR1,))
     before = signal.signal(signal.SIGUSR1, stop)
     used = 0
     for number in points(job):

@@ -199,7 +199,7 @@ def test_nohup(tmp_path):
 
 def test_signals_wait_whichever_thread_takes_them(monkeypatch):
     """The thread of a progress bar has no mask, and its signals are handled in the main thread."""
-    monkeypatch.setattr("rewriter.staging._SIGNALS", (signal.SIGUSR1,))
+    monkeypatch.setattr("rewriter.staging.SIGNALS", (signal.SIGUSR1,))
     came: list[str] = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(where))
     end = threading.Event()
