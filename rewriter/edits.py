@@ -181,19 +181,19 @@ def field_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
 
 def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]) -> None:
     """Raise UnsupportedError for what may be about single layers and no rule knows."""
-    without_rules = _without_rules(checkpoint, stacks, stack, rules)
-    for name, value in without_rules.items():
-        if _is_keyed(value) and not _is_apart(name) and not _is_apart(name.rpartition(".")[2]):
+    unruled = without_rules(checkpoint, stacks, stack, rules)
+    for name, value in unruled.items():
+        if _is_keyed(value) and not is_apart(name) and not is_apart(name.rpartition(".")[2]):
             raise UnsupportedError(
                 f"{shown(name)} has numbers for keys, of layers perhaps, and no rule says so: "
                 f"--keep-field {shown(name)} leaves it"
             )
-        if _names_layers(name, value, stack) and not _is_apart(name):
+        if _names_layers(name, value, stack) and not is_apart(name):
             raise UnsupportedError(
                 f"{shown(name)} may name layers, {shown(value)}, and no rule says so: "
                 f"--keep-field {shown(name)} leaves it"
             )
-    unknown = [shown(name) for name, value in without_rules.items() if not _is_apart(name) and _as_long(value, stack)]
+    unknown = [shown(name) for name, value in unruled.items() if not is_apart(name) and _as_long(value, stack)]
     if unknown:
         raise UnsupportedError(
             f"{unknown[0]} has one entry for each of the {stack.count} layers, or as many by chance, and no "
@@ -202,7 +202,7 @@ def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: St
         )
 
 
-def _without_rules(
+def without_rules(
     checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]
 ) -> dict[str, object]:
     """What may be about the layers of `stack`, by its name there."""
@@ -297,7 +297,8 @@ def _is_keyed(value: object) -> bool:
     return isinstance(value, dict) and len(value) > 0 and all(key.isascii() and key.isdigit() for key in value)
 
 
-def _is_apart(name: str) -> bool:
+def is_apart(name: str) -> bool:
+    """Whether a field stands in an object that is about something else than layers."""
     return name.partition(".")[0] in NOT_ABOUT_LAYERS
 
 

@@ -11,18 +11,11 @@ from dataclasses import dataclass, replace
 
 from rewriter import fields, limits
 from rewriter.architectures.entry import FORMS, Architecture
-from rewriter.architectures.field_table import GENERIC_DOUBTS
 from rewriter.architectures.stacks import Stack, find, generic, resolve, select, table_of
 from rewriter.bounds import SEARCHED, Bound, broken, nearest
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
-from rewriter.edits import (
-    FORMULAS,
-    count_problems,
-    field_rules,
-    metadata_edits,
-    period_fields,
-    with_list_defaults,
-)
+from rewriter.doubts import refuse_doubts
+from rewriter.edits import FORMULAS, count_problems, field_rules, metadata_edits, period_fields, with_list_defaults
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, guess, shown
 from rewriter.limits import bound_for
 from rewriter.lineage import for_card
@@ -30,7 +23,7 @@ from rewriter.patterns import active_patterns, common_period, not_special, patte
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.quantised import refuse_unfollowed
 from rewriter.selection import Options, format_layers
-from rewriter.tensors import TensorCopy, linear_widths, other_lists, tensor_copies
+from rewriter.tensors import TensorCopy, other_lists, tensor_copies
 
 DROPPED, MOVED, FIRST = "{dropped}", "{moved}", "{first}"  # when a warning is said
 
@@ -181,9 +174,7 @@ def allowed_layers(
     if layers.dropped and table_of(checkpoint) != GGUF:
         refuse_unfollowed(checkpoint, stack, layers, options)
     if guessed(checkpoint, options) and layers.dropped:
-        _refuse_doubts(checkpoint, stack, options)
-        _refuse_broken_chain(checkpoint, stack, layers)
-        _refuse_shifted_kinds(checkpoint, stacks, stack, layers, options)
+        refuse_doubts(checkpoint, stacks, stack, layers, options)
     bounds = stack_bounds(checkpoint, stacks, stack, layers)
     soft = tuple(bound.why for bound in bounds if bound.soft and broken((bound,), layers.main, stack.count))
     bounds = tuple(bound for bound in bounds if not bound.soft)
@@ -250,55 +241,6 @@ def selection_bounds(
     known = with_list_defaults(checkpoint, stack)
     bounds = stack_bounds(known, stacks, stack, _layer_map(stack, range(stack.count)))
     return tuple(bound for bound in bounds if options.strict or not bound.soft)
-
-
-def _refuse_doubts(checkpoint: Checkpoint, stack: Stack, options: Options) -> None:
-    """Without rules nobody knows which layers a window is for, unless the metadata says it."""
-    name, list_name = GENERIC_DOUBTS[table_of(checkpoint)]
-    key, value = stack.key(name), checkpoint.metadata.get(stack.key(name))
-    off = checkpoint.metadata.get(stack.key("use_sliding_window")) is False
-    said = checkpoint.metadata.get(stack.key(list_name)) is not None or {name, key} & set(options.keep_fields)
-    if value and not off and not said:
-        raise UnsupportedError(
-            f"{name} is set and no {list_name} says which layers have that window; if all have it, --keep-field {name}"
-        )
-
-
-def _refuse_shifted_kinds(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: Options
-) -> None:
-    """Layers that hold different tensors differ by a rule: without a field that says which, it is the number."""
-    if "stage_names" in checkpoint.metadata:
-        raise UnsupportedError("this is a backbone (stage_names): without rules its stages cannot follow")
-    rests: list[set[str]] = [set() for _ in range(layers.count)]
-    for tensor in checkpoint.tensors:
-        layer = stack.layer_of(tensor.name)
-        if layer is not None and layer < layers.count:
-            rests[layer].add(stack.after(tensor.name, layer))
-    kinds = [frozenset(rest) for rest in rests]
-    explained = set(field_rules(checkpoint, stacks, stack, options).values()) - {"keep", "count", "prediction_count"}
-    if explained or all(kinds[old] == kinds[new] for new, old in enumerate(layers.main)):
-        return
-    changed = next(new for new, old in enumerate(layers.main) if kinds[old] != kinds[new])
-    raise UnsupportedError(
-        f"layer {layers.main[changed]} would become layer {changed}, which holds other tensors, and no field of the "
-        "metadata says which layers hold what"
-    )
-
-
-def _refuse_broken_chain(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> None:
-    """Bare linear layers (a multilayer perceptron) feed each other: what follows a drop must take what comes in."""
-    widths = linear_widths(checkpoint, stack)
-    if not widths:
-        return
-    inside = [first for first, _ in widths] + [widths[-1][1]]  # what goes into each layer, and what comes out at last
-    for new, old in enumerate((*layers.kept, stack.count)):
-        before = layers.kept[new - 1] + 1 if new else 0
-        if inside[old] != inside[before]:
-            raise UnsupportedError(
-                f"{shown(stack.prefix)}N are linear layers one after the other: without {before} to {old - 1} "
-                f"a width of {inside[before]} would meet one of {inside[old]}"
-            )
 
 
 def _warnings(

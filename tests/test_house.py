@@ -46,7 +46,7 @@ ROOMS = [
     ["provenance", "patterns", "bounds", "lineage"],
     ["limits", "tensors"],
     ["edits"],
-    ["quantised", "weighing", "adapters"],
+    ["quantised", "weighing", "adapters", "doubts"],
     ["output", "plan"],
     ["card"],
     ["formats", "roles", "recipes", "facts"],
@@ -124,7 +124,7 @@ def test_pruning_needs_neither_numpy_nor_gguf_nor_pydantic(name, tmp_path):
     source, target = str(FIXTURES / "models" / name), str(tmp_path / "out")
     code = f"""
 import rewriter.cli
-sys.argv = ["rewriter", "prune", {source!r}, {target!r}, "--drop", "3"]
+sys.argv = ["rewriter", "prune", {source!r}, {target!r}, "--count", "3", "--strategy", "top"]
 try: rewriter.cli.main()
 except SystemExit: pass
 """

@@ -1,5 +1,7 @@
 """Plans, from names and metadata alone: no file is opened here."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -418,6 +420,50 @@ def test_generic_says_what_is_missing(checkpoint, said):
 def test_generic_refuses_an_unknown_list():
     with pytest.raises(UnsupportedError, match="--per-layer-field what"):
         make_plan(hf("new", numbered("a.", 4), {"num_hidden_layers": 4, "what": [1] * 4}), [0], GENERIC)
+
+
+NUMBERS = {"num_layers": 4, "first_dense": 1, "every_n": 2, "size": 3, "block_size": 512, "is_first": True, "first": 0}
+
+
+def test_generic_refuses_numbers_that_may_be_of_layers():
+    checkpoint = hf("new", numbered("a.", 4), NUMBERS)
+    with pytest.raises(UnsupportedError, match=r"^first_dense is 1: .* --keep-field first_dense .*; so may every_n$"):
+        make_plan(checkpoint, [1, 3], GENERIC)
+    kept = Options(generic=True, keep_fields=("first_dense", "every_n"))
+    assert changes(make_plan(checkpoint, [1, 3], kept)) == {"num_layers": 2}
+    assert make_plan(checkpoint, range(4), GENERIC).edits == ()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"vision": {"model_type": "tower", "depth": 3}},  # a model of its own
+        {"rope_scaling": {"first": 2}},
+        {"n_layer": 4},  # says the count again
+    ],
+)
+def test_generic_takes_numbers_that_are_not_about_these_layers(more):
+    assert (
+        changes(make_plan(hf("new", numbered("a.", 4), {"num_layers": 4, **more}), [1, 3], GENERIC))["num_layers"] == 2
+    )
+
+
+def test_generic_refuses_a_number_of_a_gguf():
+    checkpoint = ggml("new", numbered("blk.", 4), {"block_count": 4, "dense_lead": 2})
+    with pytest.raises(UnsupportedError, match=r"^dense_lead is 2: .* --keep-field dense_lead "):
+        make_plan(checkpoint, [1, 3], GENERIC)
+
+
+@pytest.mark.parametrize(("kept", "moved"), [([0, 1, 3], ""), ([1, 2, 3], "layer 2 would become layer 1")])
+def test_generic_layers_of_other_shapes(kept, moved):
+    checkpoint = hf("new", numbered("a.", 4), {"num_layers": 4})
+    tensors = (replace(each, shape=(3 if at < 2 else 6, 2)) for at, each in enumerate(checkpoint.tensors))
+    checkpoint = replace(checkpoint, tensors=tuple(tensors))
+    if moved:
+        with pytest.raises(UnsupportedError, match=f"{moved}, which holds tensors of other shapes, and no field"):
+            make_plan(checkpoint, kept, GENERIC)
+    else:
+        assert len(make_plan(checkpoint, kept, GENERIC).dropped) == 1
 
 
 def test_generic_refuses_a_broken_period():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any
@@ -85,7 +86,8 @@ def _dressed(command: Any, name: str = "") -> Any:
 
 def _unconverted(param: Any) -> None:
     """Text, and what was not given, need no conversion: typer would load pydantic for them, 40 % of a short run."""
-    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)  # click did it before: no harm
+    described: Any = getattr(param, "type_descriptor", None)  # typer on click has none: it converts everything, quickly
+    kind = getattr(described, "annotation", None)
     convert = param.process_value
 
     def processed(ctx: typer.Context, value: Any) -> Any:
@@ -93,6 +95,8 @@ def _unconverted(param: Any) -> None:
             value = list(value)
         elif value is None and not param.required:
             value = () if param.multiple else None
+        elif kind is int and isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) and not described.is_ranged:
+            value = int(value)
         elif not (kind is str and isinstance(value, str)):
             return convert(ctx, value)
         return value if param.callback is None else param.callback(ctx, param, value)

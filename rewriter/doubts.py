@@ -1,0 +1,104 @@
+"""What nobody can tell of an architecture without rules: where a drop might change what is kept, it is refused. Pure.
+
+Names and counts show which tensors are layers, not what a loader makes of their numbers. Each doubt names its way out.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rewriter.architectures.field_table import GENERIC_DOUBTS
+from rewriter.architectures.stacks import Stack, table_of
+from rewriter.checkpoint import Checkpoint, LayerMap
+from rewriter.edits import field_rules, is_apart, without_rules
+from rewriter.errors import UnsupportedError, shown
+from rewriter.selection import Options
+from rewriter.tensors import linear_widths
+
+_OF_LAYERS = re.compile(r"layer|block|depth|every|period|interval|first|last|dense")  # in the names of layer numbers
+
+
+def refuse_doubts(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: Options
+) -> None:
+    """Raise UnsupportedError for a drop that may be wrong for all that the checkpoint says."""
+    _refuse_windows(checkpoint, stack, options)
+    rules = field_rules(checkpoint, stacks, stack, options)
+    widths = linear_widths(checkpoint, stack)
+    _refuse_broken_chain(stack, layers, widths)
+    _refuse_shifted_kinds(checkpoint, stack, layers, set(rules.values()), bool(widths))
+    _refuse_numbers(checkpoint, stacks, stack, rules)
+
+
+def _refuse_windows(checkpoint: Checkpoint, stack: Stack, options: Options) -> None:
+    """Which layers a window is for, unless the metadata says it."""
+    name, list_name = GENERIC_DOUBTS[table_of(checkpoint)]
+    key, value = stack.key(name), checkpoint.metadata.get(stack.key(name))
+    off = checkpoint.metadata.get(stack.key("use_sliding_window")) is False
+    said = checkpoint.metadata.get(stack.key(list_name)) is not None or {name, key} & set(options.keep_fields)
+    if value and not off and not said:
+        raise UnsupportedError(
+            f"{name} is set and no {list_name} says which layers have that window; if all have it, --keep-field {name}"
+        )
+
+
+def _refuse_broken_chain(stack: Stack, layers: LayerMap, widths: list[tuple[int, int]]) -> None:
+    """Bare linear layers (a multilayer perceptron) feed each other: what follows a drop must take what comes in."""
+    if not widths:
+        return
+    inside = [first for first, _ in widths] + [widths[-1][1]]  # what goes into each layer, and what comes out at last
+    for new, old in enumerate((*layers.kept, stack.count)):
+        before = layers.kept[new - 1] + 1 if new else 0
+        if inside[old] != inside[before]:
+            raise UnsupportedError(
+                f"{shown(stack.prefix)}N are linear layers one after the other: without {before} to {old - 1} "
+                f"a width of {inside[before]} would meet one of {inside[old]}"
+            )
+
+
+def _refuse_shifted_kinds(
+    checkpoint: Checkpoint, stack: Stack, layers: LayerMap, rules: set[str], chained: bool
+) -> None:
+    """Layers that hold different tensors differ by a rule: without a field that says which, it is the number."""
+    if "stage_names" in checkpoint.metadata:
+        raise UnsupportedError("this is a backbone (stage_names): without rules its stages cannot follow")
+    if rules - {"keep", "count", "prediction_count"}:
+        return
+    tensors: list[set[tuple[str, tuple[int, ...]]]] = [set() for _ in range(layers.count)]
+    for tensor in checkpoint.tensors:
+        layer = stack.layer_of(tensor.name)
+        if layer is not None and layer < layers.count:
+            tensors[layer].add((stack.after(tensor.name, layer), tensor.shape))
+    shaped = bool(checkpoint.metadata) and not chained  # whoever reads bare weights takes their shapes from them
+    for what, parts in (("other tensors", 1), ("tensors of other shapes", 2))[: 1 + shaped]:
+        kinds = [frozenset(each[:parts] for each in held) for held in tensors]
+        changed = next((new for new, old in enumerate(layers.main) if kinds[old] != kinds[new]), None)
+        if changed is not None:
+            raise UnsupportedError(
+                f"layer {layers.main[changed]} would become layer {changed}, which holds {what}, and no field of the "
+                "metadata says which layers hold what"
+            )
+
+
+def _refuse_numbers(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: dict[str, str]) -> None:
+    """A number that may be one of layers: how many come first, every how many, up to which."""
+    counts = {stack.count_key, *stack.aliases, *stack.echoes}
+    found = [
+        (shown(name), value)
+        for name, value in without_rules(checkpoint, stacks, stack, rules).items()
+        if type(value) is int and 0 < value <= stack.count and _OF_LAYERS.search(name)
+        if not (stack.key(name) in counts or is_apart(name) or _has_type_of_its_own(checkpoint, stack, name))
+    ]
+    if found:
+        (name, value), *more = found
+        raise UnsupportedError(
+            f"{name} is {value}: that may say which of the {stack.count} layers differ, and no rule says how it "
+            f"follows: --keep-field {name} leaves it, --architecture takes a rule"
+            + (f"; so may {', '.join(name for name, _ in more)}" if more else "")
+        )
+
+
+def _has_type_of_its_own(checkpoint: Checkpoint, stack: Stack, name: str) -> bool:
+    """Whether a field belongs to a nested config that is a model of its own."""
+    nested, dot, _ = stack.key(name).rpartition(".")
+    return bool(dot) and nested != stack.scope and f"{nested}.model_type" in checkpoint.metadata
