@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,9 +42,14 @@ def xfs(folder: Path, size: int) -> Iterator[Path | None]:
 
 
 def used(folder: Path) -> int:
-    os.sync()
-    status = os.statvfs(folder)
-    return (status.f_blocks - status.f_bfree) * status.f_frsize
+    """Bytes in use once that stands still: XFS frees the blocks of what was removed when it has time."""
+    found = [-1, 0]
+    while found[-1] != found[-2]:
+        time.sleep(1)
+        os.sync()
+        status = os.statvfs(folder)
+        found.append((status.f_blocks - status.f_bfree) * status.f_frsize)
+    return found[-1]
 
 
 def rows(mount: Path, source: Path, rounds: int) -> Iterator[tuple[str, ...]]:

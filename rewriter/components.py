@@ -29,7 +29,7 @@ _PARTS = (
     ("feed-forward", ("ffn", "exp_probs", "channel_mix")),
     ("state-space", ("ssm", "time_mix", "shortconv")),
 )  # fmt: skip
-_PIECES = 4  # of a large tensor that are looked at, evenly spaced
+_PIECES, _PIECE = 8, 1 << 15  # of a large tensor that are looked at, evenly spaced, and weights in one
 Tally = NDArray[np.float64]
 
 
@@ -108,8 +108,9 @@ def _tally(team: Team, weights: Iterable[Weight]) -> Tally:
     """How often each magnitude occurs, from some pieces of each tensor, scaled up to all of it."""
     total = np.zeros(MAGNITUDES)
     for weight in weights:
-        spans = list(weight.chunks())
-        taken = spans[:: max(1, len(spans) // _PIECES)]
+        spans = list(weight.chunks(_PIECE))
+        pieces = min(_PIECES, len(spans))
+        taken = [spans[len(spans) * piece // pieces] for piece in range(pieces)]
         counts = np.sum(team.map(partial(_counted, weight), taken), axis=0)
         total += counts * (weight.size / max(1, counts.sum()))
     return total

@@ -75,9 +75,11 @@ class Weight:
         """A stack of matrices as one matrix, one below the other."""
         return Weight(self.name, (self.rows, self.columns), self.read)
 
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        """The rows in runs of a size that depends on the shape alone: sums over them are the same for any worker."""
-        step = max(1, _CHUNK // max(1, self.columns))
+    def chunks(self, weights: int = _CHUNK) -> Iterator[tuple[int, int]]:
+        """The rows in runs of about `weights`: their size depends on the shape alone, so sums over them are the same
+        for any worker.
+        """
+        step = max(1, weights // max(1, self.columns))
         return ((start, min(start + step, self.rows)) for start in range(0, self.rows, step))
 
 

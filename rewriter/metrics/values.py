@@ -92,7 +92,7 @@ def magnitude_values() -> NDArray[np.float64]:
 def magnitudes(part: Floats) -> NDArray[np.int64]:
     """How many of the weights have each magnitude, rounded to bfloat16."""
     bits = part.ravel().view(np.uint32) & 0x7FFFFFFF
-    return np.bincount((bits + 0x8000) >> 16, minlength=MAGNITUDES).astype(np.int64)
+    return np.bincount((bits + 0x8000) >> 16, minlength=MAGNITUDES)
 
 
 def _survivors(tally: Tally, threshold: float) -> int:
