@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from typer.main import get_command
 
+from rewriter.architectures import entry
 from rewriter.cli.commands import app
+from rewriter.edits import FORMULAS
+from rewriter.fields import RULES
 from rewriter.inspection import architecture_rows
+from rewriter.limits import KINDS
 from rewriter.metrics import METRICS
 from rewriter.recipes import PREFIX, RECIPES
 from rewriter.strategies import STRATEGIES
@@ -38,6 +43,23 @@ CHOICES = f"""# Strategies and recipes
 {MADE}`rewriter list` prints the same. All are names for `--strategy`, as
 the [metrics](metrics.md) are.
 """
+MEMBERS = f"""# Rules of your own
+
+{MADE}[a model without rules](how-to/new.md) shows how they are used.
+
+`--architecture FILE` takes the rules of one architecture from a TOML file, and
+`rewriter list architectures --toml NAME` prints any of ours as such a file. What differs from the default is written,
+all else left out. A member that is misspelt, missing or of another kind is an error that names it.
+"""
+PARTS = {
+    "The file": (entry.Architecture, ""),
+    "A stack": (entry.LayerStack, "[[stacks]]"),
+    "A pattern": (entry.Pattern, "[[stacks.patterns]]"),
+    "A limit": (entry.Limit, "[[stacks.limits]]"),
+    "Shared tensors": (entry.Shared, "[[stacks.shared]]"),
+    "Stacked tensors": (entry.Stacked, "[[stacks.stacked]]"),
+}
+KIND_OF = {"str": "text", "int": "number", "bool": "true or false", "object": "any value"}
 TITLES = {"huggingface": "Hugging Face (`model_type`)", "gguf": "GGUF (`general.architecture`)"}
 
 
@@ -66,6 +88,55 @@ def choices() -> str:
 
 def _order(recipe: Any) -> str:
     return ", ".join(map(str, recipe.order))
+
+
+def rules() -> str:
+    """The page of what a file for --architecture can say."""
+    parts = [MEMBERS]
+    for title, (kind, table) in PARTS.items():
+        head = f"## {title}\n\n" + (f"Each is a table `{table}`. " if table else "")
+        parts.append(f"{head}{inspect.getdoc(kind)}\n\n{_member_table(kind)}")
+    parts.append(_functions("How a field follows", "The second entry of each pair in `fields`.", RULES))
+    parts.append(_functions("Kinds of limits", "`kind` of a limit; `value` says what it is about.", KINDS))
+    formulas = "".join(f"- `{name}`\n" for name in FORMULAS)
+    parts.append(f"## Formulas\n\nThe second entry of each pair in `pins`.\n\n{formulas}")
+    return "\n".join(parts)
+
+
+def _functions(title: str, text: str, named: Mapping[str, Callable[..., Any]]) -> str:
+    rows = "".join(f"| `{name}` | {_cell(inspect.getdoc(function))} |\n" for name, function in named.items())
+    return f"## {title}\n\n{text}\n\n| name | what it does |\n|---|---|\n{rows}"
+
+
+def _member_table(kind: Any) -> str:
+    """Name, what it holds, its default, and the comment beside or above it in the source, where there are any."""
+    rows = [("member", "holds", "default", "meaning"), ("---",) * 4, *_members(kind)]
+    width = 4 if any(row[3] for row in rows[2:]) else 3
+    return "".join(f"| {' | '.join(row[:width])} |\n" for row in rows)
+
+
+def _members(kind: Any) -> Iterator[tuple[str, str, str, str]]:
+    source = inspect.getsource(kind)
+    for each in fields(kind):
+        above, beside = re.findall(rf"((?:^    #.*\n)*)^    {each.name}: [^#\n]*(#.*)?$", source, re.M)[0]
+        comment = " ".join(line.strip().lstrip("# ") for line in (*above.splitlines(), beside))
+        default = "needed" if each.default is MISSING else _default(each.default)
+        yield f"`{each.name}`", _holds(str(each.type)), default, _cell(comment.strip())
+
+
+def _default(value: object) -> str:
+    return "none" if value in ("", (), None) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _holds(kind: str) -> str:
+    """What stands in TOML for a type of ours: a tuple is an array."""
+    many = re.fullmatch(r"tuple\[(.*), \.\.\.\]", kind)
+    if not many:
+        return KIND_OF[kind]
+    several = re.fullmatch(r"tuple\[(.*)\]", many[1])
+    if several:
+        return f"array of arrays: {', '.join(KIND_OF[each] for each in several[1].split(', '))}"
+    return f"array of {KIND_OF[many[1]]}" if many[1] in KIND_OF else "tables"
 
 
 def commands() -> str:
@@ -104,7 +175,7 @@ def _cell(text: str | None) -> str:
     return re.sub(r"\s+", " ", text or "").replace("|", "\\|")
 
 
-PAGES = {"architectures.md": architectures, "commands.md": commands, "choices.md": choices}
+PAGES = {"architectures.md": architectures, "commands.md": commands, "choices.md": choices, "rules.md": rules}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -101,7 +101,7 @@ def test_the_pages_have_commands():
     counts = {path.stem: len(console_blocks(path.read_text())) for path in PAGES}
     assert counts["README"] >= 6
     assert {stem for stem, count in counts.items() if not count} == {
-        "commands", "choices", "architectures", "json", "metrics", "performance", "reliability", "model-card",
+        "commands", "choices", "architectures", "rules", "json", "metrics", "performance", "reliability", "model-card",
         "systems",
     }  # fmt: skip
 

@@ -54,15 +54,12 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What a loader ties to a layer's number and no metadata can change: see rewriter.limits for the kinds.
+    """What a loader ties to a layer's number and no metadata can change."""
 
-    What breaks a `soft` one loads and is written, with a warning; only --strict refuses it.
-    """
-
-    kind: str
-    why: str
-    value: object = None
-    soft: bool = False
+    kind: str  # a function of rewriter.limits
+    why: str  # what is said to whoever breaks it
+    value: object = None  # what the kind is about
+    soft: bool = False  # what breaks it loads, and is written with a warning; only --strict refuses it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,31 +98,30 @@ class LayerStack:
     another file of the directory. `count_key` may end in `[2]`: an entry of a list.
     """
 
-    name: str
+    name: str  # for --stack: main, text, vision, encoder, decoder, ...
     prefixes: tuple[str, ...]  # what stands before a layer's number in tensor names; the first that is there counts
-    count_key: str
+    count_key: str  # the key that counts the layers
     count_default: str = ""  # the key that counts where `count_key` is absent
     aliases: tuple[str, ...] = ()  # other keys for the same count; a loader prefers them
     counted_by: str = ""  # the per-layer list that counts where `count_key` is absent: then it stays absent
     fields: tuple[tuple[str, str], ...] = ()  # key -> rule, besides the default table
     defaults: tuple[tuple[str, object], ...] = ()  # key -> what the loader takes where it is absent
-    pins: tuple[
-        tuple[str, str], ...
-    ] = ()  # key -> formula, written where it is absent: the loader derives it from the count
-    patterns: tuple[Pattern, ...] = ()
-    limits: tuple[Limit, ...] = ()
+    # key -> formula (FORMULAS of rewriter.edits), written where the key is absent: the loader derives it from the count
+    pins: tuple[tuple[str, str], ...] = ()
+    patterns: tuple[Pattern, ...] = ()  # what a loader makes of a layer's number, with a list that overrides it
+    limits: tuple[Limit, ...] = ()  # which layers may not go
     beside: tuple[str, ...] = ()  # lists beside the stack numbered like it: heads of its layers
     named_after: tuple[str, ...] = ()  # whole names, up to the number, of lists with entries for some of its layers
     # lists numbered by position: (name before the number, the list, "" for a list of layer numbers or the entry that
     # those layers have in a per-layer list)
     by_position: tuple[tuple[str, str, str], ...] = ()
-    shared: tuple[Shared, ...] = ()
+    shared: tuple[Shared, ...] = ()  # tensors of one layer that others use too
     absent_in_first: tuple[str, ...] = ()  # tensors that a loader does not expect in layer 0
-    stacked: tuple[Stacked, ...] = ()
+    stacked: tuple[Stacked, ...] = ()  # tensors with a slice for every layer
     prediction_key: str = ""  # how many prediction layers follow the main ones in the tensors
     optional: bool = False  # a file may hold only the other stacks, whatever its metadata counts
     like: str = ""  # a nested config with a model type of its own: this stack has the rules of that type's main one
-    stored_layers: bool = True  # False: all layers share their tensors, only the count changes
+    stored_layers: bool = True  # where false, all layers share their tensors, only the count changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +131,8 @@ class Architecture:
     Stacks of one name are alternatives: the first whose count the metadata states is meant, else the first.
     """
 
-    name: str
-    format: str
+    name: str  # the model_type, or general.architecture
+    format: str  # huggingface or gguf
     stacks: tuple[LayerStack, ...]
     shown_by: tuple[str, ...] = ()  # lists whose names alone show it, in a lone file without a config
     warnings: tuple[tuple[str, str], ...] = ()  # a key that is set, or "" -> what dropping layers then changes
