@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from rewriter import blas  # noqa: F401  # before numpy
+
+# isort: split
 import numpy as np
 from numpy.typing import NDArray
 

@@ -6,18 +6,15 @@ layer really costs only a forward pass over real text can say.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 
-if "numpy" not in sys.modules:  # one thread for each of ours: sums then do not depend on how many there are
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("MKL_NUM_THREADS", "1")
+from rewriter import blas
 
+# isort: split
 import numpy as np
 
 from rewriter.architectures.stacks import Stack, select
@@ -97,7 +94,7 @@ def score_layers(
 
 @contextmanager
 def _model(checkpoint: Checkpoint, stack: Stack, threads: int) -> Iterator[Model]:
-    with open_weights(checkpoint) as weights, Team(threads) as team:
+    with blas.one_thread(), open_weights(checkpoint) as weights, Team(threads) as team:
         yield _described(checkpoint, stack, weights, team)
 
 

@@ -73,11 +73,12 @@ def main() -> None:
 
 
 def _run() -> None:
+    from rewriter import blas  # noqa: F401  # before numpy, whoever imports that
     from rewriter.cli.commands import app
-    from rewriter.cli.completing import join_recipe
+    from rewriter.cli.completing import mend_words
     from rewriter.errors import RequestError, RewriterError, shown
 
-    join_recipe(os.environ)
+    mend_words(os.environ)
     try:
         app(prog_name="rewriter")
     except RewriterError as error:

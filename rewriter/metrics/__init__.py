@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from rewriter import blas  # noqa: F401  # before numpy
 from rewriter.errors import RequestError, guess, shown
 from rewriter.metrics.closed_form import influence
 from rewriter.metrics.model import Model
@@ -30,7 +31,8 @@ def find(name: str, sparsity: float | None = None) -> Metric:
     if name not in METRICS:
         hint = guess(name, [*METRICS, *STRATEGIES])
         raise RequestError(
-            f"no metric is called '{shown(name)}'; there are {', '.join(METRICS)} (or recipe:NAME, or a strategy){hint}"
+            f"nothing to choose by is called '{shown(name)}'; there are the metrics {', '.join(METRICS)}, by position "
+            f"{', '.join(STRATEGIES)}, and recipe:NAME{hint}"
         )
     if sparsity is None:
         return METRICS[name]
