@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -140,6 +141,18 @@ def test_a_split_set_is_named_by_its_first_file(run, tmp_path):
     source = split_gguf(tmp_path / "in")
     out = ok(run("prune", source, tmp_path / "x.gguf", "--drop", "1"))
     assert f"next: rewriter verify {tmp_path}/x-00001-of-00003.gguf --source {source}" in out
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_without_a_record_the_next_command_says_the_rules_again(run, record, tmp_path):
+    rules = tmp_path / "my rules.toml"
+    rules.write_text(ok(run("list", "architectures", "--toml", "gguf/llama")))
+    more = ["--architecture", rules, "--keep-field", "llama.context_length", *([] if record else ["--no-provenance"])]
+    out = ok(run("prune", GGUF, tmp_path / "x.gguf", "--drop", "1", *more))
+    line = next(line for line in out.splitlines() if line.startswith("next: rewriter "))
+    words = shlex.split(line.removeprefix("next: rewriter "))
+    assert words[4:] == ([] if record else ["--architecture", str(rules), "--keep-field", "llama.context_length"])
+    ok(run(*words))
 
 
 def test_what_stays_behind_is_in_the_summary(run, tmp_path):

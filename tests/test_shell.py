@@ -217,7 +217,7 @@ def test_what_is_offered(tmp_path):
     assert "recipe:shortgpt-llama-2-7b" in completed("rewriter plan a --strategy ")
     assert completed("rewriter score a --metric magnitude") == ["magnitude-l1", "magnitude-l2"]
     assert completed("rewriter list architectures --toml gguf/gemma3n") == ["gguf/gemma3n"]
-    assert completed(f"rewriter prune {GGUF.name} x --stack m") == ["main", "main"]
+    assert completed(f"rewriter prune {GGUF.name} x --stack m") == ["main"]
     assert completed("rewriter prune nothing x --stack m") == []
     assert completed("rewriter --version ver") == ["verify"]
 
@@ -232,6 +232,13 @@ def test_help_is_completed_too():
 def test_a_recipe_is_completed_although_bash_breaks_its_name():
     assert "shortgpt-llama-2-7b" in completed("rewriter plan a --strategy recipe :")
     assert completed("rewriter plan a --strategy recipe : shortgpt-m") == ["shortgpt-mistral-7b"]
+    assert completed("rewriter plan a --strategy = recipe : shortgpt-m") == ["shortgpt-mistral-7b"]
+
+
+def test_a_value_is_completed_behind_an_equals_sign():
+    assert completed("rewriter plan a --strategy = even") == ["even-alternate"]
+    assert "middle" in completed("rewriter plan a --count = 3 --strategy =")
+    assert completed("rewriter plan a --strategy = top --coun") == ["--count"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

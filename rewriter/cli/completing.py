@@ -10,16 +10,20 @@ from rewriter.errors import RewriterError
 _RECIPE = "_REWRITER_RECIPE"  # set where what stands before the word is `recipe:`
 
 
-def join_recipe(environment: MutableMapping[str, str]) -> None:
-    """bash breaks `recipe:NAME` into three words and asks about the last: let it be one, the name of a recipe."""
+def mend_words(environment: MutableMapping[str, str]) -> None:
+    """bash breaks words at `=` and `:`. Make two of `--option = VALUE`, and one of `recipe : NAME`: the name alone."""
     if environment.get("_REWRITER_COMPLETE") != "complete_bash":
         return
     words, at = environment.get("COMP_WORDS", "").split("\n"), int(environment.get("COMP_CWORD", "0"))
+    for place in range(len(words) - 1, 0, -1):
+        if words[place] == "=" and words[place - 1].startswith("--"):
+            words[place : place + 1] = [""] if at == place else []
+            at -= at > place
     colon = next((place for place in (at, at - 1) if words[place - 1 : place + 1] == ["recipe", ":"]), 0)
     if colon > 1:
-        word = "" if colon == at else words[at]
-        rest = [*words[: colon - 1], word]
-        environment.update({"COMP_WORDS": "\n".join(rest), "COMP_CWORD": str(len(rest) - 1), _RECIPE: "1"})
+        words, at = [*words[: colon - 1], "" if colon == at else words[at]], colon - 1
+        environment[_RECIPE] = "1"
+    environment.update({"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(at)})
 
 
 def strategies() -> list[str]:
@@ -55,6 +59,7 @@ def stacks() -> list[str]:
     words = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
     source = next((word for word in words.split()[2:] if os.path.exists(word)), "")
     try:
-        return ["main", *(stack.name for stack in open_stacks(open_checkpoint(source), Options())[1])]
+        there = open_stacks(open_checkpoint(source), Options())[1]
+        return list(dict.fromkeys(["main", *(stack.name for stack in there)]))
     except RewriterError:
         return []  # nothing there yet that has any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -208,12 +208,17 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 def said_again(context: typer.Context) -> list[str]:
     """The options on the command line that `plan` and `prune` share, as words, without those that choose layers."""
     choosing = {each.name for each in fields(Selection)} | {"sparsity"}
-    return [
-        word
-        for option in context.command.params
-        if option.name in inspect.signature(request_of).parameters and option.name not in choosing
-        for word in _words(option, context.params[option.name])
-    ]
+    return _again(context, set(inspect.signature(request_of).parameters) - choosing)
+
+
+def rules_again(context: typer.Context) -> list[str]:
+    """The options on the command line that say which rules hold, as words: `verify` takes them too."""
+    return _again(context, {"generic", "architecture", "keep_field", "per_layer_field"})
+
+
+def _again(context: typer.Context, names: Collection[str]) -> list[str]:
+    said = (option for option in context.command.params if option.name in names)
+    return [word for option in said for word in _words(option, context.params[option.name or ""])]
 
 
 def _words(option: Any, value: Any) -> list[str]:

@@ -16,7 +16,7 @@ from rewriter.checkpoint import Checkpoint
 from rewriter.cli import show, telling
 from rewriter.cli.along import With, along, check, lines_of
 from rewriter.cli.app import Progress, Voice
-from rewriter.cli.options import Source, selecting, writing
+from rewriter.cli.options import Source, rules_again, selecting, writing
 from rewriter.cli.plan import notes
 from rewriter.copying import Progress as Report
 from rewriter.copying import source_of
@@ -36,6 +36,7 @@ _COPY = "How bytes get there"
 
 @selecting
 def prune(
+    context: typer.Context,
     source: Source,
     destination: Annotated[str, typer.Argument(metavar="DST", help="What to write: the same kind as SRC.")],
     request: Request,
@@ -119,7 +120,11 @@ def prune(
     written = _written(output, destination)
     if hardlink:
         lines += _links(output, destination)
-    lines.append("verified: every byte that stayed was compared" if verify else _next(plan, written, source))
+    lines.append(
+        "verified: every byte that stayed was compared"
+        if verify
+        else _next(plan, written, source, rules_again(context))
+    )
     _say("\n".join(lines), written)
 
 
@@ -156,9 +161,10 @@ def _say(text: str, written: str) -> None:
             show.note(f"{shown(written, 200)} is written; its summary could not be printed")
 
 
-def _next(plan: Plan, written: str, source: str) -> str:
-    told = "" if plan.provenance else plan.options.rules  # without a record, verify must be told
-    return "next: " + show.command("verify", show.as_path(written), "--source", show.as_path(source)) + told
+def _next(plan: Plan, written: str, source: str, rules: list[str]) -> str:
+    told = [] if plan.provenance else rules  # without a record, verify must be told
+    more = "" if plan.provenance or rules else plan.options.rules  # of a saved plan
+    return "next: " + show.command("verify", show.as_path(written), "--source", show.as_path(source), *told) + more
 
 
 def _tell(line: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 number, size, counted = amounts.number, amounts.size, amounts.counted
-_BAR = 24  # characters of the longest bar
+_BAR, _BESIDE = 24, 54  # characters of the longest bar, and of what stands beside one on a line
 
 
 def console(error: bool = False) -> Console:
@@ -67,8 +67,11 @@ def table(title: str, caption: str = "") -> Table:
 
 
 def bar(value: float, largest: float) -> str:
-    """A bar in eighths of a character."""
-    eighths = round(value / largest * _BAR * 8) if largest else 0
+    """A bar in eighths of a character, shorter where the terminal is narrow."""
+    from shutil import get_terminal_size
+
+    width = max(4, min(_BAR, get_terminal_size().columns - _BESIDE))
+    eighths = round(value / largest * width * 8) if largest else 0
     return "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")
 
 

@@ -35,7 +35,8 @@ def opened(source: str) -> Checkpoint:
         parts += [(document.path, "whole") for document in checkpoint.documents]
         for path, what in parts:
             show.detail(f"read: {shown(path, 200)} ({what})")
-        count = f"{len(checkpoint.tensors)} tensors, {len(checkpoint.side_files)} files that go along"
+        more = show.counted(len(checkpoint.side_files), "file")
+        count = f"{show.counted(len(checkpoint.tensors), 'tensor')}, {more} beside them"
         show.detail(f"opened: {checkpoint.format}, {count}, {time.monotonic() - began:.3f} s")
     return checkpoint
 
