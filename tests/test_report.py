@@ -189,7 +189,7 @@ def test_wrong_usage(tmp_path):
     both = ours(["report", source, "--no-scores", *FAST], tmp_path)
     unknown = ours(["report", source, "--metric", "nonsense"], tmp_path)
     assert (both.returncode, unknown.returncode) == (2, 2)
-    assert "no metric is called 'nonsense'" in unknown.stderr
+    assert "nothing to choose by is called 'nonsense'" in unknown.stderr
     assert "\n" not in both.stderr.strip()
     assert sorted(os.listdir(tmp_path)) == ["model.gguf"]
 

@@ -205,7 +205,7 @@ def test_options_of_a_suggestion(run):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--metric", "nothing"], "no metric is called 'nothing'; there are"),
+        (["--metric", "nothing"], "nothing to choose by is called 'nothing'; there are the metrics"),
         (["--drop", "3"], "score suggests layers"),
         (["--keep", "3"], "score suggests layers"),
         (["--metric", "lamp", "--strategy", "lamp"], "cannot be combined"),
