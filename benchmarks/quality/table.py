@@ -5,6 +5,7 @@ python benchmarks/quality/table.py
 
 import json
 import math
+import re
 
 from evaluate import FIXTURE_MODELS, gaps
 from models import SPECS
@@ -19,6 +20,14 @@ How the scores of a quantised model rank its layers, against those of the model 
 Q5_0 / Q4_0):
 
 """
+PROTOTYPES = """\
+What was tried before the tool had it, the gap as above (`benchmarks/quality/candidates.py`; not on every model, so there
+is no worst). `data` is held-out text. `sampled` text is a chain: each token is drawn from what the model predicts after
+the one before it, seen alone; `random` is ids drawn evenly; `mixed` is as many sequences of both. In brackets stands how
+attention was modelled: as it is (real), without positions (content), as each token's own value (own). `jointly` means that
+after each layer the others are scored again on what is left.
+
+"""
 
 
 def main() -> None:
@@ -31,8 +40,22 @@ def main() -> None:
 
 
 def tables(results: list[dict]) -> str:
-    parts = [models_table(results), gap_table(results), rho_table(results), QUANTISED + quantised_table()]
-    return "\n".join(f"{part}\n" if part is not parts[0] else part for part in parts)
+    tool = [name for name in ways(results) if not is_prototype(name)]
+    prototypes = [name for name in ways(results) if is_prototype(name)]
+    return "\n".join(
+        [
+            models_table(results),
+            gap_table(results, tool),
+            rho_table(results, tool),
+            QUANTISED + quantised_table(),
+            PROTOTYPES + gap_table(results, prototypes),
+        ]
+    )
+
+
+def is_prototype(name: str) -> bool:
+    """Whether a way to choose was only tried: it says in brackets how attention was modelled."""
+    return re.search(r"\((real|content|own|uniform)\)", name) is not None
 
 
 def models_table(results: list[dict]) -> str:
@@ -50,10 +73,10 @@ def model_row(result: dict) -> list[str]:
     return [f"{name}{aside}", str(result["layers"]), trained, *costs]
 
 
-def gap_table(results: list[dict]) -> str:
+def gap_table(results: list[dict], names: list[str]) -> str:
     """For every way to choose the share of the way from random to greedy; the best on its worst model first."""
     head = ["dropped by", "worst at 25 %", *(f"{each['model']}" for each in results)]
-    rows = [(worst(results, name), row(results, name)) for name in ways(results)]
+    rows = [(worst(results, name), row(results, name)) for name in names]
     return table(head, [cells for _, cells in sorted(rows, key=lambda each: (math.isnan(each[0]), -each[0]))])
 
 
@@ -61,10 +84,10 @@ def row(results: list[dict], name: str) -> list[str]:
     return [name, number(worst(results, name)), *(" / ".join(map(number, measured(each, name))) for each in results)]
 
 
-def rho_table(results: list[dict]) -> str:
+def rho_table(results: list[dict], names: list[str]) -> str:
     """Spearman of the scores with the true loss after each single removal."""
     head = ["Spearman", *(each["model"] for each in results)]
-    names = [name for name in ways(results) if any("spearman" in each["judged"].get(name, {}) for each in results)]
+    names = [name for name in names if any("spearman" in each["judged"].get(name, {}) for each in results)]
     found = {name: [each["judged"].get(name, {}).get("spearman", math.nan) for each in results] for name in names}
     return table(head, [[name, *map(number, values)] for name, values in found.items()])
 
