@@ -12,9 +12,9 @@ DROP = ["--drop", "3,9,17,28"]
 TEXT = """\
 4 of 30 layers dropped. `cp` copies the very output; `cp, sync` waits for the disk as we do. Ratios of what is waited
 for are to `cp, sync`, of the rest to `cp`. Sources are in the page cache; outputs are removed and the disk comes to
-rest before each run; medians of {rounds} runs in turns, and the shortest: a virtual machine may have given freed memory
-back, and whoever needs it next, `cp` or we, waits for it. Ours includes the start of Python and typer, some {start:.2f} s
-(measured as `plan` of a tiny file), which does not grow with the file."""
+rest before each run; medians of {rounds} runs in turns, and the shortest: a virtual machine may have given freed
+memory back, and whoever needs it next, `cp` or we, waits for it. Ours includes the start of Python and typer, some
+{start:.2f} s (measured as `plan` of a tiny file), which does not grow with the file."""
 
 
 def cases(source: Path, target: Path, reference: Path) -> list[Case]:

@@ -21,11 +21,11 @@ Q5_0 / Q4_0):
 
 """
 PROTOTYPES = """\
-What was tried before the tool had it, the gap as above (`benchmarks/quality/candidates.py`; not on every model, so there
-is no worst). `data` is held-out text. `sampled` text is a chain: each token is drawn from what the model predicts after
-the one before it, seen alone; `random` is ids drawn evenly; `mixed` is as many sequences of both. In brackets stands how
-attention was modelled: as it is (real), without positions (content), as each token's own value (own). `jointly` means that
-after each layer the others are scored again on what is left.
+What was tried before the tool had it, the gap as above (`benchmarks/quality/candidates.py`; not on every model, so
+there is no worst). `data` is held-out text. `sampled` text is a chain: each token is drawn from what the model predicts
+after the one before it, seen alone; `random` is ids drawn evenly; `mixed` is as many sequences of both. In brackets
+stands how attention was modelled: as it is (real), without positions (content), as each token's own value (own).
+`jointly` means that after each layer the others are scored again on what is left.
 
 """
 
