@@ -12,11 +12,12 @@ from typing import Any
 from typer.main import get_command
 
 from rewriter.architectures import entry
+from rewriter.architectures.field_table import DEFAULT_FIELDS
 from rewriter.cli.commands import app
 from rewriter.edits import FORMULAS
 from rewriter.fields import RULES
 from rewriter.inspection import architecture_rows
-from rewriter.limits import KINDS
+from rewriter.limits import KINDS, OF_STACKS
 from rewriter.metrics import METRICS
 from rewriter.recipes import PREFIX, RECIPES
 from rewriter.strategies import STRATEGIES
@@ -49,7 +50,48 @@ MEMBERS = f"""# Rules of your own
 
 `--architecture FILE` takes the rules of one architecture from a TOML file, and
 `rewriter list architectures --toml NAME` prints any of ours as such a file. What differs from the default is written,
-all else left out. A member that is misspelt, missing or of another kind is an error that names it.
+all else left out. A member that is misspelt, missing or of another kind is an error that names it; so is a count that
+the metadata does not have, and a key that looks like one that it has.
+
+## An example
+
+A model of two stacks. In its text model every fourth layer has full attention unless a list says otherwise, the first
+layers are dense, and layer 0 makes something that all others use.
+
+```toml
+name = "zephyr"
+format = "huggingface"
+
+[[stacks]] # the first one is the default
+name = "text"
+prefixes = ["model.language_model.layers."]
+count_key = "text_config.num_hidden_layers" # so this stack's keys are those of text_config
+fields = [["heads_in_layer", "per_layer"], ["dense_lead", "leading_count"]]
+
+[[stacks.patterns]] # of the stack right above it
+explicit = "layer_types"
+period_keys = ["attention_every"]
+default = 4
+special = "full_attention"
+other = "linear_attention"
+
+[[stacks.limits]]
+kind = "stay"
+value = [0]
+why = "layer 0 makes the values that all others use"
+
+[[stacks]]
+name = "vision"
+prefixes = ["model.visual.blocks."]
+count_key = "vision_config.depth"
+```
+
+Dropping layer 5 of 8 writes `layer_types` for the seven that are left, even if `config.json` had none: the pattern is
+broken.
+"""
+DEFAULTS = """\
+What these keys hold follows without being named, in the scope of every stack. `keep` is for lists that have nothing to
+do with layers, however long they are.
 """
 PARTS = {
     "The file": (entry.Architecture, ""),
@@ -97,10 +139,23 @@ def rules() -> str:
         head = f"## {title}\n\n" + (f"Each is a table `{table}`. " if table else "")
         parts.append(f"{head}{inspect.getdoc(kind)}\n\n{_member_table(kind)}")
     parts.append(_functions("How a field follows", "The second entry of each pair in `fields`.", RULES))
-    parts.append(_functions("Kinds of limits", "`kind` of a limit; `value` says what it is about.", KINDS))
+    parts.append(_default_fields())
+    parts.append(
+        _functions("Kinds of limits", "`kind` of a limit; `value` says what it is about.", {**KINDS, **OF_STACKS})
+    )
     formulas = "".join(f"- `{name}`\n" for name in FORMULAS)
     parts.append(f"## Formulas\n\nThe second entry of each pair in `pins`.\n\n{formulas}")
     return "\n".join(parts)
+
+
+def _default_fields() -> str:
+    rows = [
+        f"| `{rule}` | {', '.join(f'`{key}`' for key, each in table.items() if each == rule)} | {TITLES[kind].partition(' (')[0]} |\n"
+        for kind, table in DEFAULT_FIELDS.items()
+        for rule in dict.fromkeys(table.values())
+    ]
+    head = "| follows as | keys | in |\n|---|---|---|\n"
+    return f"## Fields that need no rule\n\n{DEFAULTS}\n{head}{''.join(rows)}"
 
 
 def _functions(title: str, text: str, named: Mapping[str, Callable[..., Any]]) -> str:

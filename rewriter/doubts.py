@@ -6,16 +6,36 @@ Names and counts show which tensors are layers, not what a loader makes of their
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from rewriter.architectures.field_table import GENERIC_DOUBTS
 from rewriter.architectures.stacks import Stack, table_of
 from rewriter.checkpoint import Checkpoint, LayerMap
-from rewriter.edits import field_rules, is_apart, without_rules
+from rewriter.edits import asked_as, field_rules, is_apart, without_rules
 from rewriter.errors import UnsupportedError, shown
 from rewriter.selection import Options
 from rewriter.tensors import linear_widths
 
-_OF_LAYERS = re.compile(r"layer|block|depth|every|period|interval|first|last|dense")  # in the names of layer numbers
+# in the names of numbers of layers
+_OF_LAYERS = re.compile(
+    r"layer|block|depth|every|period|interval|freq|pattern|types|first|last|start|skip|reuse|dense|idx|indice|_at$"
+)
+_NUMBERS = re.compile(r"[0-9]{1,6}([-,;:/ ]+[0-9]{1,6})*")
+_LETTERS = re.compile(r"[A-Z0-9*|_-]+")
+# What a field that follows by a rule says of layer `at` of `count`.
+_SAID: dict[str, Callable[[Any, int, int], object]] = {
+    "per_layer": lambda value, at, count: value[at],
+    "scalar_or_per_layer": lambda value, at, count: value[at] if isinstance(value, list | tuple) else None,
+    "per_layer_and_more": lambda value, at, count: value[at],
+    "layer_indexes": lambda value, at, count: at in value,
+    "one_based_indexes": lambda value, at, count: at + 1 in value,
+    "leading_count": lambda value, at, count: at < value,
+    "trailing_count": lambda value, at, count: at >= count - value,
+    "period": lambda value, at, count: value[at] if isinstance(value, list | tuple) else at % max(1, value),
+    "last_index": lambda value, at, count: at <= value,
+}
 
 
 def refuse_doubts(
@@ -26,7 +46,7 @@ def refuse_doubts(
     rules = field_rules(checkpoint, stacks, stack, options)
     widths = linear_widths(checkpoint, stack)
     _refuse_broken_chain(stack, layers, widths)
-    _refuse_shifted_kinds(checkpoint, stack, layers, set(rules.values()), bool(widths))
+    _refuse_shifted_kinds(checkpoint, stack, layers, rules, bool(widths))
     _refuse_numbers(checkpoint, stacks, stack, rules)
 
 
@@ -57,45 +77,70 @@ def _refuse_broken_chain(stack: Stack, layers: LayerMap, widths: list[tuple[int,
 
 
 def _refuse_shifted_kinds(
-    checkpoint: Checkpoint, stack: Stack, layers: LayerMap, rules: set[str], chained: bool
+    checkpoint: Checkpoint, stack: Stack, layers: LayerMap, rules: dict[str, str], chained: bool
 ) -> None:
     """Layers that hold different tensors differ by a rule: without a field that says which, it is the number."""
     if "stage_names" in checkpoint.metadata:
-        raise UnsupportedError("this is a backbone (stage_names): without rules its stages cannot follow")
-    if rules - {"keep", "count", "prediction_count"}:
-        return
+        raise UnsupportedError(
+            "this is a backbone (stage_names): without rules its stages cannot follow; --architecture takes rules"
+        )
     tensors: list[set[tuple[str, tuple[int, ...]]]] = [set() for _ in range(layers.count)]
     for tensor in checkpoint.tensors:
         layer = stack.layer_of(tensor.name)
         if layer is not None and layer < layers.count:
             tensors[layer].add((stack.after(tensor.name, layer), tensor.shape))
+    said = [_said_of(checkpoint, rules, layer, layers.count) for layer in range(layers.count)]
     shaped = bool(checkpoint.metadata) and not chained  # whoever reads bare weights takes their shapes from them
     for what, parts in (("other tensors", 1), ("tensors of other shapes", 2))[: 1 + shaped]:
         kinds = [frozenset(each[:parts] for each in held) for held in tensors]
         changed = next((new for new, old in enumerate(layers.main) if kinds[old] != kinds[new]), None)
-        if changed is not None:
+        if changed is not None and len(set(zip(said, kinds, strict=True))) > len(set(said)):
             raise UnsupportedError(
                 f"layer {layers.main[changed]} would become layer {changed}, which holds {what}, and no field of the "
-                "metadata says which layers hold what"
+                "metadata says which layers hold what; --architecture takes rules that do"
             )
 
 
+def _said_of(checkpoint: Checkpoint, rules: dict[str, str], layer: int, count: int) -> str:
+    """All that the metadata says of one layer: those of which it says the same must be of the same kind."""
+    said = ((key, _SAID.get(rule), checkpoint.metadata.get(key)) for key, rule in rules.items())
+    with suppress(TypeError, IndexError):  # what does not fit is refused where the rule is applied
+        return repr([(key, says(value, layer, count)) for key, says, value in said if says and value is not None])
+    return ""
+
+
 def _refuse_numbers(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: dict[str, str]) -> None:
-    """A number that may be one of layers: how many come first, every how many, up to which."""
+    """What may say which layers differ: how many come first, every how many, which numbers, a letter for each."""
     counts = {stack.count_key, *stack.aliases, *stack.echoes}
     found = [
-        (shown(name), value)
+        (asked_as(checkpoint, stack, name), value)
         for name, value in without_rules(checkpoint, stacks, stack, rules).items()
-        if type(value) is int and 0 < value <= stack.count and _OF_LAYERS.search(name)
+        if _is_letters(value, stack.count) or (_OF_LAYERS.search(name) and _may_number(value, stack.count))
         if not (stack.key(name) in counts or is_apart(name) or _has_type_of_its_own(checkpoint, stack, name))
     ]
     if found:
         (name, value), *more = found
         raise UnsupportedError(
-            f"{name} is {value}: that may say which of the {stack.count} layers differ, and no rule says how it "
+            f"{name} is {shown(value)}: that may say which of the {stack.count} layers differ, and no rule says how it "
             f"follows: --keep-field {name} leaves it, --architecture takes a rule"
             + (f"; so may {', '.join(name for name, _ in more)}" if more else "")
         )
+
+
+def _may_number(value: object, count: int) -> bool:
+    """Whether a value can hold layer numbers, from either end, or words for layers that are repeated over them."""
+    if isinstance(value, list | tuple):
+        words = len(value) > 0 and all(isinstance(entry, str) for entry in value)
+        return words or (len(value) > 0 and all(_may_number(entry, count) or entry == 0 for entry in value))
+    if isinstance(value, str):
+        numbers = [int(number) for number in re.findall(r"[0-9]+", value)] if _NUMBERS.fullmatch(value) else []
+        return bool(numbers) and max(numbers) <= count
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < abs(value) <= count
+
+
+def _is_letters(value: object, count: int) -> bool:
+    """Whether a text has a letter for each layer, as in LLLG."""
+    return isinstance(value, str) and len(value) == count > 1 and _LETTERS.fullmatch(value) is not None
 
 
 def _has_type_of_its_own(checkpoint: Checkpoint, stack: Stack, name: str) -> bool:

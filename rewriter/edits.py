@@ -183,17 +183,20 @@ def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: St
     """Raise UnsupportedError for what may be about single layers and no rule knows."""
     unruled = without_rules(checkpoint, stacks, stack, rules)
     for name, value in unruled.items():
+        said = asked_as(checkpoint, stack, name)
         if _is_keyed(value) and not is_apart(name) and not is_apart(name.rpartition(".")[2]):
             raise UnsupportedError(
-                f"{shown(name)} has numbers for keys, of layers perhaps, and no rule says so: "
-                f"--keep-field {shown(name)} leaves it"
+                f"{said} has numbers for keys, of layers perhaps, and no rule says so: --keep-field {said} leaves it"
             )
         if _names_layers(name, value, stack) and not is_apart(name):
             raise UnsupportedError(
-                f"{shown(name)} may name layers, {shown(value)}, and no rule says so: "
-                f"--keep-field {shown(name)} leaves it"
+                f"{said} may name layers, {shown(value)}, and no rule says so: --keep-field {said} leaves it"
             )
-    unknown = [shown(name) for name, value in unruled.items() if not is_apart(name) and _as_long(value, stack)]
+    unknown = [
+        asked_as(checkpoint, stack, name)
+        for name, value in unruled.items()
+        if not is_apart(name) and _as_long(value, stack)
+    ]
     if unknown:
         raise UnsupportedError(
             f"{unknown[0]} has one entry for each of the {stack.count} layers, or as many by chance, and no "
@@ -251,6 +254,13 @@ def _asked(checkpoint: Checkpoint, stack: Stack, names: tuple[str, ...], rule: s
             raise RequestError(f"there is no field {shown(name)!r} in the metadata{guess(name, checkpoint.metadata)}")
         keys[key] = rule
     return keys
+
+
+def asked_as(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
+    """What --keep-field has to be given for the field `name` of the stack, safe to print."""
+    return shown(
+        stack.key(name) if name in checkpoint.metadata and stack.key(name) in checkpoint.metadata else name, 200
+    )
 
 
 def _in_scope(key: str, stack: Stack, elsewhere: tuple[str, ...]) -> bool:

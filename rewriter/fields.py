@@ -84,7 +84,7 @@ def trailing_count(value: object, layers: LayerMap) -> object:
 
 
 def period(value: object, layers: LayerMap) -> object:
-    """Every `value`-th layer differs, and no list can say which: see `rewriter.limits.aligned`.
+    """Every `value`-th layer differs, and no list can say which: kept layers must keep their places, as with `aligned`.
 
     Some loaders read a list of one entry per layer under the same key.
     """

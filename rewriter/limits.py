@@ -17,11 +17,14 @@ from rewriter.patterns import entries
 
 
 def bound_for(limit: Limit, checkpoint: Checkpoint, stack: Stack, stacks: Iterable[Stack]) -> Bound:
-    """The bound that `limit` means for this checkpoint."""
-    if limit.kind == "as_long_as":
-        longest = max((each.count for each in stacks if each.name == limit.value), default=1)
-        return Bound(limit.why, at_least=longest, soft=limit.soft)
-    return replace(KINDS[limit.kind](limit, checkpoint, stack), soft=limit.soft)
+    """The bound that `limit` means for this checkpoint. Raises CheckpointError for a value that its kind cannot use."""
+    try:
+        if limit.kind in OF_STACKS:
+            return replace(OF_STACKS[limit.kind](limit, stacks), soft=limit.soft)
+        return replace(KINDS[limit.kind](limit, checkpoint, stack), soft=limit.soft)
+    except (TypeError, ValueError, IndexError):  # rules that a user wrote
+        value = "no value" if limit.value is None else f"the value {shown(limit.value)}"
+        raise CheckpointError(f"a limit of the kind {limit.kind} can do nothing with {value}") from None
 
 
 def _value(checkpoint: Checkpoint, stack: Stack, value: object) -> object:
@@ -262,6 +265,11 @@ def with_source(limit: Limit, checkpoint: Checkpoint, stack: Stack) -> Bound:
     return Bound(limit.why, requires=requires)
 
 
+def as_long_as(limit: Limit, stacks: Iterable[Stack]) -> Bound:
+    """No fewer layers may be left than another stack has: `value` is its name."""
+    return Bound(limit.why, at_least=max((each.count for each in stacks if each.name == limit.value), default=1))
+
+
 KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
     kind.__name__: kind
     for kind in (
@@ -272,3 +280,4 @@ KINDS: dict[str, Callable[[Limit, Checkpoint, Stack], Bound]] = {
         not_first, not_last, tail_sources, at_least_of, one_left, in_turn, with_source,
     )
 }  # fmt: skip
+OF_STACKS: dict[str, Callable[[Limit, Iterable[Stack]], Bound]] = {"as_long_as": as_long_as}

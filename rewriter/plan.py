@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from rewriter import fields, limits
-from rewriter.architectures.entry import FORMS, Architecture
+from rewriter import fields
+from rewriter.architectures.entry import Architecture
 from rewriter.architectures.stacks import Stack, find, generic, resolve, select, table_of
 from rewriter.bounds import SEARCHED, Bound, broken, nearest
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
 from rewriter.doubts import refuse_doubts
-from rewriter.edits import FORMULAS, count_problems, field_rules, metadata_edits, period_fields, with_list_defaults
-from rewriter.errors import CheckpointError, RequestError, UnsupportedError, guess, shown
+from rewriter.edits import count_problems, field_rules, metadata_edits, period_fields, with_list_defaults
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
 from rewriter.limits import bound_for
 from rewriter.lineage import for_card
+from rewriter.own_rules import own_stacks
 from rewriter.patterns import active_patterns, common_period, not_special, pattern_keys, pattern_list, unsolvable_period
 from rewriter.provenance import Provenance, composed, origin_of
 from rewriter.quantised import refuse_unfollowed
@@ -74,29 +75,13 @@ def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture,
             "follows those of a model, see rewriter apply"
         )
     if options.architecture is not None:
-        _check_entry(checkpoint, options.architecture)
-    architecture = options.architecture or find(checkpoint)
+        return own_stacks(checkpoint, options.architecture)
+    architecture = find(checkpoint)
     if architecture is None and options.generic:
         architecture = generic(checkpoint)
     if architecture is None:
         raise UnsupportedError(_unknown(checkpoint))
     return architecture, resolve(checkpoint, architecture)
-
-
-def _check_entry(checkpoint: Checkpoint, entry: Architecture) -> None:
-    """An entry from a file may name rules that do not exist."""
-    if entry.format != table_of(checkpoint):
-        raise RequestError(f"the entry {shown(entry.name)} is for {entry.format} files, this is {checkpoint.format}")
-    used: dict[str, tuple[set[str], Iterable[str]]] = {
-        "rule": ({rule for stack in entry.stacks for _, rule in stack.fields}, fields.RULES),
-        "kind of limit": ({limit.kind for stack in entry.stacks for limit in stack.limits}, limits.KINDS),
-        "formula": ({formula for stack in entry.stacks for _, formula in stack.pins}, FORMULAS),
-        "form": ({pattern.form for stack in entry.stacks for pattern in stack.patterns}, FORMS),
-    }
-    for what, (names, known) in used.items():
-        for name in sorted(names - set(known)):
-            there = f"there are {', '.join(sorted(known))}{guess(name, known)}"
-            raise CheckpointError(f"there is no {what} {shown(name)}; {there}")
 
 
 def guessed(checkpoint: Checkpoint, options: Options) -> bool:

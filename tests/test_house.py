@@ -47,7 +47,7 @@ ROOMS = [
     ["provenance", "patterns", "bounds", "lineage"],
     ["limits", "tensors"],
     ["edits"],
-    ["quantised", "weighing", "adapters", "doubts"],
+    ["quantised", "weighing", "adapters", "doubts", "own_rules"],
     ["output", "plan"],
     ["card"],
     ["formats", "roles", "recipes", "facts"],

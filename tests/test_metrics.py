@@ -32,7 +32,15 @@ from rewriter.metrics.model import Model, Stream
 from rewriter.metrics.spectra import alpha, spectral_entropy, stable_rank
 from rewriter.metrics.stream import KAPPA, stream_influence, stream_removal
 from rewriter.metrics.team import Team
-from rewriter.metrics.values import lamp, magnitude_l1, magnitude_l2, neighbour_cosine, variance
+from rewriter.metrics.values import (
+    MAGNITUDES,
+    lamp,
+    magnitude_l1,
+    magnitude_l2,
+    magnitudes,
+    neighbour_cosine,
+    variance,
+)
 from rewriter.scoring import score_layers
 from tests.builders import FIXTURES
 
@@ -425,3 +433,10 @@ def test_names_of_metrics():
     for name, sparsity, word in (("nothing", None, "magnitude-l1"), ("lamp", 1.5, "between"), ("alpha", 0.5, "lamp")):
         with pytest.raises(RequestError, match=word):
             find(name, sparsity)
+
+
+def test_every_pattern_of_bits_has_a_magnitude():
+    bits = np.array([0, 1, 0x3F800000, 0x7F7FFFFF, 0x7F800000, 0x7FFF7FFF, 0x7FFFFFFF, 0xFFFFFFFF], np.uint32)
+    counts = magnitudes(bits.view(np.float32))
+    assert (len(counts), counts.sum()) == (MAGNITUDES, len(bits))
+    assert counts[-1] == 3

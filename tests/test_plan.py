@@ -466,6 +466,68 @@ def test_generic_layers_of_other_shapes(kept, moved):
         assert len(make_plan(checkpoint, kept, GENERIC).dropped) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attn_layers", [4, 3]), ("exits", None), ("exit_layers", [-1, -4]), ("reuse_groups", [[1, 2], [3, 4]]),
+        ("sparse_blocks", "1,3"), ("sparse_block_range", "1-3"), ("layer_ids", ["0", "3"]), ("mixer", "LLLG"),
+        ("block_pattern", ["recurrent", "attention"]), ("attention_types", [[["global", "local"], 2]]),
+    ],
+)  # fmt: skip
+def test_generic_refuses_what_may_say_which_layers_differ(name, value):
+    checkpoint = hf("new", numbered("a.", 4), {"num_layers": 4, name: value})
+    if value is None:
+        assert changes(make_plan(checkpoint, [1, 3], GENERIC)) == {"num_layers": 2}
+        return
+    with pytest.raises(UnsupportedError, match=f"{name}.* --keep-field {name} leaves it"):
+        make_plan(checkpoint, [1, 3], GENERIC)
+    kept = Options(generic=True, keep_fields=(name,))
+    assert changes(make_plan(checkpoint, [1, 3], kept)) == {"num_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hidden_act", "gelu"), ("mlp_ratio", 4.0), ("strides", [1, 2]), ("use_blocks", True), ("block_size", 128)],
+)
+def test_generic_takes_what_says_nothing_of_layers(name, value):
+    checkpoint = hf("new", numbered("a.", 4), {"num_layers": 4, name: value})
+    assert changes(make_plan(checkpoint, [1, 3], GENERIC)) == {"num_layers": 2}
+
+
+def test_generic_names_a_field_as_it_has_to_be_given():
+    config = {"text_config": {"num_layers": 4, "first_dense": 2}, "first_dense": 2}
+    checkpoint = hf("new", numbered("a.", 4), config)
+    with pytest.raises(UnsupportedError, match=r"--keep-field text_config\.first_dense ") as caught:
+        make_plan(checkpoint, [1, 3], GENERIC)
+    name = str(caught.value).partition("--keep-field ")[2].split()[0]
+    assert len(changes(make_plan(checkpoint, [1, 3], Options(generic=True, keep_fields=(name,))))) == 1
+
+
+MIXED = [*numbered("a.", 6, "norm"), *(f"a.{layer}.{'dense' if layer < 2 else 'expert'}" for layer in range(6))]
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ({"num_attention_heads": 4, "intermediate_size": 48}, False),  # the same for all
+        ({"layer_types": list("xyxyxy")}, False),  # of something else
+        ({"layer_types": list("ddeeee")}, True),
+        ({"mlp_only_layers": [0, 1]}, True),
+        ({"first_k_dense_replace": 2}, True),
+        ({"first_k_dense_replace": 3}, False),
+        ({"num_key_value_heads": [4, 4, 2, 2, 2, 2]}, True),
+    ],
+)
+def test_generic_layers_of_other_kinds_must_be_told_apart_by_the_metadata(said, fits):
+    checkpoint = hf("new", MIXED, {"num_layers": 6, **said})
+    if fits:
+        assert make_plan(checkpoint, [1, 2, 3, 4, 5], GENERIC).layers.dropped == (0,)
+    else:
+        with pytest.raises(UnsupportedError, match="layer 2 would become layer 1, which holds other tensors"):
+            make_plan(checkpoint, [1, 2, 3, 4, 5], GENERIC)
+    assert make_plan(checkpoint, [0, 1, 2, 3], GENERIC).layers.dropped == (4, 5)
+
+
 def test_generic_refuses_a_broken_period():
     with pytest.raises(UnsupportedError, match="sliding_window_pattern makes every 2 layers a pattern"):
         make_plan(hf("new", numbered("a.", 4), {"num_hidden_layers": 4, "sliding_window_pattern": 2}), [0, 2], GENERIC)

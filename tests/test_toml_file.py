@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 
 import pytest
 from typer.testing import CliRunner
 
+from rewriter import own_rules
 from rewriter.architectures.stacks import entries, named_entry
 from rewriter.architectures.toml_file import as_toml, from_values, load_architecture, to_values
 from rewriter.cli.commands import app
 from rewriter.errors import CheckpointError, RequestError, RewriterError, UnsupportedError
 from rewriter.formats import open_checkpoint
-from rewriter.plan import make_plan
+from rewriter.plan import Plan, make_plan
 from rewriter.selection import Options
 from rewriter.verifying import verify
-from tests.builders import huggingface
+from tests.builders import FIXTURES, huggingface
+from tests.checkpoints import changes, hf, numbered
 
 GOOD = {"name": "new", "format": "huggingface", "stacks": [{"name": "main", "prefixes": ["h."], "count_key": "n"}]}
 
@@ -120,3 +123,56 @@ def test_an_entry_of_the_tables_is_printed_to_start_from(tmp_path):
         named_entry("llama")
     with pytest.raises(RequestError, match="no entry nothing"):
         named_entry("nothing")
+
+
+EXAMPLE = re.findall(r"```toml\n(.*?)```", (FIXTURES.parent / "docs/rules.md").read_text(), re.DOTALL)[0]
+ZEPHYR = {
+    "text_config": {"num_hidden_layers": 8, "dense_lead": 2, "heads_in_layer": list(range(8))},
+    "vision_config": {"depth": 3},
+}
+ZEPHYR_NAMES = [*numbered("model.language_model.layers.", 8), *numbered("model.visual.blocks.", 3)]
+
+
+def zephyr(rules: str, **text: object) -> Plan:
+    own = from_values(tomllib.loads(rules))
+    config = {**ZEPHYR, "text_config": {**ZEPHYR["text_config"], **text}}
+    return make_plan(hf("zephyr", ZEPHYR_NAMES, config), [0, 2, 3, 4, 6, 7], Options(architecture=own))
+
+
+def test_the_example_of_the_docs():
+    after = changes(zephyr(EXAMPLE))
+    assert after["text_config.num_hidden_layers"] == 6
+    assert (after["text_config.dense_lead"], after["text_config.heads_in_layer"]) == (1, [0, 2, 3, 4, 6, 7])
+    kinds = ["linear_attention", "linear_attention", "full_attention"]
+    assert after["text_config.layer_types"] == [*kinds, *kinds]
+    with pytest.raises(UnsupportedError, match="layer 0 makes the values that all others use"):
+        make_plan(hf("zephyr", ZEPHYR_NAMES, ZEPHYR), [1, 2], Options(architecture=from_values(tomllib.loads(EXAMPLE))))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ('"text_config.num_hidden_layers"', '"num_hidden_layers"', "by num_hidden_layers, which is not in config.json; "
+         "the tensors have 8 layers; text_config.num_hidden_layers would agree"),
+        ('"text_config.num_hidden_layers"', '"text_config.n_layers"', "by text_config.n_layers, which is not in"),
+        ('"vision_config.depth"', '"vision_config.layers"', "stack vision by vision_config.layers"),
+        ('"dense_lead"', '"dense_led"', r"text_config.dense_led, .*; did you mean text_config.dense_lead\?"),
+        ('"dense_lead"', '"text_config.dense_lead"', r"did you mean text_config.dense_lead\?"),
+        ("value = [0]\n", "", "a limit of the kind stay can do nothing with no value"),
+        ("[0]", '[["x"]]', "a limit of the kind stay can do nothing with the value"),
+    ],
+)  # fmt: skip
+def test_rules_that_do_not_fit_the_checkpoint(right, wrong, said):
+    with pytest.raises(CheckpointError, match=said):
+        zephyr(EXAMPLE.replace(right, wrong))
+
+
+def test_a_pattern_whose_list_is_misspelt():
+    rules = EXAMPLE.replace('"layer_types"', '"layer_typs"')
+    with pytest.raises(CheckpointError, match=r"text_config.layer_typs, .*; did you mean text_config.layer_types\?"):
+        zephyr(rules, layer_types=["full_attention"] * 8)
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: f"{entry.format}-{entry.name}")
+def test_every_entry_of_ours_is_one_that_a_user_may_write(entry):
+    own_rules._check_words(from_values(tomllib.loads(as_toml(entry))))

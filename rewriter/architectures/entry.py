@@ -56,7 +56,7 @@ class Pattern:
 class Limit:
     """What a loader ties to a layer's number and no metadata can change."""
 
-    kind: str  # a function of rewriter.limits
+    kind: str  # a function of rewriter.limits: see the kinds
     why: str  # what is said to whoever breaks it
     value: object = None  # what the kind is about
     soft: bool = False  # what breaks it loads, and is written with a warning; only --strict refuses it
@@ -106,7 +106,7 @@ class LayerStack:
     counted_by: str = ""  # the per-layer list that counts where `count_key` is absent: then it stays absent
     fields: tuple[tuple[str, str], ...] = ()  # key -> rule, besides the default table
     defaults: tuple[tuple[str, object], ...] = ()  # key -> what the loader takes where it is absent
-    # key -> formula (FORMULAS of rewriter.edits), written where the key is absent: the loader derives it from the count
+    # key -> formula, written where the key is absent: the loader derives it from the count
     pins: tuple[tuple[str, str], ...] = ()
     patterns: tuple[Pattern, ...] = ()  # what a loader makes of a layer's number, with a list that overrides it
     limits: tuple[Limit, ...] = ()  # which layers may not go

@@ -90,9 +90,9 @@ def magnitude_values() -> NDArray[np.float64]:
 
 
 def magnitudes(part: Floats) -> NDArray[np.int64]:
-    """How many of the weights have each magnitude, rounded to bfloat16."""
-    bits = part.ravel().view(np.uint32) & 0x7FFFFFFF
-    return np.bincount((bits + 0x8000) >> 16, minlength=MAGNITUDES)
+    """How many of the weights have each magnitude, rounded to bfloat16; the last ones are no numbers."""
+    bits = (part.ravel().view(np.uint32) & 0x7FFFFFFF) + 0x8000 >> 16
+    return np.bincount(np.minimum(bits, MAGNITUDES - 1, out=bits), minlength=MAGNITUDES)
 
 
 def _survivors(tally: Tally, threshold: float) -> int:
