@@ -149,11 +149,11 @@ def rules() -> str:
 
 
 def _default_fields() -> str:
-    rows = [
-        f"| `{rule}` | {', '.join(f'`{key}`' for key, each in table.items() if each == rule)} | {TITLES[kind].partition(' (')[0]} |\n"
-        for kind, table in DEFAULT_FIELDS.items()
-        for rule in dict.fromkeys(table.values())
-    ]
+    rows = []
+    for kind, table in DEFAULT_FIELDS.items():
+        for rule in dict.fromkeys(table.values()):
+            keys = ", ".join(f"`{key}`" for key, each in table.items() if each == rule)
+            rows.append(f"| `{rule}` | {keys} | {TITLES[kind].partition(' (')[0]} |\n")
     head = "| follows as | keys | in |\n|---|---|---|\n"
     return f"## Fields that need no rule\n\n{DEFAULTS}\n{head}{''.join(rows)}"
 
