@@ -69,13 +69,13 @@ def score_layers(
 ) -> Scores:
     """Score every layer of the stack that `options` name with `metric`, or with the default.
 
-    Raises RequestError for an unknown metric, UnsupportedError where it does not apply or the weights cannot be
+    Raises RequestError for an unknown metric and for a sparsity that it does not take, UnsupportedError where it does not apply or the weights cannot be
     decoded, CheckpointError for a damaged file. The scores do not depend on `threads`. `watch(metric, share)` hears how
     much is done, from 0 to 1.
     """
     options = options or Options()
     chosen = [metric] if metric is not None else list(DEFAULTS)
-    functions = [find(name, sparsity if name == "lamp" or metric else None) for name in chosen]
+    functions = [find(name, sparsity) for name in chosen]
     stack = select(open_stacks(checkpoint, options)[1], options.stack)
     with _model(checkpoint, stack, threads or workers()) as model:
         why = ""

@@ -109,7 +109,7 @@ def suggest(
 def check_strategy(selection: Selection, sparsity: float | None = None) -> None:
     """Raise RequestError if `selection` names nothing that chooses layers, or `sparsity` has nothing to do with it."""
     name = selection.strategy or ""
-    if sparsity is not None and not selection.scored:
+    if sparsity is not None and not (name and selection.scored):
         raise RequestError("--sparsity is about layers chosen by the metric lamp: --strategy lamp")
     if name.startswith(RECIPE):
         find(name)

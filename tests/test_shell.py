@@ -82,6 +82,8 @@ def test_a_name_on_the_hub_and_json(run, tmp_path, monkeypatch):
 def test_what_would_be_ignored_is_refused(run):
     code, _, err = run("plan", GGUF, "--strategy", "top", "--count", "1", "--sparsity", "0.5")
     assert (code, err.startswith("rewriter: --sparsity is about layers chosen by")) == (2, True)
+    assert run("plan", GGUF, "--count", "3", "--sparsity", "0.5") == (2, "", err)  # the default is another metric
+    assert run("score", GGUF, "--sparsity", "0.5") == (2, "", "rewriter: --sparsity goes with --metric lamp\n")
     assert "did you mean recipe:shortgpt-llama-2-7b?" in run(
         "plan", GGUF, "--strategy", "shortgpt-llama-2-7b", "--count", "1"
     )[2]  # fmt: skip
