@@ -428,6 +428,11 @@ def test_the_size_of_the_pieces_hardly_matters(name: str, monkeypatch: pytest.Mo
     assert score_layers(checkpoint, name, threads=2).values == pytest.approx(whole, rel=1e-4)
 
 
+def test_a_strategy_by_position_has_no_scores():
+    with pytest.raises(RequestError, match=r"^middle has no scores; name a metric"):
+        find("middle")
+
+
 def test_names_of_metrics():
     assert find("lamp", 0.5)(model(layer(1), layer(2)))
     for name, sparsity, word in (("nothing", None, "magnitude-l1"), ("lamp", 1.5, "between"), ("alpha", 0.5, "lamp")):
