@@ -120,10 +120,11 @@ def parse_layers(text: str, count: int, predictions: int = 0) -> tuple[int, ...]
     """Return the layers that `text` names (`3,7-9,-1`), ascending, each once, for a stack of `count`.
 
     Prediction layers come after the main ones and may be named by their number; negative numbers count main layers
-    only. Raises RequestError. Bounds are checked before a range is expanded: `0-99999999999` must not fill memory.
+    only. Blanks beside commas are harmless. Raises RequestError. Bounds are checked before a range is expanded:
+    `0-99999999999` must not fill memory.
     """
     chosen = bytearray(count + predictions)  # a million ranges of thousands of layers take no time
-    for item in text.split(","):
+    for item in (part.strip(" ") for part in text.split(",")):
         match = _ITEM.fullmatch(item)
         if match is None or item == "-0" or len(item) > 40:
             raise RequestError(
