@@ -42,12 +42,16 @@ class Selection:
     contiguous: bool = False
 
     @property
+    def sized(self) -> bool:
+        """Whether it says how many layers go."""
+        return (self.count, self.ratio, self.target_size) != (None, None, None)
+
+    @property
     def scored(self) -> bool:
         """Whether the layers go by their scores: no list of them, no strategy by position."""
         listed = self.drop is not None or self.keep is not None
-        amounts = (self.count, self.ratio, self.target_size)
         by_position = self.strategy in strategies.STRATEGIES or (self.strategy or "").startswith(RECIPE)
-        return not listed and not by_position and (self.strategy is not None or amounts != (None, None, None))
+        return not listed and not by_position and (self.strategy is not None or self.sized)
 
 
 def default_protection(count: int) -> tuple[int, int]:
@@ -265,7 +269,7 @@ def _by_strategy(
         return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of, protected)
     amount = _amount(selection, count)
     if amount > len(candidates):
-        why = "; --protect-first 0 --protect-last 0 lets all go" if selection.scored else ""
+        why = "; --protect-first 0 --protect-last 0 lets all go" if selection.scored and count > 1 else ""
         raise RequestError(f"cannot drop {shown(amount)} layers: {len(candidates)} of the {count} may go{why}")
     if selection.scored and selection.ratio is not None:
         return _without(_nearest_amount(strategy, candidates, amount), count)

@@ -155,10 +155,11 @@ def test_json_has_every_layer(run):
         "protected",
         "scores",
         "suggested",
+        "refusal",
         "shared",
         "components",
     ]
-    assert (value["stack"], value["protected"], value["why"]) == ("main", [0, 1, 10, 11], "")
+    assert (value["stack"], value["protected"], value["why"], value["refusal"]) == ("main", [0, 1, 10, 11], "", "")
     assert value["metric"] == DEFAULTS[0]
     assert [row["layer"] for row in value["scores"]] == list(range(12))
     ordered = sorted(value["scores"], key=lambda row: row["score"])
@@ -182,6 +183,23 @@ def test_what_is_suggested_is_what_prune_drops(run, tmp_path):
     assert open_checkpoint(tmp_path / "out.gguf").metadata["llama.block_count"] == again["layers"]["after"]
     planned = json.loads(ok(run("plan", Q4, "--ratio", "0.3", "--json")))
     assert planned["layers"]["dropped"] == suggested
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_model_of_few_layers_is_scored_and_nothing_is_suggested(layers, run, tmp_path):
+    source = huggingface(tmp_path / "in", layers)
+    value = json.loads(ok(run("score", source, "--json")))
+    assert [row["layer"] for row in value["scores"]] == list(range(layers))
+    assert value["suggested"] == []
+    hint = "; --protect-first 0 --protect-last 0 lets all go" if layers > 1 else ""
+    assert value["refusal"] == f"cannot drop 1 layers: 0 of the {layers} may go{hint}"
+    last = ok(run("score", source)).splitlines()[-1]
+    assert last == f"nothing is suggested: {value['refusal']}"
+    unprotected = ["--protect-first", "0", "--protect-last", "0"]
+    assert len(json.loads(ok(run("score", source, "--json", *unprotected)))["suggested"]) == (layers > 1)
+    code, out, err = run("score", source, "--count", "1")
+    assert (code, out, err) == (2, "", f"rewriter: {value['refusal']}\n")
+    ok(run("report", source, "-o", tmp_path / "page.html"))
 
 
 def test_options_of_a_suggestion(run):

@@ -100,6 +100,8 @@ def _components(parts: list[dict[str, Any]]) -> Table:
 
 
 def _conclusion(described: dict[str, Any], source: str, more: list[str]) -> str:
+    if described["refusal"]:
+        return f"nothing is suggested: {described['refusal']}"
     dropped, shared = described["suggested"], described["shared"]
     count = len(dropped)
     drop = ("--drop", show.layers(dropped), *more)
