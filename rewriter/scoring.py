@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
+from math import isclose, isfinite
 
 from rewriter import blas
 
@@ -46,7 +46,10 @@ class LayerScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The scores of every layer of a stack, in order. `why` says why the first default was not used, if so."""
+    """The scores of every layer of a stack, in order.
+
+    `why` says why the first default was not used, if so, and whether all scores are the same.
+    """
 
     metric: str
     stack: str
@@ -127,6 +130,8 @@ def _scores(metric: str, stack: Stack, values: Sequence[float], why: str) -> Sco
             f"{metric} gives no number for layer {strange}: there are weights that are infinite, not numbers, or far "
             "too large"
         )
+    if len(values) > 1 and isclose(min(values), max(values)):
+        why = "; ".join(filter(None, (why, f"all scores are equal: {metric} cannot tell these layers apart")))
     order = sorted(range(len(values)), key=lambda layer: (values[layer], layer))
     ranks = {layer: rank for rank, layer in enumerate(order, 1)}
     layers = tuple(LayerScore(layer, float(value), ranks[layer]) for layer, value in enumerate(values))

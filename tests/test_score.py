@@ -412,6 +412,16 @@ def test_a_model_of_zeros_is_scored_and_reported(run, tmp_path):
     ok(run("report", folder, "-o", tmp_path / "report.html"))
 
 
+def test_scores_that_are_all_equal_are_said_to_be(run, tmp_path):
+    zeros = llama_of_shapes(tmp_path / "in", {}, ODD["zero"])
+    line = f"all scores are equal: {DEFAULTS[0]} cannot tell these layers apart"
+    assert json.loads(ok(run("score", zeros, "--json")))["why"] == line
+    assert line in ok(run("score", zeros)).splitlines()
+    assert f"scored by {DEFAULTS[0]} ({line})" in ok(run("plan", zeros, "--count", "1")).splitlines()
+    assert line in ok(run("prune", zeros, tmp_path / "out", "--count", "1"))
+    assert "all scores are equal" not in ok(run("plan", F16, "--count", "1", "--strategy", "influence"))
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_hidden_unit_is_enough(metric, tmp_path):
     units = {f"model.layers.{n}.mlp.{part}": (1, WIDTH) for n in range(8) for part in ("gate_proj", "up_proj")}
