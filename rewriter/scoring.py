@@ -72,9 +72,9 @@ def score_layers(
 ) -> Scores:
     """Score every layer of the stack that `options` name with `metric`, or with the default.
 
-    Raises RequestError for an unknown metric and for a sparsity that it does not take, UnsupportedError where it does not apply or the weights cannot be
-    decoded, CheckpointError for a damaged file. The scores do not depend on `threads`. `watch(metric, share)` hears how
-    much is done, from 0 to 1.
+    Raises RequestError for an unknown metric and for a sparsity that it does not take, UnsupportedError where it
+    does not apply or the weights cannot be decoded, CheckpointError for a damaged file. The scores do not depend on
+    `threads`. `watch(metric, share)` hears how much is done, from 0 to 1.
     """
     options = options or Options()
     chosen = [metric] if metric is not None else list(DEFAULTS)
@@ -124,11 +124,11 @@ def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weigh
 
 
 def _scores(metric: str, stack: Stack, values: Sequence[float], why: str) -> Scores:
-    strange = next((layer for layer, value in enumerate(values) if not isfinite(value)), None)
-    if strange is not None:
+    strange = [layer for layer, value in enumerate(values) if not isfinite(value)]
+    if strange:  # one layer spoils the scores of others where a metric compares them
+        which = f"layer {strange[0]}" if len(strange) == 1 else f"{len(strange)} of {len(values)} layers"
         raise UnsupportedError(
-            f"{metric} gives no number for layer {strange}: there are weights that are infinite, not numbers, or far "
-            "too large"
+            f"{metric} gives no number for {which}: there are weights that are infinite, not numbers, or far too large"
         )
     if len(values) > 1 and isclose(min(values), max(values)):
         why = "; ".join(filter(None, (why, f"all scores are equal: {metric} cannot tell these layers apart")))

@@ -412,6 +412,20 @@ def test_a_model_of_zeros_is_scored_and_reported(run, tmp_path):
     ok(run("report", folder, "-o", tmp_path / "report.html"))
 
 
+def test_one_layer_is_named_where_it_alone_has_no_score(tmp_path):
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.where("layers.2.mlp.up" in name, np.nan, normal()(name, shape))
+
+    checkpoint = open_checkpoint(llama_of_shapes(tmp_path / "in", {}, draw))
+    for metric, which in (
+        ("lamp", "layer 2"),
+        ("neighbour-cosine", "2 of 8 layers"),
+        ("sampled-greedy", r"\d of 8 layers"),
+    ):
+        with pytest.raises(UnsupportedError, match=f"^{metric} gives no number for {which}: there are weights"):
+            score_layers(checkpoint, metric)
+
+
 def test_scores_that_are_all_equal_are_said_to_be(run, tmp_path):
     zeros = llama_of_shapes(tmp_path / "in", {}, ODD["zero"])
     line = f"all scores are equal: {DEFAULTS[0]} cannot tell these layers apart"
