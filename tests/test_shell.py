@@ -148,6 +148,26 @@ def test_quiet_and_verbose_contradict_each_other(run):
     assert (code, out, err) == (2, "", "rewriter: --quiet and --verbose cannot be combined: give one\n")
 
 
+def test_a_log_breaks_no_names_and_ends_lines_with_their_text(run, tmp_path, monkeypatch):
+    output = f"{'long-' * 30}{{stem}}-{{strategy}}.gguf"
+    (tmp_path / "jobs.toml").write_text(
+        f'[[job]]\nsource = "{GGUF}"\nstrategy = "middle"\ncount = 1\noutput = "{output}"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    shown = {}
+    for columns in ("", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for command in (["batch", "jobs.toml", "--dry-run"], ["inspect", LLAMA], ["score", GGUF, "--metric", "lamp"]):
+            lines = ok(run(*command)).splitlines()
+            assert lines == [line.rstrip() for line in lines]
+            assert len(max((line for line in lines if "─" in line), key=len)) < 250
+            shown[columns, command[0]] = lines
+    name = output.format(stem=GGUF.stem, strategy="middle")
+    assert any(name in line for line in shown["", "batch"])
+    assert not any(name in line for line in shown["80", "batch"])
+    assert shown["", "inspect"] == shown["80", "inspect"]
+
+
 # Colours
 
 
