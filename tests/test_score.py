@@ -260,7 +260,11 @@ def test_a_picture(run, tmp_path):
     pytest.importorskip("matplotlib")
     for kind in ("png", "svg"):
         for name in ("one", "two"):
-            ok(run("score", F16, "--metric", "magnitude-l1", "--plot", tmp_path / f"{name}.{kind}"))
+            picture = tmp_path / f"{name}.{kind}"
+            out = ok(run("score", F16, "--metric", "magnitude-l1", "--plot", picture))
+            assert f"saved: {picture}" in out.splitlines()
+    out = ok(run("score", F16, "--metric", "magnitude-l1", "--json", "--plot", picture, "--overwrite"))
+    assert json.loads(out)["metric"] == "magnitude-l1"
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (tmp_path / "one.svg").read_bytes()
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()

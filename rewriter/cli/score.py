@@ -66,6 +66,8 @@ def score(
     out = show.console()
     out.print(_table(described, shown(checkpoint.name, 80)))
     out.print(_components(described["components"]))
+    if plot is not None:
+        out.print(f"saved: {shown(plot, 200)}")
     out.print(_conclusion(described, source, said_again(context)))
 
 
