@@ -332,6 +332,8 @@ def test_a_file_that_is_nearly_there(run):
     [
         (b"PK\3\4" + bytes(40), ["a PyTorch or zip file", "convert_hf_to_gguf.py"]),
         (b"\x80\2" + bytes(40), ["a pickle", "save_pretrained"]),
+        (b"\x80\4" + bytes(40), ["a pickle", "save_pretrained"]),
+        (b"who knows", ["neither a GGUF nor", "convert_hf_to_gguf.py"]),
         (b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS pointer", "git lfs pull"]),
         (b"", ["is empty"]),
     ],
