@@ -18,7 +18,7 @@ from typer.main import get_command
 from rewriter.cli.commands import COMMANDS, app
 from rewriter.errors import OutputError, guess
 from tests import test_cli
-from tests.builders import MODELS, huggingface, prune
+from tests.builders import MODELS, huggingface, prune, write_gguf
 from tests.test_cli import ok
 
 run = test_cli.run  # the fixture
@@ -351,6 +351,12 @@ def test_a_directory_of_another_kind(run, tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "pytorch_model.bin").write_bytes(b"PK\3\4")
     assert "pytorch_model.bin would have to be converted first: " in run("inspect", tmp_path / "torch")[2]
+
+
+def test_that_names_end_alike_does_not_make_them_near(run, tmp_path):
+    write_gguf(tmp_path / "fits.gguf")
+    assert "did you mean" not in run("inspect", tmp_path / "missing.gguf")[2]
+    assert run("inspect", tmp_path / "fit.GGUF")[2].endswith(f"; did you mean {tmp_path}/fits.gguf?\n")
 
 
 def test_guesses_are_shown_safely():

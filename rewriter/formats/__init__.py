@@ -31,7 +31,6 @@ _OTHER_KINDS = (
     (b"\x89HDF\r\n", f"an HDF5 file, {_CONVERT}"),
     (b"version https://", "neither a GGUF nor a safetensors file, but a Git LFS pointer to one: git lfs pull"),
 )  # fmt: skip
-
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")  # how PyTorch's files are called
 
 
