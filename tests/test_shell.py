@@ -219,11 +219,11 @@ def test_a_pipe_is_coloured_only_by_force(arguments):
 # Completion
 
 
-def completed(line: str, folder: Path = MODELS) -> list[str]:
+def completed(line: str, folder: Path = MODELS, **more: str) -> list[str]:
     """What bash is offered for the last word of `line`."""
-    words = line.split(" ")  # bash's own script joins them by newlines
+    words = re.split(r"(?<!\\) ", line)  # bash's own script joins them by newlines, as they were typed
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "_REWRITER_COMPLETE": "complete_bash",
-                   "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
+                   "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1), **more}  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "rewriter"], capture_output=True, text=True, check=True, cwd=folder,
                           env=environment)  # fmt: skip
     assert done.stderr == ""
@@ -242,6 +242,22 @@ def test_what_is_offered(tmp_path):
     assert completed(f"rewriter prune {GGUF.name} x --stack m") == ["main"]
     assert completed("rewriter prune nothing x --stack m") == []
     assert completed("rewriter --version ver") == ["verify"]
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "99", "9" * 5000, "\u00b2"])
+def test_a_place_that_is_none_is_the_last_word_or_a_new_one(number):
+    assert completed("rewriter pr", COMP_CWORD=number) in (["prune"], list(COMMANDS))
+    assert completed("rewriter plan a --strategy recipe :", COMP_CWORD=number)
+
+
+@pytest.mark.parametrize("typed", ["my\\ model.gguf", "'my\\ model.gguf'"])
+def test_the_stacks_of_a_source_with_a_blank_in_its_name(typed, tmp_path):
+    name = typed if typed[0] == "'" else "my model.gguf"
+    shutil.copy(GGUF, tmp_path / name.strip("'"))
+    assert completed(f"rewriter prune {typed} x --stack m", tmp_path) == ["main"]
+    line = f"rewriter prune {typed} x --stack m"
+    zsh = {"_REWRITER_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
+    assert any("main" in word for word in completed(line, tmp_path, **zsh))
 
 
 def test_help_is_completed_too():
