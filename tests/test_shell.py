@@ -143,6 +143,16 @@ def test_verbose_says_what_is_done(run, tmp_path):
     assert json.loads(run("-v", "plan", LLAMA, "--drop", "1", "--json")[1])["kind"] == "rewriter-plan"
 
 
+def test_verbose_names_the_files_that_are_verified(run, tmp_path):
+    ok(run("prune", GGUF, tmp_path / "x.gguf", "--drop", "1"))
+    code, out, err = run("verify", tmp_path / "x.gguf", "--source", GGUF, "-v")
+    assert (code, out.startswith("ok: ")) == (0, True)
+    assert [line.split(" (")[0] for line in err.splitlines() if line.startswith("read: ")] == [
+        f"read: {tmp_path}/x.gguf",
+        f"read: {GGUF}",
+    ]
+
+
 def test_quiet_and_verbose_contradict_each_other(run):
     code, out, err = run("-q", "inspect", GGUF, "-v")
     assert (code, out, err) == (2, "", "rewriter: --quiet and --verbose cannot be combined: give one\n")
