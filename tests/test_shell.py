@@ -110,6 +110,21 @@ def test_help_is_a_command_too(run):
     assert (code, out.strip()) == (2, ok(run("--help")).strip())
 
 
+def test_a_model_without_rules_is_inspected_by_those_that_are_given(run, tmp_path):
+    source = write_gguf(tmp_path / "model.gguf", arch="something")
+    assert "no rules for it: --generic may work" in ok(run("inspect", source))
+    generic = json.loads(ok(run("inspect", source, "--generic", "--json")))
+    rules = tmp_path / "mine.toml"
+    rules.write_text(ok(run("list", "architectures", "--toml", "gguf/llama")).replace("llama", "something"))
+    mine = json.loads(ok(run("inspect", source, "--architecture", rules, "--json")))
+    assert generic == mine
+    assert mine["known"]
+    assert [(stack["name"], stack["layers"]) for stack in mine["stacks"]] == [
+        ("main", len(mine["stacks"][0]["per_layer"]))
+    ]
+    assert run("inspect", source, "--architecture", tmp_path / "none.toml")[0] == 1
+
+
 # How much is said
 
 
