@@ -42,14 +42,17 @@ def shown(text: object, limit: int = 40) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
 
 
-def guess(name: str, known: Iterable[str], prefix: str = "") -> str:
+def guess(name: str, known: Iterable[str], prefix: str = "", ending: str = "") -> str:
     """The question to put behind an error about `name`: `; did you mean X?`, "" where none of `known` is like it.
 
-    `prefix` is what stands before it where it is written: `--stack `.
+    `prefix` is what stands before it where it is written: `--stack `. That names have the same `ending` says nothing.
     """
     from difflib import get_close_matches  # only when something is wrong
     from itertools import islice
 
-    spelled = {each.lower(): each for each in islice(known, _MOST_COMPARED)}
-    found = get_close_matches(name.lower()[:200], spelled, 1)
+    def compared(each: str) -> str:
+        return each.lower().removesuffix(ending.lower())
+
+    spelled = {compared(each): each for each in islice(known, _MOST_COMPARED)}
+    found = get_close_matches(compared(name)[:200], spelled, 1)
     return f"; did you mean {prefix}{shown(spelled[found[0]], 80)}?" if found else ""

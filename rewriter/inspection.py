@@ -168,6 +168,7 @@ def describe_suggestion(suggestion: Suggestion, parts: Iterable[Component]) -> d
         "protected": list(suggestion.protected),
         "scores": [{"layer": each.layer, "score": each.score, "rank": each.rank} for each in scores.layers],
         "suggested": list(suggestion.dropped),
+        "refusal": suggestion.refusal,
         "shared": {"deepest": suggestion.shared("top"), "middle": suggestion.shared("middle")},
         "components": [describe_component(part) for part in parts],
     }

@@ -84,12 +84,9 @@ class Request:
 
     def suggestion(self, checkpoint: Checkpoint, name: str, watch: Watch = lambda metric, share: None) -> Suggestion:
         """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
-        selection = self.selection
-        if selection.drop is not None or selection.keep is not None:
+        if self.selection.drop is not None or self.selection.keep is not None:
             raise RequestError("score suggests layers: --drop and --keep name them already")
-        if (selection.count, selection.ratio, selection.target_size) == (None, None, None):
-            selection = replace(selection, ratio=0.25)
-        return suggest(checkpoint, selection, self.options, self._sizes(checkpoint, name), self.sparsity, watch)
+        return suggest(checkpoint, self.selection, self.options, self._sizes(checkpoint, name), self.sparsity, watch)
 
     def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
         """How large an output would be: exact, so that a target size is met to the byte."""

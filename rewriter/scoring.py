@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
+from math import isclose, isfinite
 
 from rewriter import blas
 
@@ -46,7 +46,10 @@ class LayerScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The scores of every layer of a stack, in order. `why` says why the first default was not used, if so."""
+    """The scores of every layer of a stack, in order.
+
+    `why` says why the first default was not used, if so, and whether all scores are the same.
+    """
 
     metric: str
     stack: str
@@ -69,13 +72,13 @@ def score_layers(
 ) -> Scores:
     """Score every layer of the stack that `options` name with `metric`, or with the default.
 
-    Raises RequestError for an unknown metric, UnsupportedError where it does not apply or the weights cannot be
-    decoded, CheckpointError for a damaged file. The scores do not depend on `threads`. `watch(metric, share)` hears how
-    much is done, from 0 to 1.
+    Raises RequestError for an unknown metric and for a sparsity that it does not take, UnsupportedError where it
+    does not apply or the weights cannot be decoded, CheckpointError for a damaged file. The scores do not depend on
+    `threads`. `watch(metric, share)` hears how much is done, from 0 to 1.
     """
     options = options or Options()
     chosen = [metric] if metric is not None else list(DEFAULTS)
-    functions = [find(name, sparsity if name == "lamp" or metric else None) for name in chosen]
+    functions = [find(name, sparsity) for name in chosen]
     stack = select(open_stacks(checkpoint, options)[1], options.stack)
     with _model(checkpoint, stack, threads or workers()) as model:
         why = ""
@@ -121,12 +124,14 @@ def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weigh
 
 
 def _scores(metric: str, stack: Stack, values: Sequence[float], why: str) -> Scores:
-    strange = next((layer for layer, value in enumerate(values) if not isfinite(value)), None)
-    if strange is not None:
+    strange = [layer for layer, value in enumerate(values) if not isfinite(value)]
+    if strange:  # one layer spoils the scores of others where a metric compares them
+        which = f"layer {strange[0]}" if len(strange) == 1 else f"{len(strange)} of {len(values)} layers"
         raise UnsupportedError(
-            f"{metric} gives no number for layer {strange}: there are weights that are infinite, not numbers, or far "
-            "too large"
+            f"{metric} gives no number for {which}: there are weights that are infinite, not numbers, or far too large"
         )
+    if len(values) > 1 and isclose(min(values), max(values)):
+        why = "; ".join(filter(None, (why, f"all scores are equal: {metric} cannot tell these layers apart")))
     order = sorted(range(len(values)), key=lambda layer: (values[layer], layer))
     ranks = {layer: rank for rank, layer in enumerate(order, 1)}
     layers = tuple(LayerScore(layer, float(value), ranks[layer]) for layer, value in enumerate(values))

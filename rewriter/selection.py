@@ -42,12 +42,16 @@ class Selection:
     contiguous: bool = False
 
     @property
+    def sized(self) -> bool:
+        """Whether it says how many layers go."""
+        return (self.count, self.ratio, self.target_size) != (None, None, None)
+
+    @property
     def scored(self) -> bool:
         """Whether the layers go by their scores: no list of them, no strategy by position."""
         listed = self.drop is not None or self.keep is not None
-        amounts = (self.count, self.ratio, self.target_size)
         by_position = self.strategy in strategies.STRATEGIES or (self.strategy or "").startswith(RECIPE)
-        return not listed and not by_position and (self.strategy is not None or amounts != (None, None, None))
+        return not listed and not by_position and (self.strategy is not None or self.sized)
 
 
 def default_protection(count: int) -> tuple[int, int]:
@@ -120,10 +124,11 @@ def parse_layers(text: str, count: int, predictions: int = 0) -> tuple[int, ...]
     """Return the layers that `text` names (`3,7-9,-1`), ascending, each once, for a stack of `count`.
 
     Prediction layers come after the main ones and may be named by their number; negative numbers count main layers
-    only. Raises RequestError. Bounds are checked before a range is expanded: `0-99999999999` must not fill memory.
+    only. Blanks beside commas are harmless. Raises RequestError. Bounds are checked before a range is expanded:
+    `0-99999999999` must not fill memory.
     """
     chosen = bytearray(count + predictions)  # a million ranges of thousands of layers take no time
-    for item in text.split(","):
+    for item in (part.strip(" ") for part in text.split(",")):
         match = _ITEM.fullmatch(item)
         if match is None or item == "-0" or len(item) > 40:
             raise RequestError(
@@ -264,7 +269,7 @@ def _by_strategy(
         return _fitting(strategy, candidates, count, parse_size(selection.target_size), size_of, protected)
     amount = _amount(selection, count)
     if amount > len(candidates):
-        why = "; --protect-first 0 --protect-last 0 lets all go" if selection.scored else ""
+        why = "; --protect-first 0 --protect-last 0 lets all go" if selection.scored and count > 1 else ""
         raise RequestError(f"cannot drop {shown(amount)} layers: {len(candidates)} of the {count} may go{why}")
     if selection.scored and selection.ratio is not None:
         return _without(_nearest_amount(strategy, candidates, amount), count)

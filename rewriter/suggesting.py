@@ -19,6 +19,7 @@ from rewriter.strategies import STRATEGIES, Layers, Strategy
 if TYPE_CHECKING:
     from rewriter.scoring import Scores, Watch
 
+_SHARE = 0.25  # of the layers, to suggest where no amount was asked for
 _TRIED = 16  # selections that break no bound, before it is said that none works
 
 
@@ -72,11 +73,12 @@ def _blocks(every: Layers, candidates: Layers, count: int, costs: tuple[float, .
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """The layers to drop by their scores, and those that were never considered."""
+    """The layers to drop by their scores, and those that were never considered. `refusal` says why none are dropped."""
 
     scores: Scores
     protected: Layers
     dropped: Layers
+    refusal: str = ""
 
     def shared(self, strategy: str) -> int:
         """How many of the suggested layers a strategy by position would drop as well, under the same protection."""
@@ -95,21 +97,31 @@ def suggest(
     sparsity: float | None = None,
     watch: Watch = lambda metric, share: None,
 ) -> Suggestion:
-    """Score the layers and choose among them what `selection` asks for. Raises as `choose` and `score_layers` do."""
+    """Score the layers and choose among them what `selection` asks for, a quarter where it names no amount.
+
+    Raises as `choose` and `score_layers` do; where no amount was asked for, what `choose` says is the `refusal`.
+    """
+    asked, selection = selection, selection if selection.sized else replace(selection, ratio=_SHARE)
     strategy, scores = strategy_for(selection, checkpoint, options, sparsity, watch)
     if scores is None:
         raise RequestError(f"{selection.strategy} has no scores; name a metric (rewriter list metrics)")
     count = len(scores.layers)
-    kept = choose(selection, count, size_of, strategy=strategy)
+    kept, refusal = tuple(range(count)), ""
+    try:
+        kept = choose(selection, count, size_of, strategy=strategy)
+    except (RequestError, UnsupportedError) as error:
+        if asked.sized:
+            raise
+        refusal = str(error)
     first, last = protection(selection, count)
     ends = tuple(layer for layer in range(count) if layer < first or layer >= count - last)
-    return Suggestion(scores, ends, tuple(layer for layer in range(count) if layer not in set(kept)))
+    return Suggestion(scores, ends, tuple(layer for layer in range(count) if layer not in set(kept)), refusal)
 
 
 def check_strategy(selection: Selection, sparsity: float | None = None) -> None:
     """Raise RequestError if `selection` names nothing that chooses layers, or `sparsity` has nothing to do with it."""
     name = selection.strategy or ""
-    if sparsity is not None and not selection.scored:
+    if sparsity is not None and not (name and selection.scored):
         raise RequestError("--sparsity is about layers chosen by the metric lamp: --strategy lamp")
     if name.startswith(RECIPE):
         find(name)

@@ -6,7 +6,7 @@ Every difference is a Problem, one line: where, expected, found.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,17 +34,19 @@ def verify(
     source: str | os.PathLike[str] | None = None,
     options: Options | None = None,
     checksums: bool = False,
+    opened: Callable[[str | os.PathLike[str]], Checkpoint] = open_checkpoint,
 ) -> tuple[Problem, ...]:
     """Return what is wrong with the checkpoint at `path`; nothing is the good answer.
 
     Without `source`: the file against itself: format, layer numbers, counts, lists, index, sizes. With it: also
     every kept tensor's bytes, the absence of every dropped one, and every metadata value. Which layers were kept
     is read from the provenance, or found by comparing bytes where there is none. With `checksums`: also every
-    tensor's and file's hash, against those that were recorded. Raises CheckpointError where it cannot be told.
+    tensor's and file's hash, against those that were recorded. `opened` opens both, and may say so. Raises
+    CheckpointError where it cannot be told.
     """
     hashes = tuple(damaged(path)) if checksums else ()
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = opened(path)
     except CheckpointError as error:
         return (Problem(named(Path(path)), "a well-formed checkpoint", str(error)), *hashes)
     try:
@@ -54,7 +56,7 @@ def verify(
     found = [*hashes, *structure(checkpoint, options), *_totals(checkpoint), *_second_reader(checkpoint)]
     if source is None:
         return tuple(found)
-    original = open_checkpoint(source)
+    original = opened(source)
     if not found:
         _refuse_untold(checkpoint, original)
     try:

@@ -369,7 +369,7 @@ USAGE = {
     "garbage": ["--keep", "1;2"],
     "underscore": ["--drop", "1_0"],
     "plus": ["--drop", "+1"],
-    "space": ["--drop", "1, 2"],
+    "space": ["--drop", "1 2"],
     "leading zero": ["--drop", "01"],
     "arabic": ["--drop", "١"],
     "unknown strategy": ["--strategy", "best", "--count", "1"],

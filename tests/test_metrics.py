@@ -123,6 +123,15 @@ def test_neighbour_cosine_by_hand():
     assert neighbour_cosine(model({"a": same})) == [1.0]
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_layer_whose_weights_are_no_numbers_has_no_score(bad):
+    layers = [layer(seed) for seed in range(4)]
+    layers[2]["up"][3, 5] = bad
+    for metric, without in ((lamp, [2]), (neighbour_cosine, [2, 3])):  # it compares each with the one before
+        assert np.flatnonzero(np.isnan(metric(model(*layers)))).tolist() == without
+
+
 # ---- spectra
 
 
@@ -426,6 +435,11 @@ def test_the_size_of_the_pieces_hardly_matters(name: str, monkeypatch: pytest.Mo
     whole = score_layers(checkpoint, name, threads=2).values
     monkeypatch.setattr(rewriter.formats.decode, "_CHUNK", 1 << 14)
     assert score_layers(checkpoint, name, threads=2).values == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_strategy_by_position_has_no_scores():
+    with pytest.raises(RequestError, match=r"^middle has no scores; name a metric"):
+        find("middle")
 
 
 def test_names_of_metrics():

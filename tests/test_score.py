@@ -155,10 +155,11 @@ def test_json_has_every_layer(run):
         "protected",
         "scores",
         "suggested",
+        "refusal",
         "shared",
         "components",
     ]
-    assert (value["stack"], value["protected"], value["why"]) == ("main", [0, 1, 10, 11], "")
+    assert (value["stack"], value["protected"], value["why"], value["refusal"]) == ("main", [0, 1, 10, 11], "", "")
     assert value["metric"] == DEFAULTS[0]
     assert [row["layer"] for row in value["scores"]] == list(range(12))
     ordered = sorted(value["scores"], key=lambda row: row["score"])
@@ -182,6 +183,23 @@ def test_what_is_suggested_is_what_prune_drops(run, tmp_path):
     assert open_checkpoint(tmp_path / "out.gguf").metadata["llama.block_count"] == again["layers"]["after"]
     planned = json.loads(ok(run("plan", Q4, "--ratio", "0.3", "--json")))
     assert planned["layers"]["dropped"] == suggested
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_model_of_few_layers_is_scored_and_nothing_is_suggested(layers, run, tmp_path):
+    source = huggingface(tmp_path / "in", layers)
+    value = json.loads(ok(run("score", source, "--json")))
+    assert [row["layer"] for row in value["scores"]] == list(range(layers))
+    assert value["suggested"] == []
+    hint = "; --protect-first 0 --protect-last 0 lets all go" if layers > 1 else ""
+    assert value["refusal"] == f"cannot drop 1 layers: 0 of the {layers} may go{hint}"
+    last = ok(run("score", source)).splitlines()[-1]
+    assert last == f"nothing is suggested: {value['refusal']}"
+    unprotected = ["--protect-first", "0", "--protect-last", "0"]
+    assert len(json.loads(ok(run("score", source, "--json", *unprotected)))["suggested"]) == (layers > 1)
+    code, out, err = run("score", source, "--count", "1")
+    assert (code, out, err) == (2, "", f"rewriter: {value['refusal']}\n")
+    ok(run("report", source, "-o", tmp_path / "page.html"))
 
 
 def test_options_of_a_suggestion(run):
@@ -242,7 +260,11 @@ def test_a_picture(run, tmp_path):
     pytest.importorskip("matplotlib")
     for kind in ("png", "svg"):
         for name in ("one", "two"):
-            ok(run("score", F16, "--metric", "magnitude-l1", "--plot", tmp_path / f"{name}.{kind}"))
+            picture = tmp_path / f"{name}.{kind}"
+            out = ok(run("score", F16, "--metric", "magnitude-l1", "--plot", picture))
+            assert f"saved: {picture}" in out.splitlines()
+    out = ok(run("score", F16, "--metric", "magnitude-l1", "--json", "--plot", picture, "--overwrite"))
+    assert json.loads(out)["metric"] == "magnitude-l1"
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (tmp_path / "one.svg").read_bytes()
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
@@ -392,6 +414,30 @@ def test_a_model_of_zeros_is_scored_and_reported(run, tmp_path):
         rows = json.loads(ok(run("score", folder, "--metric", metric, "--json")))["scores"]
         assert len({row["score"] for row in rows}) <= 2  # sampled-greedy and neighbour-cosine have layers of their own
     ok(run("report", folder, "-o", tmp_path / "report.html"))
+
+
+def test_one_layer_is_named_where_it_alone_has_no_score(tmp_path):
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.where("layers.2.mlp.up" in name, np.nan, normal()(name, shape))
+
+    checkpoint = open_checkpoint(llama_of_shapes(tmp_path / "in", {}, draw))
+    for metric, which in (
+        ("lamp", "layer 2"),
+        ("neighbour-cosine", "2 of 8 layers"),
+        ("sampled-greedy", r"\d of 8 layers"),
+    ):
+        with pytest.raises(UnsupportedError, match=f"^{metric} gives no number for {which}: there are weights"):
+            score_layers(checkpoint, metric)
+
+
+def test_scores_that_are_all_equal_are_said_to_be(run, tmp_path):
+    zeros = llama_of_shapes(tmp_path / "in", {}, ODD["zero"])
+    line = f"all scores are equal: {DEFAULTS[0]} cannot tell these layers apart"
+    assert json.loads(ok(run("score", zeros, "--json")))["why"] == line
+    assert line in ok(run("score", zeros)).splitlines()
+    assert f"scored by {DEFAULTS[0]} ({line})" in ok(run("plan", zeros, "--count", "1")).splitlines()
+    assert line in ok(run("prune", zeros, tmp_path / "out", "--count", "1"))
+    assert "all scores are equal" not in ok(run("plan", F16, "--count", "1", "--strategy", "influence"))
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -18,7 +18,7 @@ from typer.main import get_command
 from rewriter.cli.commands import COMMANDS, app
 from rewriter.errors import OutputError, guess
 from tests import test_cli
-from tests.builders import MODELS, huggingface, prune
+from tests.builders import MODELS, huggingface, prune, write_gguf
 from tests.test_cli import ok
 
 run = test_cli.run  # the fixture
@@ -82,6 +82,8 @@ def test_a_name_on_the_hub_and_json(run, tmp_path, monkeypatch):
 def test_what_would_be_ignored_is_refused(run):
     code, _, err = run("plan", GGUF, "--strategy", "top", "--count", "1", "--sparsity", "0.5")
     assert (code, err.startswith("rewriter: --sparsity is about layers chosen by")) == (2, True)
+    assert run("plan", GGUF, "--count", "3", "--sparsity", "0.5") == (2, "", err)  # the default is another metric
+    assert run("score", GGUF, "--sparsity", "0.5") == (2, "", "rewriter: --sparsity goes with --metric lamp\n")
     assert "did you mean recipe:shortgpt-llama-2-7b?" in run(
         "plan", GGUF, "--strategy", "shortgpt-llama-2-7b", "--count", "1"
     )[2]  # fmt: skip
@@ -106,6 +108,21 @@ def test_help_is_a_command_too(run):
     assert ok(run("help")).strip() == ok(run("--help")).strip()
     code, out, _ = run()
     assert (code, out.strip()) == (2, ok(run("--help")).strip())
+
+
+def test_a_model_without_rules_is_inspected_by_those_that_are_given(run, tmp_path):
+    source = write_gguf(tmp_path / "model.gguf", arch="something")
+    assert "no rules for it: --generic may work" in ok(run("inspect", source))
+    generic = json.loads(ok(run("inspect", source, "--generic", "--json")))
+    rules = tmp_path / "mine.toml"
+    rules.write_text(ok(run("list", "architectures", "--toml", "gguf/llama")).replace("llama", "something"))
+    mine = json.loads(ok(run("inspect", source, "--architecture", rules, "--json")))
+    assert generic == mine
+    assert mine["known"]
+    assert [(stack["name"], stack["layers"]) for stack in mine["stacks"]] == [
+        ("main", len(mine["stacks"][0]["per_layer"]))
+    ]
+    assert run("inspect", source, "--architecture", tmp_path / "none.toml")[0] == 1
 
 
 # How much is said
@@ -141,9 +158,39 @@ def test_verbose_says_what_is_done(run, tmp_path):
     assert json.loads(run("-v", "plan", LLAMA, "--drop", "1", "--json")[1])["kind"] == "rewriter-plan"
 
 
+def test_verbose_names_the_files_that_are_verified(run, tmp_path):
+    ok(run("prune", GGUF, tmp_path / "x.gguf", "--drop", "1"))
+    code, out, err = run("verify", tmp_path / "x.gguf", "--source", GGUF, "-v")
+    assert (code, out.startswith("ok: ")) == (0, True)
+    assert [line.split(" (")[0] for line in err.splitlines() if line.startswith("read: ")] == [
+        f"read: {tmp_path}/x.gguf",
+        f"read: {GGUF}",
+    ]
+
+
 def test_quiet_and_verbose_contradict_each_other(run):
     code, out, err = run("-q", "inspect", GGUF, "-v")
     assert (code, out, err) == (2, "", "rewriter: --quiet and --verbose cannot be combined: give one\n")
+
+
+def test_a_log_breaks_no_names_and_ends_lines_with_their_text(run, tmp_path, monkeypatch):
+    output = f"{'long-' * 30}{{stem}}-{{strategy}}.gguf"
+    (tmp_path / "jobs.toml").write_text(
+        f'[[job]]\nsource = "{GGUF}"\nstrategy = "middle"\ncount = 1\noutput = "{output}"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    shown = {}
+    for columns in ("", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for command in (["batch", "jobs.toml", "--dry-run"], ["inspect", LLAMA], ["score", GGUF, "--metric", "lamp"]):
+            lines = ok(run(*command)).splitlines()
+            assert lines == [line.rstrip() for line in lines]
+            assert len(max((line for line in lines if "─" in line), key=len)) < 250
+            shown[columns, command[0]] = lines
+    name = output.format(stem=GGUF.stem, strategy="middle")
+    assert any(name in line for line in shown["", "batch"])
+    assert not any(name in line for line in shown["80", "batch"])
+    assert shown["", "inspect"] == shown["80", "inspect"]
 
 
 # Colours
@@ -197,11 +244,11 @@ def test_a_pipe_is_coloured_only_by_force(arguments):
 # Completion
 
 
-def completed(line: str, folder: Path = MODELS) -> list[str]:
+def completed(line: str, folder: Path = MODELS, **more: str) -> list[str]:
     """What bash is offered for the last word of `line`."""
-    words = line.split(" ")  # bash's own script joins them by newlines
+    words = re.split(r"(?<!\\) ", line)  # bash's own script joins them by newlines, as they were typed
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "_REWRITER_COMPLETE": "complete_bash",
-                   "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
+                   "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1), **more}  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "rewriter"], capture_output=True, text=True, check=True, cwd=folder,
                           env=environment)  # fmt: skip
     assert done.stderr == ""
@@ -220,6 +267,22 @@ def test_what_is_offered(tmp_path):
     assert completed(f"rewriter prune {GGUF.name} x --stack m") == ["main"]
     assert completed("rewriter prune nothing x --stack m") == []
     assert completed("rewriter --version ver") == ["verify"]
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "99", "9" * 5000, "\u00b2"])
+def test_a_place_that_is_none_is_the_last_word_or_a_new_one(number):
+    assert completed("rewriter pr", COMP_CWORD=number) in (["prune"], list(COMMANDS))
+    assert completed("rewriter plan a --strategy recipe :", COMP_CWORD=number)
+
+
+@pytest.mark.parametrize("typed", ["my\\ model.gguf", "'my\\ model.gguf'"])
+def test_the_stacks_of_a_source_with_a_blank_in_its_name(typed, tmp_path):
+    name = typed if typed[0] == "'" else "my model.gguf"
+    shutil.copy(GGUF, tmp_path / name.strip("'"))
+    assert completed(f"rewriter prune {typed} x --stack m", tmp_path) == ["main"]
+    line = f"rewriter prune {typed} x --stack m"
+    zsh = {"_REWRITER_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
+    assert any("main" in word for word in completed(line, tmp_path, **zsh))
 
 
 def test_help_is_completed_too():
@@ -310,6 +373,8 @@ def test_a_file_that_is_nearly_there(run):
     [
         (b"PK\3\4" + bytes(40), ["a PyTorch or zip file", "convert_hf_to_gguf.py"]),
         (b"\x80\2" + bytes(40), ["a pickle", "save_pretrained"]),
+        (b"\x80\4" + bytes(40), ["a pickle", "save_pretrained"]),
+        (b"who knows", ["neither a GGUF nor", "convert_hf_to_gguf.py"]),
         (b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS pointer", "git lfs pull"]),
         (b"", ["is empty"]),
     ],
@@ -327,6 +392,12 @@ def test_a_directory_of_another_kind(run, tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "pytorch_model.bin").write_bytes(b"PK\3\4")
     assert "pytorch_model.bin would have to be converted first: " in run("inspect", tmp_path / "torch")[2]
+
+
+def test_that_names_end_alike_does_not_make_them_near(run, tmp_path):
+    write_gguf(tmp_path / "fits.gguf")
+    assert "did you mean" not in run("inspect", tmp_path / "missing.gguf")[2]
+    assert run("inspect", tmp_path / "fit.GGUF")[2].endswith(f"; did you mean {tmp_path}/fits.gguf?\n")
 
 
 def test_guesses_are_shown_safely():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import MutableMapping
 
 from rewriter.errors import RewriterError
@@ -14,14 +15,15 @@ def mend_words(environment: MutableMapping[str, str]) -> None:
     """bash breaks words at `=` and `:`. Make two of `--option = VALUE`, and one of `recipe : NAME`: the name alone."""
     if environment.get("_REWRITER_COMPLETE") != "complete_bash":
         return
-    words, at = environment.get("COMP_WORDS", "").split("\n"), int(environment.get("COMP_CWORD", "0"))
+    words, number = environment.get("COMP_WORDS", "").split("\n"), environment.get("COMP_CWORD", "")
+    at = min(int(number[:9]), len(words)) if number.isdecimal() else len(words) - 1
     for place in range(len(words) - 1, 0, -1):
         if words[place] == "=" and words[place - 1].startswith("--"):
             words[place : place + 1] = [""] if at == place else []
             at -= at > place
     colon = next((place for place in (at, at - 1) if words[place - 1 : place + 1] == ["recipe", ":"]), 0)
     if colon > 1:
-        words, at = [*words[: colon - 1], "" if colon == at else words[at]], colon - 1
+        words, at = [*words[: colon - 1], *([""] if colon == at else words[at : at + 1])], colon - 1
         environment[_RECIPE] = "1"
     environment.update({"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(at)})
 
@@ -50,14 +52,23 @@ def entries() -> list[str]:
     return [f"{entry.format}/{entry.name}" for entry in known()]
 
 
+def _unquoted(line: str) -> list[str]:
+    """The words of a command line that is still being typed."""
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quote is still open
+        return line.split()
+
+
 def stacks() -> list[str]:
     """The stacks of the source that is on the command line already; only headers are read."""
     from rewriter.formats import open_checkpoint
     from rewriter.plan import open_stacks
     from rewriter.selection import Options
 
-    words = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
-    source = next((word for word in words.split()[2:] if os.path.exists(word)), "")
+    line = os.environ.get("_TYPER_COMPLETE_ARGS")  # bash gives words instead
+    words = _unquoted(line) if line else os.environ.get("COMP_WORDS", "").split("\n")
+    source = next((each for word in words[2:] for each in (word, *_unquoted(word)) if os.path.exists(each)), "")
     try:
         there = open_stacks(open_checkpoint(source), Options())[1]
         return list(dict.fromkeys(["main", *(stack.name for stack in there)]))

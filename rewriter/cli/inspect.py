@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rewriter.architectures.toml_file import load_architecture
 from rewriter.cli import show, telling
 from rewriter.cli.options import Source
 from rewriter.errors import shown
 from rewriter.inspection import describe
+from rewriter.plan import open_stacks
+from rewriter.selection import Options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,12 +22,18 @@ if TYPE_CHECKING:
 def inspect(
     source: Source,
     json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    generic: Annotated[bool, typer.Option("--generic", help="Go by tensor names and layer count alone.")] = False,
+    architecture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rules of your own: an entry in TOML.")
+    ] = None,
 ) -> None:
     """Show what a checkpoint holds: its stacks, its layers, their sizes.
 
     Example: `rewriter inspect model.gguf`
     """
-    described = describe(telling.opened(source))
+    options = Options(generic=generic, architecture=load_architecture(architecture) if architecture else None)
+    checkpoint = telling.opened(source)
+    described = describe(checkpoint, None if options == Options() else open_stacks(checkpoint, options)[0])
     if json:
         show.print_json(described)
         return

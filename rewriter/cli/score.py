@@ -66,6 +66,8 @@ def score(
     out = show.console()
     out.print(_table(described, shown(checkpoint.name, 80)))
     out.print(_components(described["components"]))
+    if plot is not None:
+        out.print(f"saved: {shown(plot, 200)}")
     out.print(_conclusion(described, source, said_again(context)))
 
 
@@ -100,6 +102,8 @@ def _components(parts: list[dict[str, Any]]) -> Table:
 
 
 def _conclusion(described: dict[str, Any], source: str, more: list[str]) -> str:
+    if described["refusal"]:
+        return f"nothing is suggested: {described['refusal']}"
     dropped, shared = described["suggested"], described["shared"]
     count = len(dropped)
     drop = ("--drop", show.layers(dropped), *more)

@@ -15,19 +15,24 @@ from rewriter.errors import shown
 from rewriter.selection import format_layers
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterator
+
+    from rich.console import Console, ConsoleOptions
     from rich.table import Table
 
 number, size, counted = amounts.number, amounts.size, amounts.counted
+_ENDLESS = 1_000_000  # characters of a line where nobody looks at a screen
 _BAR, _BESIDE = 24, 54  # characters of the longest bar, and of what stands beside one on a line
 
 
 def console(error: bool = False) -> Console:
-    """A console that takes no markup from names and does not break their lines."""
+    """A console that takes no markup from names and does not break their lines; in a log not even those of tables."""
     from rich.console import Console
 
+    screen = (sys.stderr if error else sys.stdout).isatty() or os.environ.get("COLUMNS")
     return Console(
-        stderr=error, markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=Voice.quiet,
+        stderr=error, width=None if screen else _ENDLESS,
+        markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=Voice.quiet,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
     )  # fmt: skip
 
@@ -56,11 +61,20 @@ def failure(text: str) -> None:
 
 
 def table(title: str, caption: str = "") -> Table:
-    """A table as all of ours look."""
+    """A table as all of ours look: no blanks fill its lines up."""
     from rich import box
+    from rich.segment import Segment
     from rich.table import Table
 
-    return Table(
+    class Bare(Table):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+            for line in Segment.split_lines(super().__rich_console__(console, options)):  # type: ignore[arg-type]
+                while line and not line[-1].text.strip():
+                    line.pop()
+                *before, last = line or [Segment("")]
+                yield from (*before, Segment(last.text.rstrip(), last.style), Segment.line())
+
+    return Bare(
         title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
         caption=caption or None, caption_justify="left",
     )  # fmt: skip

@@ -26,7 +26,7 @@ _LOOK, _LONG = 20, 300  # seconds after which it is said that scoring will take 
 _QUICK = "influence"  # the metric that reads every weight once
 
 
-def opened(source: str) -> Checkpoint:
+def opened(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint, and say which files it is made of."""
     began = time.monotonic()
     checkpoint = open_checkpoint(source)

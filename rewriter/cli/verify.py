@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rewriter.architectures.toml_file import load_architecture
-from rewriter.cli import show
+from rewriter.cli import show, telling
 from rewriter.errors import shown
 from rewriter.selection import Options
 from rewriter.verifying import verify as problems_of
@@ -45,7 +45,7 @@ def verify(
         keep_fields=tuple(keep_field or ()),
         per_layer_fields=tuple(per_layer_field or ()),
     )
-    problems = problems_of(destination, source, None if options == Options() else options, checksums)
+    problems = problems_of(destination, source, None if options == Options() else options, checksums, telling.opened)
     for problem in problems:
         typer.echo(str(problem))
     if problems:

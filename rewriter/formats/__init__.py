@@ -27,10 +27,11 @@ _CONVERT = (
 )
 _OTHER_KINDS = (
     (b"PK\3\4", f"a PyTorch or zip file, {_CONVERT}"),
-    (b"\x80\2", f"a pickle (PyTorch's old form), {_CONVERT}"),
+    ((b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"), f"a pickle (PyTorch's old form), {_CONVERT}"),
     (b"\x89HDF\r\n", f"an HDF5 file, {_CONVERT}"),
     (b"version https://", "neither a GGUF nor a safetensors file, but a Git LFS pointer to one: git lfs pull"),
 )  # fmt: skip
+_TORCH = (".bin", ".pt", ".pth", ".ckpt")  # how PyTorch's files are called
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
@@ -56,17 +57,17 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return huggingface.open_file(path)
     if imatrix.looks_like(start):
         return imatrix.open_imatrix(path)
-    raise CheckpointError(f"{named(path)} is {_other_kind(start)}")
+    raise CheckpointError(f"{named(path)} is {_other_kind(path, start)}")
 
 
-def _other_kind(start: bytes) -> str:
-    """What a file that begins with `start` is instead, and what can be done about it."""
+def _other_kind(path: Path, start: bytes) -> str:
+    """What the file at `path`, which begins with `start`, is instead, and what can be done about it."""
     if not start:
         return "empty, neither a GGUF nor a safetensors file"
     known = (what for first, what in _OTHER_KINDS if start.startswith(first))
     if start.lstrip()[:1] == b"{":
         return "JSON, no checkpoint: give the directory that it is in"
-    return next(known, "neither a GGUF nor a safetensors file")
+    return next(known, _CONVERT if path.suffix in _TORCH else "neither a GGUF nor a safetensors file")
 
 
 def layout(plan: Plan, name: str) -> Output:

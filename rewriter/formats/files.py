@@ -38,7 +38,8 @@ def _near(path: str | Path) -> str:
     """What in the folder has nearly this name."""
     folder, name = os.path.split(os.fspath(path).rstrip("/"))
     try:
-        return guess(name, os.listdir(folder or "."), shown(os.path.join(folder, ""), 200) if folder else "")
+        before = shown(os.path.join(folder, ""), 200) if folder else ""
+        return guess(name, os.listdir(folder or "."), before, os.path.splitext(name)[1])
     except OSError:
         if _HUB.fullmatch(os.fspath(path)):
             return f"; if that is a name on the Hub, fetch it first: hf download {path} --local-dir {name}"

@@ -28,6 +28,8 @@ METRICS: dict[str, Callable[..., list[float]]] = {
 
 def find(name: str, sparsity: float | None = None) -> Metric:
     """The metric called `name`. Raises RequestError naming the others."""
+    if name in STRATEGIES:
+        raise RequestError(f"{name} has no scores; name a metric (rewriter list metrics)")
     if name not in METRICS:
         hint = guess(name, [*METRICS, *STRATEGIES])
         raise RequestError(

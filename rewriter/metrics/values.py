@@ -17,6 +17,7 @@ from rewriter.metrics.model import Model
 
 Scores = list[float]
 MAGNITUDES = 1 << 15  # different magnitudes in bfloat16: a float32 without its sign and its lower half
+_INFINITE = 0x7F80  # the first of them that is no finite number
 
 
 def magnitude_l1(model: Model) -> Scores:
@@ -73,14 +74,14 @@ def lamp(model: Model, sparsity: float = 0.8) -> Scores:
     return [_share(layer, threshold) for layer in tallies]
 
 
-Tally = tuple[NDArray[np.float64], NDArray[np.int64]]  # squares, descending, and how many weights have each
+Tally = tuple[NDArray[np.float64], NDArray[np.int64]]  # squares, descending, nan first; how many weights have each
 
 
 def _tally(model: Model, weight: Weight) -> Tally:
     """How often each magnitude occurs: all that LAMP needs of a matrix, in little memory."""
     counts = sum(model.team.map(lambda span: magnitudes(weight.read(*span)), weight.chunks()))
     there = np.flatnonzero(counts)[::-1]
-    return magnitude_values()[there] ** 2, np.asarray(counts)[there]
+    return np.where(there < _INFINITE, magnitude_values()[there] ** 2, np.nan), np.asarray(counts)[there]
 
 
 def magnitude_values() -> NDArray[np.float64]:
@@ -102,7 +103,7 @@ def _survivors(tally: Tally, threshold: float) -> int:
     while j <= 1 / threshold - T / q.
     """
     squares, counts = tally
-    before = np.concatenate(([0.0], np.cumsum(squares * counts)[:-1]))
+    before = np.concatenate(([0.0], np.nancumsum(squares * counts)[:-1]))
     there = squares > 0
     room = 1 / threshold - before[there] / squares[there]
     return int(np.clip(np.floor(room), 0, counts[there]).sum())
@@ -121,6 +122,8 @@ def _threshold(tallies: list[Tally], wanted: int) -> float:
 
 
 def _share(tallies: list[Tally], threshold: float) -> float:
+    if any(np.isnan(squares).any() for squares, _ in tallies):
+        return np.nan
     total = sum(int(counts.sum()) for _, counts in tallies)
     return sum(_survivors(tally, threshold) for tally in tallies) / total if total else 0.0
 
@@ -143,7 +146,7 @@ def _cosine(model: Model, one: int, other: int) -> float:
     jobs = [(*pair, span) for pair in pairs for span in pair[0].chunks()]
     parts = model.team.map(lambda job: _products(job[0].read(*job[2]), job[1].read(*job[2])), jobs)
     both, first, second = np.sum(parts, axis=0) if parts else (0.0, 0.0, 0.0)
-    return float(both / np.sqrt(first * second)) if first * second > 0 else 0.0
+    return 0.0 if first * second == 0 else float(both / np.sqrt(first * second))
 
 
 def _products(a: Floats, b: Floats) -> tuple[float, float, float]:
