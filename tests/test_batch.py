@@ -223,6 +223,13 @@ def test_a_file_that_is_no_toml(folder):
         read_batch(folder / "none.toml", KEYS, settings)
 
 
+@pytest.mark.parametrize("name", ["", ".", "/"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_folder_is_no_batch(name, more, folder):
+    out, err = ours(folder, name, *more).communicate(timeout=120)
+    assert (out, err) == ("", f"rewriter: cannot read {name or '.'}: it is not a regular file\n")
+
+
 def test_links_hide_no_collision(folder):
     (folder / "alias").symlink_to(folder / "models")
     with pytest.raises(RequestError, match="reads"):

@@ -64,7 +64,7 @@ def batch(
     stop = _Stop()
     try:
         with stop.listening(), _alone(jobs_file), workers(executor or f"processes={jobs or DEFAULT_WORKERS}") as crew:
-            written = Results(results or jobs_file.with_name("results.jsonl"))
+            written = Results(results or jobs_file.parent / "results.jsonl")
             found = read_batch(jobs_file, KEYS, settings, [*written.outputs, str(written.path)])
             run = Run(crew.executor, written, stop=stop.event, words=as_keys)
             if dry_run:
