@@ -39,6 +39,7 @@ class Results:
     def __init__(self, path: Path) -> None:
         """Read what is there, up to lines that a power cut has damaged. Raises OutputError."""
         self.path = path = Path(os.path.abspath(path))
+        self._new = path.with_name(f".{path.name}.new")
         self._lock = threading.Lock()
         self.lines: dict[str, Line] = {}
         if not path.parent.is_dir():
@@ -59,6 +60,11 @@ class Results:
         made = ((output, line["files"]) for output, line in self.lines.items() if line.get("files"))
         return [path for output, files in made for path in (output, *_paths(output, files))]
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Where results are written: nobody's source, and no output."""
+        return str(self.path), str(self._new)
+
     def add(self, job: Job, line: Line) -> Line:
         """Write a line about `job`, from any thread. Raises OSError."""
         line = {"schema": SCHEMA, "source": self._relative(job.source), "output": self._relative(job.output), **line}
@@ -73,10 +79,9 @@ class Results:
         """Write the file anew: `jobs` first, in their order, then other outputs that are still there."""
         first = [job.output for job in jobs if job.output in self.lines]
         rest = [output for output in self.lines if output not in set(first) and os.path.lexists(output)]
-        new = self.path.with_name(f".{self.path.name}.new")
-        new.unlink(missing_ok=True)
-        append(new, b"".join(_text(self.lines[output]) for output in (first + rest if first else self.lines)))
-        os.replace(new, self.path)
+        self._new.unlink(missing_ok=True)
+        append(self._new, b"".join(_text(self.lines[output]) for output in (first + rest if first else self.lines)))
+        os.replace(self._new, self.path)
         sync(self.path.parent)
         self._whole = True
 

@@ -37,9 +37,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def read(folder: Path, text: str, made=()):
+def read(folder: Path, text: str, made=(), kept=()):
     (folder / "jobs.toml").write_text(text)
-    return read_batch(folder / "jobs.toml", KEYS, settings, made)
+    return read_batch(folder / "jobs.toml", KEYS, settings, made, kept)
 
 
 def outputs(folder: Path, text: str, made=()) -> list[str]:
@@ -235,6 +235,30 @@ def test_links_hide_no_collision(folder):
     with pytest.raises(RequestError, match="reads"):
         read(folder, job(source="models/a.gguf", output="alias/b.gguf", drop="1") + job(source="models/b.gguf",
              output="o", drop="1"))  # fmt: skip
+
+
+@pytest.mark.parametrize("output", [
+    "results.jsonl", "results.jsonl/out.gguf", ".results.jsonl.new", "alias/results.jsonl", "o/../results.jsonl",
+])  # fmt: skip
+def test_results_are_no_output(output, folder):
+    """Neither before there are any nor over an earlier file."""
+    (folder / "alias").symlink_to(folder)
+    for _ in range(2):
+        _, err = run(folder, job(source="models/a.gguf", output=output, drop="1", overwrite=True), code=2)
+        assert "which is this batch" in err
+        (folder / "results.jsonl").touch()
+    assert not (folder / "results.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("output", "kept"), [
+    ("out", "out"), ("out", "out/results.jsonl"), ("out", "alias/out"), ("linked", "link"),
+])  # fmt: skip
+def test_results_elsewhere_are_no_output(output, kept, folder):
+    (folder / "alias").symlink_to(folder)
+    (folder / "link").symlink_to(folder / "linked")
+    (folder / "out").mkdir()
+    with pytest.raises(RequestError, match="which is this batch"):
+        read(folder, job(source="models/dir", output=output, drop="1"), kept=[str(folder / kept)])
 
 
 # Patterns and outputs in one folder

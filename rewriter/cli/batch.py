@@ -65,7 +65,7 @@ def batch(
     try:
         with stop.listening(), _alone(jobs_file), workers(executor or f"processes={jobs or DEFAULT_WORKERS}") as crew:
             written = Results(results or jobs_file.parent / "results.jsonl")
-            found = read_batch(jobs_file, KEYS, settings, [*written.outputs, str(written.path)])
+            found = read_batch(jobs_file, KEYS, settings, written.outputs, written.kept)
             run = Run(crew.executor, written, stop=stop.event, words=as_keys)
             if dry_run:
                 failed = _shown(found, run.prepared(found.jobs), json)
