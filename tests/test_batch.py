@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -261,6 +262,53 @@ def test_results_elsewhere_are_no_output(output, kept, folder):
         read(folder, job(source="models/dir", output=output, drop="1"), kept=[str(folder / kept)])
 
 
+BESIDE = {"source": "models/b.gguf", "drop": "1", "overwrite": True}
+SET = job(source="models/a.gguf", output="o.gguf", drop="1", overwrite=True, shard_size="500")
+LONE = job(source="models/dir/model.safetensors", output="o.safetensors", drop="1", overwrite=True)
+SHARED = {
+    "the config of a lone file": (LONE + job(**BESIDE, output="o.config.json"), "would write .*/o.config.json twice"),
+    "the record of checksums": (
+        job(source="models/a.gguf", output="o.gguf", drop="1", checksums=True)
+        + job(**BESIDE, output="o.gguf.rewriter.json"), "would write .*/o.gguf.rewriter.json twice"),
+    "a file of a split set": (SET + job(**BESIDE, output="o-00001-of-00003.gguf"), "job 1 may remove o-00001-of"),
+    "a link to that": (SET + job(**BESIDE, output="alias/o-00001-of-00003.gguf"), "job 1 may remove o-00001-of"),
+    "the config of a source": (LONE + job(**BESIDE, output="models/dir/config.json"), "config.json, which job 1 reads"),
+    "a folder that holds a source": (
+        job(source="models/dir/model.safetensors", output="o", drop="1")
+        + job(source="dir2", output="models/dir", drop="1"),
+        "job 2 would write where .*/models/dir/model.safetensors is, which job 1 reads"),
+    "where an output is made": (
+        job(source="models/a.gguf", output="o.gguf", drop="1") + job(**BESIDE, output=".o.gguf.rewriter-tmp/x.gguf"),
+        "job 2 would write into .*/.o.gguf.rewriter-tmp, the output of job 1"),
+    "a set that is read and would be replaced": (
+        SET + job(source="o-00001-of-00002.gguf", output="p.gguf", drop="1"), "job 1 may remove o-00001-of-00002"),
+    "the config is the file of results": (
+        LONE.replace("o.safetensors", "r.safetensors"), "r.config.json, which is this batch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARED)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_every_file_of_an_output_is_one_job_s_alone(case, more, folder):
+    (folder / "alias").symlink_to(folder)
+    for number in (1, 2):
+        shutil.copy(folder / "models" / f"{'ab'[number - 1]}.gguf", folder / f"o-{number:05}-of-00002.gguf")
+    huggingface(folder / "dir2")
+    text, message = SHARED[case]
+    before = everything(folder)
+    _, err = run(folder, text, "--results", "r.config.json", *more, code=2)
+    assert re.search(message, err), err
+    assert everything(folder) == {**before, "jobs.toml": text.encode()}
+
+
+def test_what_is_done_keeps_its_files(folder):
+    text = LONE + job(source="models/a.gguf", output="o2.gguf", drop="1")
+    run(folder, text)
+    _, err = run(folder, text.replace("o2.gguf", "o.config.json") + "overwrite = true\n", code=2)
+    assert "would write" in err
+    assert "twice" in err
+
+
 # Patterns and outputs in one folder
 
 
@@ -407,7 +455,7 @@ def test_a_source_that_changes_after_it_was_planned_fails_its_job(folder):
     batch = read(folder, ONE + job(source="models/b.gguf", output="b", drop="1"))
     with ThreadPoolExecutor(2) as executor:
         run = Run(executor, Results(folder / "r.jsonl"))
-        prepared = run.prepared(batch.jobs)
+        prepared = run.prepared(batch)
         os.utime(folder / "models" / "a.gguf")
         lines = run.carry_out(prepared, 2)
     assert [line["status"] for line in lines] == ["failed", "done"]
@@ -439,7 +487,7 @@ def test_scores_of_one_file_decide_for_its_siblings(tmp_path, monkeypatch):
     )
     batch = read(tmp_path, CHOSEN)
     with ThreadPoolExecutor(2) as executor:
-        prepared = Run(executor, Results(tmp_path / "r.jsonl")).prepared(batch.jobs)
+        prepared = Run(executor, Results(tmp_path / "r.jsonl")).prepared(batch)
     assert counted == [MODEL.format("F16")] * 2  # once for each ratio
     kept = {tuple(each.plan["layers"]["dropped"]) for each in prepared}
     assert kept == {(3, 4, 6), (2, 3, 4, 5, 6, 8)}
@@ -535,7 +583,7 @@ def small_disk(monkeypatch, nbytes: int) -> None:
 def test_room_is_counted_for_all_together(folder, monkeypatch):
     batch = read(folder, job(source="models/[ab].gguf", output="o/", drop=["1", "2", "3"]))
     with ThreadPoolExecutor(2) as executor:
-        prepared = Run(executor, Results(folder / "r.jsonl")).prepared(batch.jobs)
+        prepared = Run(executor, Results(folder / "r.jsonl")).prepared(batch)
     sizes = [each.needed for each in prepared]
     small_disk(monkeypatch, sum(sizes[:2]) + 5)
     (disk,) = disks(prepared)
