@@ -28,7 +28,7 @@ from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.request import Request
 from rewriter.results import DONE, FAILED, RUNNING, SKIPPED, STOPPED, Line, Results, fingerprint, is_done, stamps
-from rewriter.rewrite import check_place, disk_needed, was_killed
+from rewriter.rewrite import check_place, clear_killed, disk_needed, was_killed
 from rewriter.saved import SavedPlan, load_plan, plan_again, plan_as_saved, saved_plan
 from rewriter.spreading import as_ours, failure
 from rewriter.staging import staging_path
@@ -268,6 +268,7 @@ class Run:
         return {"status": DONE, **summary(each), "told": told, "seconds": seconds, "files": files}
 
     def _skipped(self, each: Prepared) -> Line:
+        clear_killed(Path(each.job.output))
         line = self.results.lines[each.job.output]
         known = {name: value for name, value in line.items() if name not in ("before", "error", "source", "output")}
         return {**known, "status": SKIPPED, "files": stamps(each.job, [file["name"] for file in line["files"]])}

@@ -665,3 +665,47 @@ def test_a_kill_leaves_what_the_next_run_goes_on_from(folder):
     assert set(statuses(folder).values()) == {"done"}
     assert sorted(os.listdir(folder / "o")) == ["a-pruned.gguf", "b-pruned.gguf"]
     assert open_checkpoint(folder / "o" / "a-pruned.gguf").provenance
+
+
+KILLED_LATE = """
+import os, shutil, sys
+real = shutil.rmtree
+def rmtree(path, *rest, **named):
+    if str(path).endswith(".rewriter-tmp"):
+        os.kill(os.getpid(), 9)
+    real(path, *rest, **named)
+shutil.rmtree = rmtree
+from rewriter.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("again", ["batch", "prune"])
+@pytest.mark.parametrize(("source", "more"), [
+    ("a.gguf", {}), ("dir", {}), ("a.gguf", {"shard_size": "500"}), ("a.gguf", {"resume": True}),
+])  # fmt: skip
+def test_what_a_late_kill_leaves_goes(source, more, again, folder):
+    """It has moved its output into place and not yet removed the earlier one."""
+    text = job(source=f"models/{source}", output="o/x", drop="1", overwrite=True, **more)
+    run(folder, text.replace('"1"', '"2"'))
+    (folder / "jobs.toml").write_text(text)
+    command = [sys.executable, "-c", KILLED_LATE, "batch", "jobs.toml", "--executor", "threads=1"]
+    killed = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    left = folder / "o" / ".x.rewriter-tmp"
+    assert left.exists()
+    before = {name: data for name, data in everything(folder / "o").items() if ".rewriter-tmp" not in name}
+    if again == "prune":
+        options = ["--shard-size", "500"] if "shard_size" in more else []
+        words = ["prune", f"models/{source}", "o/x", "--drop", "1", "--overwrite", *options]
+        subprocess.run([sys.executable, "-m", "rewriter", *words], cwd=folder, check=True,
+                       env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)  # fmt: skip
+    else:
+        descriptor = os.open(left, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert "1 done before" in run(folder)[0]
+        assert left.exists()  # another run is at it
+        os.close(descriptor)
+        assert "1 done before" in run(folder)[0]
+    assert not left.exists()
+    assert everything(folder / "o") == before
