@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -13,14 +15,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from rewriter import CheckpointError, open_checkpoint, verify
 from rewriter.batch import read_batch
 from rewriter.cli.batch import batch as command
 from rewriter.cli.jobs import KEYS, NO_KEYS, OPTIONS, settings
 from rewriter.cli.prune import prune as prune_command
-from rewriter.errors import RequestError
+from rewriter.errors import OutputError, RequestError
 from rewriter.results import Results
 from rewriter.running import Run, as_far_as_it_fits, disks
 from tests.builders import MODELS, everything, huggingface, prune, split_gguf, write_gguf
@@ -595,8 +599,6 @@ def test_room_is_counted_for_all_together(folder, monkeypatch):
 def test_what_does_not_fit_is_not_begun(folder, monkeypatch, capsys):
     import typer
 
-    from rewriter.errors import OutputError
-
     small_disk(monkeypatch, 1)
     (folder / "jobs.toml").write_text(ONE)
     arguments = {"jobs": None, "executor": "threads=1", "results": None, "dry_run": False, "json": False}
@@ -709,3 +711,114 @@ def test_what_a_late_kill_leaves_goes(source, more, again, folder):
         assert "1 done before" in run(folder)[0]
     assert not left.exists()
     assert everything(folder / "o") == before
+
+
+# A file of results that was damaged, or made by somebody else
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from([10**400, 1e400, -1, 5, "running", "failed", "\0", "/"])
+    | st.floats() | st.text() | st.sampled_from(["\ud800", "\x1b[31m", "x" * 5000, "../o.gguf", "o.gguf"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+def places(value, way=()):
+    """Every member of a JSON value, however deep, as the way to it."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in items:
+        yield (*way, key)
+        yield from places(member, (*way, key))
+
+
+def changed(line: dict, way: tuple, how: str, value) -> dict:
+    """`line` with the member there replaced by `value`, gone, or under a name that has one other letter."""
+    line = json.loads(json.dumps(line))
+    inner = line
+    for key in way[:-1]:
+        inner = inner[key]
+    member = inner.pop(way[-1])
+    if how == "replaced" or (how == "renamed" and isinstance(inner, list)):
+        inner.insert(way[-1], value) if isinstance(inner, list) else inner.update({way[-1]: value})
+    elif how == "renamed":
+        inner[way[-1][:-1] + "~"] = member
+    return line
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A batch that is done, and the line about its only job as it is in each state."""
+    folder = tmp_path_factory.mktemp("done")
+    write_gguf(folder / "a.gguf")
+    run(folder, job(source="a.gguf", output="o.gguf", drop="1", overwrite=True, no_fsync=True))
+    (line,) = results(folder)
+    less = {name: value for name, value in line.items() if name not in ("told", "seconds")}
+    sized = [{name: file[name] for name in ("name", "bytes")} for file in line["files"]]
+    made = {name: line[name] for name in ("schema", "source", "output", "fingerprint", "files")}
+    before = [None, {**line["files"][0], "mtime_ns": 1}]
+    return folder, [
+        line, {**less, "status": "running", "files": sized, "before": before[:1]},
+        {**less, "status": "running", "files": sized, "before": before[1:]},
+        {**less, "status": "skipped"}, {**made, "status": "failed", "error": "x"}, {**made, "status": "stopped"},
+    ]  # fmt: skip
+
+
+def again(folder: Path) -> str:
+    """What the program prints, run in this process."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        command(folder / "jobs.toml", jobs=None, executor="threads=1", results=None, dry_run=False, partial=False,
+                json=False)  # fmt: skip
+    return out.getvalue()
+
+
+def test_every_line_that_is_written_is_read(done):
+    folder, lines = done
+    for line in lines:
+        (folder / "results.jsonl").write_text(json.dumps(line) + "\n")
+        assert list(Results(folder / "results.jsonl").lines.values()) == [line]
+        assert "1 done before" in again(folder)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(st.data())
+def test_a_damaged_line_costs_no_more_than_its_job(done, data):
+    folder, lines = done
+    line = data.draw(st.sampled_from(lines))
+    way = data.draw(st.sampled_from([*places(line)]))
+    how = data.draw(st.sampled_from(["replaced", "gone", "renamed"]))
+    damaged = changed(line, way, how, data.draw(JSON))
+    text = json.dumps(damaged) + "\n"
+    (folder / "results.jsonl").write_text(text)
+    if way in [("schema",), ("source",)] and not text.startswith('{"schema": 1, "source": '):
+        with pytest.raises(OutputError, match="is no file of results"):  # nothing in it is ours
+            again(folder)
+        return
+    out = again(folder)
+    assert "1 done" in out
+    assert all(text.isprintable() for text in out.splitlines())
+    assert "1 done before" in again(folder)
+
+
+WORSE = {
+    "a null byte in a path": (("output",), "o\0"),
+    "half a character in a path": (("output",), "\ud800"),
+    "a null byte in a file's name": (("files", 0, "name"), "o\0"),
+    "half a character in a file's name": (("files", 0, "name"), "\ud800"),
+    "layers that are a number": (("layers",), 5),
+    "seconds that are a text": (("seconds",), "x"),
+    "what a terminal would act on": (("layers", "before"), "\x1b[31m"),
+    "a size without end": (("bytes", "after"), 10**400),
+    "another state": (("status",), "paused"),
+}
+
+
+@pytest.mark.parametrize("case", [*WORSE, "another name"])
+def test_a_line_is_dropped(case, done):
+    folder, (line, *_) = done
+    way, value = WORSE.get(case, (("layers", "after"), None))
+    damaged = changed(line, way, "replaced" if case in WORSE else "renamed", value)
+    (folder / "results.jsonl").write_text(json.dumps(damaged) + "\n")
+    assert not Results(folder / "results.jsonl").lines
+    assert "1 done\n" in again(folder)
+    assert "1 done before" in again(folder)
