@@ -16,6 +16,7 @@ from rewriter.errors import RequestError, shown
 
 _STEM = re.compile(r"-[0-9]+-of-[0-9]+[.]|[.]")  # what the names of one output have in common stands before it
 _SPLIT = "make that two batches"
+_OWN = "which is this batch's own file: give another output, or other --results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,14 @@ def check(claims: Collection[Claim]) -> None:
     for path, claim in writers.items():
         would = f"job {claim.number} would write {shown(path, 200)}"
         if reader := next((readers[each] for each in (path, *_above(path)) if each in readers), None):
-            raise RequestError(f"{would}, which {_who(reader)}: {_SPLIT}")
+            raise RequestError(f"{would}, {_read_by(reader)}")
         outer = next((each for each in _above(path) if writers.get(each, claim) is not claim), None)
         if outer is not None:
             where = f"{shown(outer, 200)}, the output of job {writers[outer].number}"
             raise RequestError(f"job {claim.number} would write into {where}")
     for path, claim in readers.items():
         if writer := next((writers[each] for each in _above(path) if each in writers), None):
-            raise RequestError(f"job {writer.number} would write where {shown(path, 200)} is, which {_who(claim)}")
+            raise RequestError(f"job {writer.number} would write where {shown(path, 200)} is, {_read_by(claim)}")
     _check_others(claims, writers, readers)
 
 
@@ -76,8 +77,8 @@ def _check_others(claims: Iterable[Claim], writers: Mapping[str, Claim], readers
         matches: Callable[[str], object] = re.compile(claim.others or "(?!)", re.DOTALL).fullmatch
         for name, other in near.get(_stem(claim.writes[0]), ()) if claim.others else ():
             if other is not claim and matches(name):
-                whose = f"what job {other.number} writes or reads" if other.number else "a file of this batch"
-                raise RequestError(f"job {claim.number} may remove {shown(name, 200)}, {whose}: {_SPLIT}")
+                whose = f"which job {other.number} writes or reads: {_SPLIT}" if other.number else _OWN
+                raise RequestError(f"job {claim.number} may remove {shown(name, 200)}, {whose}")
 
 
 def _stem(path: str) -> tuple[str, str]:
@@ -85,8 +86,8 @@ def _stem(path: str) -> tuple[str, str]:
     return folder, _STEM.split(name, maxsplit=1)[0]
 
 
-def _who(reader: Claim) -> str:
-    return f"job {reader.number} reads" if reader.number else "is this batch"
+def _read_by(reader: Claim) -> str:
+    return f"which job {reader.number} reads: {_SPLIT}" if reader.number else _OWN
 
 
 def _above(path: str) -> Iterator[str]:
