@@ -14,7 +14,8 @@ from pathlib import Path
 
 from rewriter.errors import RequestError, shown
 
-_STEM = re.compile(r"-[0-9]+-of-[0-9]+[.]|[.]")  # what the names of one output have in common stands before it
+# What the names of one output's files end in; only names that are alike before it are asked whether they would go.
+_TAIL = re.compile(r"(-[0-9]+-of-[0-9]+)?([.]gguf|[.]safetensors)?([.](config|rewriter)[.]json)?\Z")
 _SPLIT = "make that two batches"
 _OWN = "which is this batch's own file: give another output, or other --results"
 
@@ -83,7 +84,8 @@ def _check_others(claims: Iterable[Claim], writers: Mapping[str, Claim], readers
 
 def _stem(path: str) -> tuple[str, str]:
     folder, name = os.path.split(path)
-    return folder, _STEM.split(name, maxsplit=1)[0]
+    match = _TAIL.search(name)
+    return folder, name[: match.start()] if match else name
 
 
 def _read_by(reader: Claim) -> str:
