@@ -27,6 +27,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from rewriter.claims import Claim, check, real
 from rewriter.errors import CheckpointError, RequestError, guess, shown
 from rewriter.output import Writing
 from rewriter.request import Request
@@ -69,12 +70,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One output to make of one source; all paths are absolute. `choose_on` is the file that layers are chosen on."""
+    """One output to make of one source; all paths are absolute. `choose_on` is the file that layers are chosen on.
+
+    `number` is that of the table that asks for it, counted from 1.
+    """
 
     source: str
     output: str
     settings: Settings
     choose_on: str | None = None
+    number: int = 0
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -84,25 +89,34 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """All jobs of a file, in its order. `left_out` are sources that a pattern has matched and that are outputs."""
+    """All jobs of a file, in its order. `left_out` are sources that a pattern has matched and that are outputs.
+
+    `own` is what the batch itself reads and writes.
+    """
 
     jobs: tuple[Job, ...]
+    own: Claim
     left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A job, the table of the file that it is from (counted from 1), and whether a pattern has found its source."""
+    """A job, and whether a pattern has found its source."""
 
     job: Job
-    number: int
     matched: bool
 
 
 def read_batch(
-    path: Path, keys: Mapping[str, Key], settings: Callable[[Values], Settings], made: Collection[str] = ()
+    path: Path,
+    keys: Mapping[str, Key],
+    settings: Callable[[Values], Settings],
+    made: Collection[str] = (),
+    kept: Collection[str] = (),
 ) -> Batch:
-    """The jobs in the TOML file at `path`. `settings` makes of options what they mean, `made` are earlier outputs.
+    """The jobs in the TOML file at `path`. `settings` makes of options what they mean.
+
+    `made` are earlier outputs, `kept` are the files that the batch keeps for itself.
 
     Raises CheckpointError where the file cannot be read, RequestError where it asks for what cannot be meant.
     """
@@ -112,18 +126,24 @@ def read_batch(
     found = list(islice(chain.from_iterable(asked), _MOST_JOBS + 1))
     if len(found) > _MOST_JOBS:
         raise RequestError(f"{shown(path.name)} asks for more than {_MOST_JOBS} outputs: make it several batches")
-    outputs = {os.path.realpath(each) for each in made} | {_real(each.job.output) for each in found}
-    split = {_real(each.job.output) for each in found if _is_split(each.job)}
+    outputs = {os.path.realpath(each) for each in (*made, *kept)} | {real(each.job.output) for each in found}
+    split = {real(each.job.output) for each in found if _is_split(each.job)}
     ours = [each for each in found if each.matched and _is_ours(each.job.source, outputs, split)]
     left = [each for each in found if each not in ours]
-    _refuse_collisions(left, [str(path.absolute())])
+    own = Claim(0, tuple(way(each) for each in (os.path.abspath(path), *kept) for way in (real, os.path.realpath)))
+    check([own, *(claim(each.job) for each in left)])
     sources = tuple(sorted({each.job.source for each in ours}))
     if not left:
         raise CheckpointError(
             f"nothing is to be done: all that the patterns match are outputs of this batch, such as "
             f"{shown(sources[0], 200)}"
         )
-    return Batch(tuple(each.job for each in left), sources)
+    return Batch(tuple(each.job for each in left), own, sources)
+
+
+def claim(job: Job) -> Claim:
+    """What `job` is known to read and to write before it is planned."""
+    return Claim(job.number, tuple(map(os.path.realpath, job.read)), (real(job.output),))
 
 
 def _tables(path: Path, keys: Mapping[str, Key]) -> tuple[list[Values], Values]:
@@ -206,8 +226,8 @@ def _jobs(table: Values, number: int, folder: Path, settings: Callable[[Values],
                     _absolute(folder, output, where),
                     _settings(settings, chosen, folder, where),
                     choose_on and _absolute(folder, _filled(choose_on, words, where), where),
+                    number,
                 ),
-                number,
                 matched,
             )
 
@@ -273,12 +293,6 @@ def _filled(template: str, words: Mapping[str, str], where: str) -> str:
     return result
 
 
-def _real(path: str) -> str:
-    """The path with its folder's links followed, but not its own: that is what is replaced."""
-    folder, name = os.path.split(path)
-    return os.path.join(os.path.realpath(folder), name)
-
-
 def _is_split(job: Job) -> bool:
     """Whether the output of a GGUF is written as a split set, whose files have names of their own."""
     options = job.settings.request.options
@@ -286,31 +300,4 @@ def _is_split(job: Job) -> bool:
 
 
 def _is_ours(source: str, outputs: set[str], split: set[str]) -> bool:
-    return bool({_real(source), os.path.realpath(source)} & outputs) or _SPLIT.sub("", _real(source)) in split
-
-
-def _refuse_collisions(found: list[_Found], others: Iterable[str]) -> None:
-    """Raise RequestError where one output would be written twice, or is what another job reads."""
-    readers = {os.path.realpath(path): each.number for each in found for path in each.job.read}
-    readers |= {os.path.realpath(path): 0 for path in others}
-    writers: dict[str, int] = {}
-    for each in found:
-        output, where = _real(each.job.output), f"{shown(each.job.output, 200)}"
-        if output in writers:
-            numbers = sorted({writers[output], each.number})
-            both = f"job{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}"
-            hint = "name in output what differs, such as {stem}-{ratio}"
-            raise RequestError(f"{both} would write {where} twice; {hint}")
-        writers[output] = each.number
-        reader = next((readers[path] for path in chain([output], _above(output)) if path in readers), None)
-        if reader is not None:
-            who = f"job {reader} reads" if reader else "is this batch"
-            raise RequestError(f"job {each.number} would write {where}, which {who}: make that two batches")
-    for output, number in writers.items():
-        outer = next((path for path in _above(output) if path in writers), None)
-        if outer is not None:
-            raise RequestError(f"job {number} would write into {shown(outer, 200)}, the output of job {writers[outer]}")
-
-
-def _above(path: str) -> Iterator[str]:
-    return map(str, Path(path).parents)
+    return bool({real(source), os.path.realpath(source)} & outputs) or _SPLIT.sub("", real(source)) in split

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -99,7 +100,7 @@ def workers(text: str) -> Iterator[Workers]:
         return
     local: dict[str, Callable[[int], Executor]] = {"processes": Processes, "threads": ThreadPoolExecutor}
     count = value if value or "=" in text else str(DEFAULT_WORKERS)
-    if kind not in local or not count.isascii() or not count.isdigit() or not 0 < int(count) <= 1024:
+    if kind not in local or not re.fullmatch("[0-9]{1,4}", count) or not 0 < int(count) <= 1024:
         raise RequestError(
             f"{shown(text)!r} is no executor: write processes=4, threads=4 or dask=tcp://HOST:PORT (a Dask scheduler)"
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,13 @@ def check_place(output: Output, destination: Path, how: Writing) -> None:
 def was_killed(destination: Path) -> bool:
     """Whether a run that was killed left something to be undone: what stands there is not yet what will."""
     return os.path.lexists(staging_path(destination))
+
+
+def clear_killed(destination: Path) -> None:
+    """Remove what a run that was killed late has left beside its output, unless another run is at it."""
+    if was_killed(destination):
+        with suppress(OSError, OutputError), staged(_absolute(destination), lambda staging: False) as staging:
+            undo_killed(staging)
 
 
 def disk_needed(output: Output, folder: Path, how: Writing) -> int:

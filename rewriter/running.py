@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
-from rewriter.batch import Job
+from rewriter.batch import Batch, Job, claim
+from rewriter.claims import Claim, check
 from rewriter.errors import CheckpointError, RequestError, RewriterError, shown
 from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import stamp
@@ -27,9 +28,10 @@ from rewriter.output import Output, Writing
 from rewriter.plan import Plan
 from rewriter.request import Request
 from rewriter.results import DONE, FAILED, RUNNING, SKIPPED, STOPPED, Line, Results, fingerprint, is_done, stamps
-from rewriter.rewrite import check_place, disk_needed, was_killed
+from rewriter.rewrite import check_place, clear_killed, disk_needed, was_killed
 from rewriter.saved import SavedPlan, load_plan, plan_again, plan_as_saved, saved_plan
 from rewriter.spreading import as_ours, failure
+from rewriter.staging import staging_path
 from rewriter.system import free_bytes
 from rewriter.writing import check_name, planned, write
 
@@ -47,10 +49,11 @@ class Prepared:
     """A job that was looked at: `error` says why it cannot be done, `done` that it is, else `plan` what it will do.
 
     `plan` is the JSON value that `plan --json` prints. `needed` and `work` are bytes: of disk, and to be moved or
-    hashed. `told` is what a user should know.
+    hashed. `told` is what a user should know. `claim` is what it reads and writes, as far as that is known.
     """
 
     job: Job
+    claim: Claim
     fingerprint: str = ""
     done: bool = False
     plan: Mapping[str, Any] | None = None
@@ -89,16 +92,30 @@ def look(job: Job, line: Line | None) -> Prepared:
         for path in job.read:
             if not os.path.exists(path):
                 raise CheckpointError(f"{shown(path, 200)} is not there, seen from {shown(platform.node())}")
-        found = fingerprint(job, open_checkpoint(job.source), _others(job))
+        checkpoint, others = open_checkpoint(job.source), _others(job)
+        found = fingerprint(job, checkpoint, map(stamp, others))
     except RewriterError as error:
-        return Prepared(job, error=str(error))
-    return Prepared(job, found, is_done(job, line, found))
+        return Prepared(job, claim(job), error=str(error))
+    files = [file.path for part in (checkpoint.shards, checkpoint.documents, checkpoint.side_files) for file in part]
+    reads = {os.path.realpath(path) for path in (*job.read, *others, *files)}
+    claimed = replace(claim(job), reads=tuple(reads))
+    if line is None or not is_done(job, line, found):
+        return Prepared(job, claimed, found)
+    made = _writing(claimed, [file["name"] for file in line["files"]], os.path.isdir(job.output))
+    return Prepared(job, made, found, True)
 
 
-def _others(job: Job) -> Iterator[Any]:
-    for path in job.read[1:]:
-        shards = (path,) if path == job.settings.plan else (each.path for each in open_checkpoint(path).shards)
-        yield from map(stamp, shards)
+def _others(job: Job) -> list[str]:
+    """The files that are read beside the source."""
+    plan, path = job.settings.plan, job.choose_on
+    return [*([plan] if plan else []), *(each.path for each in (open_checkpoint(path).shards if path else ()))]
+
+
+def _writing(claimed: Claim, names: Iterable[str], directory: bool) -> Claim:
+    """`claimed` with the files of the output and where they are made."""
+    output = Path(claimed.writes[0])
+    files = () if directory else (output.with_name(name) for name in names)
+    return replace(claimed, writes=tuple(map(str, (output, *files, staging_path(output)))))
 
 
 def choose(path: str, request: Request) -> Choice:
@@ -115,21 +132,26 @@ def choose(path: str, request: Request) -> Choice:
 def prepare(prepared: Prepared, choice: Choice | None) -> Prepared:
     """`prepared` with its plan."""
     told: list[str] = list(choice.told) if choice else []
-    job = prepared.job
+    job, claimed = prepared.job, prepared.claim
     try:
         if choice and choice.error:
             raise CheckpointError(choice.error)
         plan = _plan(job, choice, told.append)
         output = planned(plan, job.output, job.settings.how)
+        claimed = _writing(claimed, [file.name for file in output.files], output.directory)
+        claimed = replace(claimed, others="" if output.directory else output.claims)
         check_name(plan, job.output)
         _check_place(output, Path(job.output), job.settings.how)
         needed = disk_needed(output, existing_folder(job.output), job.settings.how)
     except RewriterError as error:
-        return replace(prepared, error=str(error))
+        return replace(prepared, claim=claimed, error=str(error))
     except OSError as error:
-        return replace(prepared, error=f"{(error.strerror or str(error)).lower()} {shown(error.filename or '')}")
+        return replace(
+            prepared, claim=claimed, error=f"{(error.strerror or str(error)).lower()} {shown(error.filename or '')}"
+        )
     described = json_text.plain(describe_plan(plan, output))
-    return replace(prepared, plan=described, needed=needed, work=output.nbytes + output.hashed, told=tuple(told))
+    work = output.nbytes + output.hashed
+    return replace(prepared, claim=claimed, plan=described, needed=needed, work=work, told=tuple(told))
 
 
 def _check_place(output: Output, destination: Path, how: Writing) -> None:
@@ -171,10 +193,13 @@ class Run:
     stop: Event = field(default_factory=Event)
     words: Callable[[str], str] = str  # how errors are said to whoever asked
 
-    def prepared(self, jobs: Sequence[Job]) -> list[Prepared]:
-        """Look at all jobs and plan those that are not done. Raises StoppedError."""
-        looked = self._asked(look, [(job, self.results.lines.get(job.output)) for job in jobs])
-        found = [_answer(future, Prepared(job)) for future, job in zip(looked, jobs, strict=True)]
+    def prepared(self, batch: Batch) -> list[Prepared]:
+        """Look at all jobs and plan those that are not done.
+
+        Raises StoppedError; RequestError where what one writes is another's as well.
+        """
+        looked = self._asked(look, [(job, self.results.lines.get(job.output)) for job in batch.jobs])
+        found = [_answer(future, Prepared(job, claim(job))) for future, job in zip(looked, batch.jobs, strict=True)]
         left = [each for each in found if not each.done and not each.error]
         jobs = [each.job for each in left if each.job.choose_on]
         wanted = {_key(job): (job.choose_on, job.settings.request) for job in jobs}
@@ -183,6 +208,7 @@ class Run:
         plans = self._asked(prepare, [(each, choices.get(_key(each.job))) for each in left])
         made = {each.job.output: _answer(future, each) for future, each in zip(plans, left, strict=True)}
         told = [made.get(each.job.output, each) for each in found]
+        check([batch.own, *(each.claim for each in told)])
         return [replace(each, error=self.words(each.error)) for each in told]
 
     def _asked(self, task: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[Future[T]]:
@@ -242,6 +268,7 @@ class Run:
         return {"status": DONE, **summary(each), "told": told, "seconds": seconds, "files": files}
 
     def _skipped(self, each: Prepared) -> Line:
+        clear_killed(Path(each.job.output))
         line = self.results.lines[each.job.output]
         known = {name: value for name, value in line.items() if name not in ("before", "error", "source", "output")}
         return {**known, "status": SKIPPED, "files": stamps(each.job, [file["name"] for file in line["files"]])}
@@ -249,7 +276,7 @@ class Run:
     def _write(self, each: Prepared, told: Callable[[str], None]) -> Output:
         job, checkpoint = each.job, open_checkpoint(each.job.source)
         plan, same = plan_again(_saved(each.plan or {}), checkpoint)
-        if not same or fingerprint(job, checkpoint, _others(job)) != each.fingerprint:
+        if not same or fingerprint(job, checkpoint, map(stamp, _others(job))) != each.fingerprint:
             raise CheckpointError(f"{shown(checkpoint.name, 80)} has changed since it was planned")
         files = [{"name": file["name"], "bytes": file["bytes"]} for file in (each.plan or {})["files"]]
         before = stamps(job, [file["name"] for file in files])

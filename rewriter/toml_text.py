@@ -24,4 +24,4 @@ def read_toml(path: Path) -> dict[str, Any]:
         reason = (error.strerror or str(error)).lower()
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         reason = f"it is not valid TOML: {shown(error, 100)}"
-    raise CheckpointError(f"cannot read {shown(path.name)}: {reason}")
+    raise CheckpointError(f"cannot read {shown(path.name or path)}: {reason}")

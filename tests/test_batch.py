@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,14 +15,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from rewriter import CheckpointError, open_checkpoint, verify
 from rewriter.batch import read_batch
 from rewriter.cli.batch import batch as command
 from rewriter.cli.jobs import KEYS, NO_KEYS, OPTIONS, settings
 from rewriter.cli.prune import prune as prune_command
-from rewriter.errors import RequestError
+from rewriter.errors import OutputError, RequestError
 from rewriter.results import Results
 from rewriter.running import Run, as_far_as_it_fits, disks
 from tests.builders import MODELS, everything, huggingface, prune, split_gguf, write_gguf
@@ -37,9 +42,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def read(folder: Path, text: str, made=()):
+def read(folder: Path, text: str, made=(), kept=()):
     (folder / "jobs.toml").write_text(text)
-    return read_batch(folder / "jobs.toml", KEYS, settings, made)
+    return read_batch(folder / "jobs.toml", KEYS, settings, made, kept)
 
 
 def outputs(folder: Path, text: str, made=()) -> list[str]:
@@ -80,7 +85,7 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def test_every_option_of_prune_is_a_key():
-    own = {"source", "destination"}
+    own = {"source", "destination", "context"}  # the last is what typer knows of the command line
     left_out = {"executor": "executor", "with": "companions"}  # option -> parameter
     assert set(left_out) == set(NO_KEYS)
     names = {parameter.name for parameter in OPTIONS.values()} | set(left_out.values())
@@ -223,11 +228,89 @@ def test_a_file_that_is_no_toml(folder):
         read_batch(folder / "none.toml", KEYS, settings)
 
 
+@pytest.mark.parametrize("name", ["", ".", "/"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_folder_is_no_batch(name, more, folder):
+    out, err = ours(folder, name, *more).communicate(timeout=120)
+    assert (out, err) == ("", f"rewriter: cannot read {name or '.'}: it is not a regular file\n")
+
+
 def test_links_hide_no_collision(folder):
     (folder / "alias").symlink_to(folder / "models")
     with pytest.raises(RequestError, match="reads"):
         read(folder, job(source="models/a.gguf", output="alias/b.gguf", drop="1") + job(source="models/b.gguf",
              output="o", drop="1"))  # fmt: skip
+
+
+@pytest.mark.parametrize("output", [
+    "results.jsonl", "results.jsonl/out.gguf", ".results.jsonl.new", "alias/results.jsonl", "o/../results.jsonl",
+])  # fmt: skip
+def test_results_are_no_output(output, folder):
+    """Neither before there are any nor over an earlier file."""
+    (folder / "alias").symlink_to(folder)
+    for _ in range(2):
+        _, err = run(folder, job(source="models/a.gguf", output=output, drop="1", overwrite=True), code=2)
+        assert "which is this batch" in err
+        (folder / "results.jsonl").touch()
+    assert not (folder / "results.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("output", "kept"), [
+    ("out", "out"), ("out", "out/results.jsonl"), ("out", "alias/out"), ("linked", "link"),
+])  # fmt: skip
+def test_results_elsewhere_are_no_output(output, kept, folder):
+    (folder / "alias").symlink_to(folder)
+    (folder / "link").symlink_to(folder / "linked")
+    (folder / "out").mkdir()
+    with pytest.raises(RequestError, match="which is this batch"):
+        read(folder, job(source="models/dir", output=output, drop="1"), kept=[str(folder / kept)])
+
+
+BESIDE = {"source": "models/b.gguf", "drop": "1", "overwrite": True}
+SET = job(source="models/a.gguf", output="o.gguf", drop="1", overwrite=True, shard_size="500")
+LONE = job(source="models/dir/model.safetensors", output="o.safetensors", drop="1", overwrite=True)
+SHARED = {
+    "the config of a lone file": (LONE + job(**BESIDE, output="o.config.json"), "would write .*/o.config.json twice"),
+    "the record of checksums": (
+        job(source="models/a.gguf", output="o.gguf", drop="1", checksums=True)
+        + job(**BESIDE, output="o.gguf.rewriter.json"), "would write .*/o.gguf.rewriter.json twice"),
+    "a file of a split set": (SET + job(**BESIDE, output="o-00001-of-00003.gguf"), "job 1 may remove o-00001-of"),
+    "a link to that": (SET + job(**BESIDE, output="alias/o-00001-of-00003.gguf"), "job 1 may remove o-00001-of"),
+    "the config of a source": (LONE + job(**BESIDE, output="models/dir/config.json"), "config.json, which job 1 reads"),
+    "a folder that holds a source": (
+        job(source="models/dir/model.safetensors", output="o", drop="1")
+        + job(source="dir2", output="models/dir", drop="1"),
+        "job 2 would write where .*/models/dir/model.safetensors is, which job 1 reads"),
+    "where an output is made": (
+        job(source="models/a.gguf", output="o.gguf", drop="1") + job(**BESIDE, output=".o.gguf.rewriter-tmp/x.gguf"),
+        "job 2 would write into .*/.o.gguf.rewriter-tmp, the output of job 1"),
+    "a set that is read and would be replaced": (
+        SET + job(source="o-00001-of-00002.gguf", output="p.gguf", drop="1"), "job 1 may remove o-00001-of-00002"),
+    "the config is the file of results": (
+        LONE.replace("o.safetensors", "r.safetensors"), "r.config.json, which is this batch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARED)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_every_file_of_an_output_is_one_job_s_alone(case, more, folder):
+    (folder / "alias").symlink_to(folder)
+    for number in (1, 2):
+        shutil.copy(folder / "models" / f"{'ab'[number - 1]}.gguf", folder / f"o-{number:05}-of-00002.gguf")
+    huggingface(folder / "dir2")
+    text, message = SHARED[case]
+    before = everything(folder)
+    _, err = run(folder, text, "--results", "r.config.json", *more, code=2)
+    assert re.search(message, err), err
+    assert everything(folder) == {**before, "jobs.toml": text.encode()}
+
+
+def test_what_is_done_keeps_its_files(folder):
+    text = LONE + job(source="models/a.gguf", output="o2.gguf", drop="1")
+    run(folder, text)
+    _, err = run(folder, text.replace("o2.gguf", "o.config.json") + "overwrite = true\n", code=2)
+    assert "would write" in err
+    assert "twice" in err
 
 
 # Patterns and outputs in one folder
@@ -376,7 +459,7 @@ def test_a_source_that_changes_after_it_was_planned_fails_its_job(folder):
     batch = read(folder, ONE + job(source="models/b.gguf", output="b", drop="1"))
     with ThreadPoolExecutor(2) as executor:
         run = Run(executor, Results(folder / "r.jsonl"))
-        prepared = run.prepared(batch.jobs)
+        prepared = run.prepared(batch)
         os.utime(folder / "models" / "a.gguf")
         lines = run.carry_out(prepared, 2)
     assert [line["status"] for line in lines] == ["failed", "done"]
@@ -408,7 +491,7 @@ def test_scores_of_one_file_decide_for_its_siblings(tmp_path, monkeypatch):
     )
     batch = read(tmp_path, CHOSEN)
     with ThreadPoolExecutor(2) as executor:
-        prepared = Run(executor, Results(tmp_path / "r.jsonl")).prepared(batch.jobs)
+        prepared = Run(executor, Results(tmp_path / "r.jsonl")).prepared(batch)
     assert counted == [MODEL.format("F16")] * 2  # once for each ratio
     kept = {tuple(each.plan["layers"]["dropped"]) for each in prepared}
     assert kept == {(3, 4, 6), (2, 3, 4, 5, 6, 8)}
@@ -504,7 +587,7 @@ def small_disk(monkeypatch, nbytes: int) -> None:
 def test_room_is_counted_for_all_together(folder, monkeypatch):
     batch = read(folder, job(source="models/[ab].gguf", output="o/", drop=["1", "2", "3"]))
     with ThreadPoolExecutor(2) as executor:
-        prepared = Run(executor, Results(folder / "r.jsonl")).prepared(batch.jobs)
+        prepared = Run(executor, Results(folder / "r.jsonl")).prepared(batch)
     sizes = [each.needed for each in prepared]
     small_disk(monkeypatch, sum(sizes[:2]) + 5)
     (disk,) = disks(prepared)
@@ -515,8 +598,6 @@ def test_room_is_counted_for_all_together(folder, monkeypatch):
 
 def test_what_does_not_fit_is_not_begun(folder, monkeypatch, capsys):
     import typer
-
-    from rewriter.errors import OutputError
 
     small_disk(monkeypatch, 1)
     (folder / "jobs.toml").write_text(ONE)
@@ -586,3 +667,158 @@ def test_a_kill_leaves_what_the_next_run_goes_on_from(folder):
     assert set(statuses(folder).values()) == {"done"}
     assert sorted(os.listdir(folder / "o")) == ["a-pruned.gguf", "b-pruned.gguf"]
     assert open_checkpoint(folder / "o" / "a-pruned.gguf").provenance
+
+
+KILLED_LATE = """
+import os, shutil, sys
+real = shutil.rmtree
+def rmtree(path, *rest, **named):
+    if str(path).endswith(".rewriter-tmp"):
+        os.kill(os.getpid(), 9)
+    real(path, *rest, **named)
+shutil.rmtree = rmtree
+from rewriter.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("again", ["batch", "prune"])
+@pytest.mark.parametrize(("source", "more"), [
+    ("a.gguf", {}), ("dir", {}), ("a.gguf", {"shard_size": "500"}), ("a.gguf", {"resume": True}),
+])  # fmt: skip
+def test_what_a_late_kill_leaves_goes(source, more, again, folder):
+    """It has moved its output into place and not yet removed the earlier one."""
+    text = job(source=f"models/{source}", output="o/x", drop="1", overwrite=True, **more)
+    run(folder, text.replace('"1"', '"2"'))
+    (folder / "jobs.toml").write_text(text)
+    command = [sys.executable, "-c", KILLED_LATE, "batch", "jobs.toml", "--executor", "threads=1"]
+    killed = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    left = folder / "o" / ".x.rewriter-tmp"
+    assert left.exists()
+    before = {name: data for name, data in everything(folder / "o").items() if ".rewriter-tmp" not in name}
+    if again == "prune":
+        options = ["--shard-size", "500"] if "shard_size" in more else []
+        words = ["prune", f"models/{source}", "o/x", "--drop", "1", "--overwrite", *options]
+        subprocess.run([sys.executable, "-m", "rewriter", *words], cwd=folder, check=True,
+                       env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)  # fmt: skip
+    else:
+        descriptor = os.open(left, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert "1 done before" in run(folder)[0]
+        assert left.exists()  # another run is at it
+        os.close(descriptor)
+        assert "1 done before" in run(folder)[0]
+    assert not left.exists()
+    assert everything(folder / "o") == before
+
+
+# A file of results that was damaged, or made by somebody else
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from([10**400, 1e400, -1, 5, "running", "failed", "\0", "/"])
+    | st.floats() | st.text() | st.sampled_from(["\ud800", "\x1b[31m", "x" * 5000, "../o.gguf", "o.gguf"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+def places(value, way=()):
+    """Every member of a JSON value, however deep, as the way to it."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in items:
+        yield (*way, key)
+        yield from places(member, (*way, key))
+
+
+def changed(line: dict, way: tuple, how: str, value) -> dict:
+    """`line` with the member there replaced by `value`, gone, or under a name that has one other letter."""
+    line = json.loads(json.dumps(line))
+    inner = line
+    for key in way[:-1]:
+        inner = inner[key]
+    member = inner.pop(way[-1])
+    if how == "replaced" or (how == "renamed" and isinstance(inner, list)):
+        inner.insert(way[-1], value) if isinstance(inner, list) else inner.update({way[-1]: value})
+    elif how == "renamed":
+        inner[way[-1][:-1] + "~"] = member
+    return line
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A batch that is done, and the line about its only job as it is in each state."""
+    folder = tmp_path_factory.mktemp("done")
+    write_gguf(folder / "a.gguf")
+    run(folder, job(source="a.gguf", output="o.gguf", drop="1", overwrite=True, no_fsync=True))
+    (line,) = results(folder)
+    less = {name: value for name, value in line.items() if name not in ("told", "seconds")}
+    sized = [{name: file[name] for name in ("name", "bytes")} for file in line["files"]]
+    made = {name: line[name] for name in ("schema", "source", "output", "fingerprint", "files")}
+    before = [None, {**line["files"][0], "mtime_ns": 1}]
+    return folder, [
+        line, {**less, "status": "running", "files": sized, "before": before[:1]},
+        {**less, "status": "running", "files": sized, "before": before[1:]},
+        {**less, "status": "skipped"}, {**made, "status": "failed", "error": "x"}, {**made, "status": "stopped"},
+    ]  # fmt: skip
+
+
+def again(folder: Path) -> str:
+    """What the program prints, run in this process."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        command(folder / "jobs.toml", jobs=None, executor="threads=1", results=None, dry_run=False, partial=False,
+                json=False)  # fmt: skip
+    return out.getvalue()
+
+
+def test_every_line_that_is_written_is_read(done):
+    folder, lines = done
+    for line in lines:
+        (folder / "results.jsonl").write_text(json.dumps(line) + "\n")
+        assert list(Results(folder / "results.jsonl").lines.values()) == [line]
+        assert "1 done before" in again(folder)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(st.data())
+def test_a_damaged_line_costs_no_more_than_its_job(done, data):
+    folder, lines = done
+    line = data.draw(st.sampled_from(lines))
+    way = data.draw(st.sampled_from([*places(line)]))
+    how = data.draw(st.sampled_from(["replaced", "gone", "renamed"]))
+    damaged = changed(line, way, how, data.draw(JSON))
+    text = json.dumps(damaged) + "\n"
+    (folder / "results.jsonl").write_text(text)
+    if way in [("schema",), ("source",)] and not text.startswith('{"schema": 1, "source": '):
+        with pytest.raises(OutputError, match="is no file of results"):  # nothing in it is ours
+            again(folder)
+        return
+    out = again(folder)
+    assert "1 done" in out
+    assert all(text.isprintable() for text in out.splitlines())
+    assert "1 done before" in again(folder)
+
+
+WORSE = {
+    "a null byte in a path": (("output",), "o\0"),
+    "half a character in a path": (("output",), "\ud800"),
+    "a null byte in a file's name": (("files", 0, "name"), "o\0"),
+    "half a character in a file's name": (("files", 0, "name"), "\ud800"),
+    "layers that are a number": (("layers",), 5),
+    "seconds that are a text": (("seconds",), "x"),
+    "what a terminal would act on": (("layers", "before"), "\x1b[31m"),
+    "a size without end": (("bytes", "after"), 10**400),
+    "another state": (("status",), "paused"),
+}
+
+
+@pytest.mark.parametrize("case", [*WORSE, "another name"])
+def test_a_line_is_dropped(case, done):
+    folder, (line, *_) = done
+    way, value = WORSE.get(case, (("layers", "after"), None))
+    damaged = changed(line, way, "replaced" if case in WORSE else "renamed", value)
+    (folder / "results.jsonl").write_text(json.dumps(damaged) + "\n")
+    assert not Results(folder / "results.jsonl").lines
+    assert "1 done\n" in again(folder)
+    assert "1 done before" in again(folder)

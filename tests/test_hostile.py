@@ -169,11 +169,15 @@ def test_jobs(case, tmp_path):
         read_batch(tmp_path / "jobs.toml", KEYS, settings)
 
 
-LINE = '{"schema": 1, "output": "o%d", "files": %s}\n'
+LINE = (
+    '{"schema": 1, "source": "x", "output": "o%d", "status": "skipped", "fingerprint": "", "stack": "main", '
+    '"layers": {"before": 3, "after": 2, "kept": [0, 1], "dropped": [2]}, "parameters": {"before": 3, "after": 2}, '
+    '"bytes": {"before": 3, "after": 2}, "disk": 2, "warnings": [], "told": [], "seconds": 0.5, "files": %s}\n'
+)
 RESULTS = {
     "lines": "{}\n" * 200_000,
-    "files": LINE % (1, json.dumps([{"name": "x"}] * 300_000)),
-    "a path that no system opens": LINE.replace("o%d", "o/" * 9000) % "[]",
+    "files": LINE % (1, json.dumps([{"name": "x", "bytes": 1, "mtime_ns": 1}] * 300_000)),
+    "another's": '{"schema": 1, "output": "o", "files": []}\n',
 }
 
 

@@ -72,6 +72,7 @@ ROOMS = [
     ["rewrite"],
     ["verifying"],
     ["writing"],
+    ["claims"],
     ["batch"],
     ["results"],
     ["running"],

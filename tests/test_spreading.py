@@ -322,7 +322,10 @@ def test_executors_by_name():
         assert crew.executor.submit(os.getpid).result() != os.getpid()
 
 
-@pytest.mark.parametrize("text", ["", "dask", "dask=", "threads=", "threads=0", "threads=x", "fork=2", "processes=-1"])
+NO_EXECUTORS = ["", "dask", "dask=", "threads=", "threads=0", "threads=1025", "threads=x", "fork=2", "processes=-1"]
+
+
+@pytest.mark.parametrize("text", [*NO_EXECUTORS, pytest.param(f"threads={'9' * 5000}", id="digits")])
 def test_what_is_no_executor(text):
     with pytest.raises(RequestError, match="is no executor: write processes=4"), workers(text):
         pass

@@ -64,11 +64,11 @@ def batch(
     stop = _Stop()
     try:
         with stop.listening(), _alone(jobs_file), workers(executor or f"processes={jobs or DEFAULT_WORKERS}") as crew:
-            written = Results(results or jobs_file.with_name("results.jsonl"))
-            found = read_batch(jobs_file, KEYS, settings, [*written.outputs, str(written.path)])
+            written = Results(results or jobs_file.parent / "results.jsonl")
+            found = read_batch(jobs_file, KEYS, settings, written.outputs, written.kept)
             run = Run(crew.executor, written, stop=stop.event, words=as_keys)
             if dry_run:
-                failed = _shown(found, run.prepared(found.jobs), json)
+                failed = _shown(found, run.prepared(found), json)
             else:
                 failed = _done(found, run, jobs or min(crew.count, _MOST_AT_ONCE), partial, json)
     except StoppedError:
@@ -120,7 +120,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _done(found: Batch, run: Run, at_once: int, partial: bool, json: bool) -> bool:
     """Carry the batch out and say what has become of it; whether a job has failed."""
     with watched(run) as started:
-        prepared = run.prepared(found.jobs)
+        prepared = run.prepared(found)
         prepared = as_far_as_it_fits(prepared) if partial else prepared
         if not partial:
             _check_room(prepared)
