@@ -95,6 +95,8 @@ def workers(text: str) -> Iterator[Workers]:
     """
     kind, _, value = text.partition("=")
     if kind == "dask" and value:
+        if not re.fullmatch(r"(?!(tcp|tls)://)[a-z]+://.+|.+:[0-9]{1,5}/?", value):
+            raise RequestError(f"{shown(text, 120)} has no port: write dask=tcp://HOST:8786, where `dask scheduler` is")
         with _dask(value) as cluster:
             yield cluster
         return

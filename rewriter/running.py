@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed, wait
@@ -86,12 +87,17 @@ class Choice:
 # Tasks: values in, values out, wherever they are carried out
 
 
+def _seen_from() -> str:
+    """On a cluster it matters which machine misses a file."""
+    return f", seen from {shown(platform.node())}" if "distributed.worker" in sys.modules else ""
+
+
 def look(job: Job, line: Line | None) -> Prepared:
     """What `job` is made from, and whether it is done already."""
     try:
         for path in job.read:
             if not os.path.exists(path):
-                raise CheckpointError(f"{shown(path, 200)} is not there, seen from {shown(platform.node())}")
+                raise CheckpointError(f"{shown(path, 200)} is not there{_seen_from()}")
         checkpoint, others = open_checkpoint(job.source), _others(job)
         found = fingerprint(job, checkpoint, map(stamp, others))
     except RewriterError as error:

@@ -160,6 +160,9 @@ def test_a_scheduler_that_does_not_answer(monkeypatch):
         workers("dask=tcp://127.0.0.1:1"),
     ):
         pass
+    for address in ("localhost", "tcp://localhost", "tls://[::1]", "host:port"):
+        with pytest.raises(RequestError, match="has no port: write dask=tcp://HOST:8786"), workers(f"dask={address}"):
+            pass
     with pytest.raises(OutputError, match="no Dask scheduler answers at nonsense"), workers("dask=nonsense://x"):
         pass
 
