@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,6 +23,8 @@ from rewriter.system import hold_back
 DEFAULT_WORKERS = min(2, os.cpu_count() or 1)  # copying waits for the disk: more of them only wait together
 # a terminal sends them to the workers as well, also while these start
 _LEFT_TO_US = {*SIGNALS} - {signal.SIGTERM}
+# What Python's resource tracker says when a signal ends us at once: it has cleaned up, and nobody can do anything.
+_UNSAID = "ignore:resource_tracker:UserWarning"
 _PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
 
 
@@ -40,6 +43,8 @@ class Processes(Executor):
     """
 
     def __init__(self, count: int) -> None:
+        if _UNSAID not in sys.warnoptions:  # Python's resource tracker starts with these
+            sys.warnoptions.append(_UNSAID)
         self._slots = ThreadPoolExecutor(count)
         self._mine = threading.local()
         self._pools: set[ProcessPoolExecutor] = set()

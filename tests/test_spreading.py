@@ -358,3 +358,18 @@ def test_workers_leave_signals_to_us_from_their_first_moment():
     """While they start, too, and Python's own process that cleans up after them: both would print tracebacks."""
     done = subprocess.run([sys.executable, "-c", MASKS], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("True False 1\n", "")
+
+
+ENDS = """
+import os
+from rewriter.executors import Processes
+made = Processes(1)
+made.submit(len, "a").result()
+os._exit(3)
+"""
+
+
+def test_an_end_at_once_is_silent():
+    """As after a signal: Python's resource tracker would print what it cleans up."""
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
