@@ -83,7 +83,7 @@ def in_turns(cases: Sequence[Case], rounds: int) -> dict[str, Sample]:
     """The medians of `rounds` runs of each; every round begins with another one."""
     samples: dict[str, list[Sample]] = {case.name: [] for case in cases}
     for turn in range(rounds):
-        start = turn % len(cases)
+        start = turn % max(1, len(cases))
         for case in (*cases[start:], *cases[:start]):
             case.before()
             samples[case.name].append(run(case.command))

@@ -120,7 +120,7 @@ def measured(kind: str, shape: Shape, source: Path, start: float, rounds: int, l
     run(cat)
     table = Case("score, magnitude-l2", [*OURS, "score", str(source), "--metric", "magnitude-l2", "--json"])
     found = in_turns([Case("cat", cat), *(plan(source, metric) for metric in METRICS), table], rounds)
-    found |= in_turns([plan(source, metric) for metric in long], 1) if long else {}
+    found |= in_turns([plan(source, metric) for metric in long], 1)
     weights = sum(prod(sides) for sides in shape.tensors().values())
     text = TEXT.format(
         shape=shape, weights=weights / 1e9, size=sum(file.stat().st_size for file in files) / 1e6, kind=kind,

@@ -1,7 +1,7 @@
 """One thread of numpy's linear algebra for each of ours. It sets that for numpy, so it is imported before numpy is.
 
 Left alone, OpenBLAS has as many threads as there are cores for each of our calls: they wait for each other, spinning
-(three times the processor time, twenty times where others use the machine), and sums depend on how many there are.
+(twice the processor time, over ten times where others use the machine), and sums depend on how many there are.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import MutableMapping
 
 from rewriter.errors import RewriterError
@@ -54,6 +53,8 @@ def entries() -> list[str]:
 
 def _unquoted(line: str) -> list[str]:
     """The words of a command line that is still being typed."""
+    import shlex
+
     try:
         return shlex.split(line)
     except ValueError:  # a quote is still open
