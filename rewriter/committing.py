@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from rewriter.errors import CheckpointError
 from rewriter.formats import json_text
 from rewriter.renaming import exchange, rename_new
-from rewriter.staging import append, sync
+from rewriter.staging import append, removed, sync
 from rewriter.system import NoFileError, read_whole
 
 _MOST_BYTES = 100_000_000  # of the list; a file takes some 50
@@ -75,7 +74,7 @@ def undo_killed(staging: Path) -> None:
         _take_back(moves)
     (staging / _MOVES).unlink(missing_ok=True)
     if os.path.lexists(staging / _OLD):
-        shutil.rmtree(staging / _OLD)
+        removed(staging / _OLD)
 
 
 def _listed(staging: Path) -> list[_Move]:

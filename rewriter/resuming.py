@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from rewriter.errors import CheckpointError, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import stamp
 from rewriter.output import CopyRange, Digest, Output, OutputFile, StridedRange
-from rewriter.staging import append, emptied, sync
+from rewriter.staging import append, emptied, removed, sync
 from rewriter.system import NoFileError, read_whole
 
 _FINISHED = "finished"  # in the staging directory
@@ -46,7 +45,7 @@ def take_over(staging: Path, output: Output, resume: bool, told: Callable[[str],
     if done:
         told(f"{_count(done, output)} are there from an interrupted run and stay")
         for attempts in staging.glob(f"{ATTEMPTS}*"):  # first: a worker of that run may still be about to finish one
-            shutil.rmtree(attempts)
+            removed(attempts)
         for file in output.files:
             if file not in done:
                 (staging / NEW / file.name).unlink(missing_ok=True)

@@ -132,7 +132,8 @@ def spread(
     finally:
         with suppress(OSError):  # under another name nobody can make anything in it while it is removed
             attempts = attempts.rename(attempts.with_name(f"{ATTEMPTS}ended"))
-        shutil.rmtree(attempts, ignore_errors=True)
+        with suppress(OSError):  # even so it raises where a directory cannot be closed: see staging.removed
+            shutil.rmtree(attempts, ignore_errors=True)
 
 
 def _task(file: OutputFile, folder: str, attempts: str, stamps: dict[str, Stamp], how: Writing) -> Task:

@@ -94,9 +94,21 @@ def emptied(folder: Path) -> None:
     """Remove all that is in `folder`. Raises OSError."""
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
+            removed(entry.path)
         else:
             os.unlink(entry.path)
+
+
+def removed(folder: str | Path) -> None:
+    """Remove `folder` and all that is in it. Raises OSError.
+
+    Python (3.11 at least) closes a directory that could not be closed once more: that this fails is not the reason.
+    """
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        reason = error.__context__
+        raise reason if error.errno == errno.EBADF and isinstance(reason, OSError) else error from None
 
 
 def sync(folder: Path) -> None:
