@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 SAFETENSORS = "safetensors"
 HUGGINGFACE = "huggingface"
@@ -34,11 +35,11 @@ class Cut:
     takes: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One tensor: where its `nbytes` bytes lie in file number `shard`, and how they are to be read.
 
     `block` weights are stored together and cannot be parted. With a `cut` only parts of what lies there are meant.
+    A checkpoint may have a million of them: a named tuple is made in a third of the time that a dataclass takes.
     """
 
     name: str

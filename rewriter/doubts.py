@@ -84,15 +84,15 @@ def _refuse_shifted_kinds(
         raise UnsupportedError(
             "this is a backbone (stage_names): without rules its stages cannot follow; --architecture takes rules"
         )
-    tensors: list[set[tuple[str, tuple[int, ...]]]] = [set() for _ in range(layers.count)]
+    shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in range(layers.count)]
     for tensor in checkpoint.tensors:
         layer = stack.layer_of(tensor.name)
         if layer is not None and layer < layers.count:
-            tensors[layer].add((stack.after(tensor.name, layer), tensor.shape))
+            shapes[layer][stack.after(tensor.name, layer)] = tensor.shape
     said = [_said_of(checkpoint, rules, layer, layers.count) for layer in range(layers.count)]
     shaped = bool(checkpoint.metadata) and not chained  # whoever reads bare weights takes their shapes from them
-    for what, parts in (("other tensors", 1), ("tensors of other shapes", 2))[: 1 + shaped]:
-        kinds = [frozenset(each[:parts] for each in held) for held in tensors]
+    for what, all_of in (("other tensors", dict.keys), ("tensors of other shapes", dict.items))[: 1 + shaped]:
+        kinds = [frozenset(all_of(held)) for held in shapes]
         changed = next((new for new, old in enumerate(layers.main) if kinds[old] != kinds[new]), None)
         if changed is not None and len(set(zip(said, kinds, strict=True))) > len(set(said)):
             raise UnsupportedError(

@@ -292,7 +292,7 @@ def _provenance(plan: Plan) -> Provenance:
 def result(plan: Plan) -> Checkpoint:
     """The checkpoint that the plan makes, as a value: its tensors still lie in the source's files."""
     tensors = tuple(
-        copy.tensor if copy.name == copy.tensor.name else replace(copy.tensor, name=copy.name) for copy in plan.tensors
+        copy.tensor if copy.name == copy.tensor.name else copy.tensor._replace(name=copy.name) for copy in plan.tensors
     )
     metadata = dict(plan.checkpoint.metadata)
     for edit in plan.edits:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
@@ -249,8 +249,7 @@ def _cut(checkpoint: Checkpoint, tensor: TensorInfo, stacked: Stacked, layers: L
     spans += [(stacked.lead + low * part, (high - low + 1) * part) for low, high in runs(layers.main)]
     takes = tuple((start * stride // size, length * stride // size) for start, length in spans)
     new_shape = (*shape[: stacked.axis], sum(length for _, length in spans), *shape[stacked.axis + 1 :])
-    return replace(
-        tensor,
+    return tensor._replace(
         shape=new_shape if fastest_last else new_shape[::-1],
         nbytes=rows * sum(length for _, length in takes),
         cut=Cut(stride, rows, takes),

@@ -176,8 +176,8 @@ def test_fact_06_a_tail_needs_its_sources():
 def test_fact_07_embeddings_of_all_layers_are_cut():
     checkpoint = decoder("gemma3n_text", 3, num_kv_shared_layers=0)
     plain = checkpoint.tensors[0]
-    table = replace(plain, name="model.embed_tokens_per_layer.weight", shape=(5, 6), nbytes=120)
-    projection = replace(plain, name="model.per_layer_model_projection.weight", shape=(6, 2), nbytes=48)
+    table = plain._replace(name="model.embed_tokens_per_layer.weight", shape=(5, 6), nbytes=120)
+    projection = plain._replace(name="model.per_layer_model_projection.weight", shape=(6, 2), nbytes=48)
     plan = make_plan(replace(checkpoint, tensors=(*checkpoint.tensors, table, projection)), [0, 2])
     cut = {copy.name: copy.tensor.shape for copy in plan.tensors}
     assert cut[table.name] == (5, 4)

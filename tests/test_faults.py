@@ -282,6 +282,34 @@ def test_only_the_first_signal_ends_the_program():
         app._stop(signal.SIGTERM, None)
 
 
+DROPPED = """
+import signal, sys, time, weakref
+from rewriter.cli import app
+class Thing:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+def run():
+    thing = Thing()
+    held = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+    if sys.argv[1] == "weakref":
+        Thing.__del__ = lambda self: None
+    del thing
+    time.sleep(20)
+app._run = run
+app.main()
+"""
+
+
+@pytest.mark.parametrize("where", ["weakref", "del"])
+def test_a_signal_where_python_drops_what_is_raised(where):
+    """Whoever presses Ctrl-C while a module is imported may meet such a callback."""
+    process = subprocess.run(
+        [sys.executable, "-c", DROPPED, where], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    said = "rewriter: stopped by SIGTERM; nothing was written\n"
+    assert (process.returncode, process.stderr) == (128 + signal.SIGTERM, said)
+
+
 def test_a_plan_a_page_or_a_picture_appears_whole(tmp_path):
     """All of them are saved in one way."""
     checkpoint = open_checkpoint(write_gguf(tmp_path / "in.gguf"))

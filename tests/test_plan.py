@@ -457,7 +457,7 @@ def test_generic_refuses_a_number_of_a_gguf():
 @pytest.mark.parametrize(("kept", "moved"), [([0, 1, 3], ""), ([1, 2, 3], "layer 2 would become layer 1")])
 def test_generic_layers_of_other_shapes(kept, moved):
     checkpoint = hf("new", numbered("a.", 4), {"num_layers": 4})
-    tensors = (replace(each, shape=(3 if at < 2 else 6, 2)) for at, each in enumerate(checkpoint.tensors))
+    tensors = (each._replace(shape=(3 if at < 2 else 6, 2)) for at, each in enumerate(checkpoint.tensors))
     checkpoint = replace(checkpoint, tensors=tuple(tensors))
     if moved:
         with pytest.raises(UnsupportedError, match=f"{moved}, which holds tensors of other shapes, and no field"):

@@ -196,7 +196,7 @@ def test_nothing_may_go():
 def shaped(layers: int, width: int, vocabulary: int) -> Checkpoint:
     checkpoint = llama(layers)
     shapes = {"model.embed_tokens.weight": (vocabulary, width)}
-    tensors = (replace(each, shape=shapes.get(each.name, each.shape)) for each in checkpoint.tensors)
+    tensors = (each._replace(shape=shapes.get(each.name, each.shape)) for each in checkpoint.tensors)
     return replace(checkpoint, tensors=tuple(tensors))
 
 

@@ -24,7 +24,7 @@ from tests.test_house import checkpoint_from, named_fixtures
 def told_apart(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with a size of its own for every tensor: a mixed-up one shows."""
     sizes = (2 * 4**at % 1009 for at in count(1))
-    tensors = (replace(each, nbytes=prod(each.shape) * size) for each, size in zip(checkpoint.tensors, sizes))  # noqa: B905
+    tensors = (each._replace(nbytes=prod(each.shape) * size) for each, size in zip(checkpoint.tensors, sizes))  # noqa: B905
     return replace(checkpoint, tensors=tuple(tensors))
 
 

@@ -11,8 +11,14 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rewriter.signals import SIGNALS
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_AGAIN = 0.001  # seconds
 
 
 class Stopped(BaseException):
@@ -41,6 +47,19 @@ def _stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
 
+def _send_again(dropped: UnraisableHookArgs) -> None:
+    """Python drops what is raised in the callback of a weak reference (imports have some) or in `__del__`.
+
+    For a signal that came there the program must end all the same: it comes again once that is over.
+    """
+    if not isinstance(dropped.exc_value, Stopped) or not hasattr(signal, "setitimer"):
+        sys.__unraisablehook__(dropped)
+        return
+    number = dropped.exc_value.args[0]
+    signal.signal(signal.SIGALRM, lambda alarm, frame: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+
+
 def _listen_no_more() -> None:
     """All is done or said: a signal that comes while the interpreter ends would print a traceback."""
     for number in SIGNALS:
@@ -52,6 +71,7 @@ def main() -> None:
     Progress.committed, Progress.said = False, ""  # whoever calls this twice
     Voice.quiet = Voice.verbose = False
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
+    sys.unraisablehook = _send_again
     try:
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
@@ -84,8 +104,8 @@ def _run() -> None:
     except RewriterError as error:
         _end(2 if isinstance(error, RequestError) else 1, str(error))
     except OSError as error:
-        name = f" {shown(error.filename)}" if error.filename else ""
-        _end(1, f"{(error.strerror or str(error)).lower()}{name}")
+        name = f"{shown(error.filename)}: " if error.filename else ""
+        _end(1, f"{name}{(error.strerror or str(error)).lower()}")
     except MemoryError:
         _end(1, "there is not enough memory for this input")
 

@@ -17,7 +17,6 @@ from rewriter.errors import CheckpointError, shown
 _DECODER = json.JSONDecoder()
 # Commas and opening brackets, and colons, of one text: more would not fit into 2 GiB or 10 s. A million tensors do.
 VALUES, MEMBERS = 9_000_000, 5_000_000
-_CONTAINERS = (dict, list)
 DEPTH = 127  # levels, as the library of safetensors reads; what recurses over a value can then do so
 _QUOTED = json.encoder.encode_basestring_ascii
 _DOT = re.compile(r"(?<!\\)\.")
@@ -61,8 +60,8 @@ def _finite(text: str) -> float:
 def _check_depth(value: Any) -> None:
     level: list[Any] = [[value]]
     for _ in range(DEPTH + 1):
-        below = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [member for members in below for member in members if isinstance(member, _CONTAINERS)]
+        below = (each.values() if type(each) is dict else each for each in level)
+        level = [member for members in below for member in members if type(member) is dict or type(member) is list]
         if not level:
             return
     raise ValueError("nested too deeply")
