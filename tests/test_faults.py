@@ -288,7 +288,12 @@ from rewriter.cli import app
 class Thing:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
+class Named:
+    def __set_name__(self, owner, name):
+        signal.raise_signal(signal.SIGTERM)
 def run():
+    if sys.argv[1] == "class":
+        type("Owner", (), {"name": Named()})
     thing = Thing()
     held = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
     if sys.argv[1] == "weakref":
@@ -300,9 +305,9 @@ app.main()
 """
 
 
-@pytest.mark.parametrize("where", ["weakref", "del"])
-def test_a_signal_where_python_drops_what_is_raised(where):
-    """Whoever presses Ctrl-C while a module is imported may meet such a callback."""
+@pytest.mark.parametrize("where", ["weakref", "del", "class"])
+def test_a_signal_where_python_drops_or_hides_what_is_raised(where):
+    """Whoever presses Ctrl-C while a module is imported may meet such a callback, or a class that is being made."""
     process = subprocess.run(
         [sys.executable, "-c", DROPPED, where], cwd=ROOT, capture_output=True, text=True, check=False
     )

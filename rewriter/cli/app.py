@@ -40,11 +40,15 @@ class Voice:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """The first signal ends the program. Those that come while it puts things in order change nothing."""
-    error = sys.exc_info()[1]
+    if _stopped(sys.exc_info()[1]) is None:
+        raise Stopped(number)
+
+
+def _stopped(error: BaseException | None) -> Stopped | None:
+    """The signal that `error` came from: Python says other things where one comes while a class is made."""
     while error is not None and not isinstance(error, Stopped):
         error = error.__context__
-    if error is None:
-        raise Stopped(number)
+    return error
 
 
 def _send_again(dropped: UnraisableHookArgs) -> None:
@@ -86,7 +90,10 @@ def main() -> None:
             _run()
         finally:
             _listen_no_more()
-    except Stopped as stopped:
+    except (Stopped, Exception) as error:
+        stopped = _stopped(error)
+        if stopped is None:
+            raise
         _listen_no_more()
         state = Progress.said or ("the output is complete" if Progress.committed else "nothing was written")
         _leave(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
