@@ -165,8 +165,10 @@ def test_a_kill_at_every_call(scene):
     states = set()
     for number in scene.points():
         calls = Calls(faults.at(number, die))
-        assert os.WTERMSIG(faults.in_child(lambda calls=calls: scene.run(calls))) == signal.SIGKILL
-        states.add(scene.state_after_kill())
+        ended, state = faults.in_child(lambda calls=calls: scene.run(calls)), scene.state_after_kill()
+        if os.WTERMSIG(ended) != signal.SIGKILL:  # who waits for an executor looks at it more or less often
+            assert (scene.executor, ended, state) == ("threads=1", 0, "complete")
+        states.add(state)
         if number % 2:  # without --overwrite what was there before is there again, or the run succeeds
             with pytest.raises(RewriterError) if scene.first.exists() or scene.overwrite else nullcontext():
                 scene.job.run()

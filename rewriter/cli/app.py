@@ -11,12 +11,8 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from rewriter.signals import SIGNALS
-
-if TYPE_CHECKING:
-    from sys import UnraisableHookArgs
 
 _AGAIN = 0.001  # seconds
 
@@ -51,7 +47,7 @@ def _stopped(error: BaseException | None) -> Stopped | None:
     return error
 
 
-def _send_again(dropped: UnraisableHookArgs) -> None:
+def _send_again(dropped: sys.UnraisableHookArgs) -> None:
     """Python drops what is raised in the callback of a weak reference (imports have some) or in `__del__`.
 
     For a signal that came there the program must end all the same: it comes again once that is over.
