@@ -42,6 +42,16 @@ def shown(text: object, limit: int = 40) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
 
 
+def reason(error: OSError) -> str:
+    """What the system says, to stand in a sentence of ours: `no space left on device`."""
+    return (error.strerror or str(error)).lower()
+
+
+def reason_by_file(error: OSError) -> str:
+    """The same behind the file that it is about, where the error names one."""
+    return f"{shown(error.filename, 200)}: {reason(error)}" if error.filename else reason(error)
+
+
 def guess(name: str, known: Iterable[str], prefix: str = "", ending: str = "") -> str:
     """The question to put behind an error about `name`: `; did you mean X?`, "" where none of `known` is like it.
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from rewriter.batch import LONGEST_PATH, Job
 from rewriter.checkpoint import Checkpoint, Document, Shard, SideFile, Stamp
-from rewriter.errors import CheckpointError, OutputError, shown
+from rewriter.errors import CheckpointError, OutputError, reason, shown
 from rewriter.formats import json_text
 from rewriter.formats.files import named, stamp
 from rewriter.staging import append, sync
@@ -130,7 +130,7 @@ class Results:
         try:
             raw = read_whole(path, _LIMIT) if os.path.lexists(path) else b""
         except OSError as error:
-            raise OutputError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
+            raise OutputError(f"cannot read {named(path)}: {reason(error)}") from None
         foreign = bool(raw) and (_START not in raw or raw.count(b"\n") > _MOST_LINES)
         texts = () if foreign else raw.decode(errors="replace").splitlines()
         self._whole = [self._read(text) for text in texts].count(False) == 0

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from rewriter import resuming, system
 from rewriter.committing import NEW, commit_directory, commit_files, undo_killed
 from rewriter.copying import Progress, can_link, can_share, write_files
-from rewriter.errors import CheckpointError, OutputError, shown
+from rewriter.errors import CheckpointError, OutputError, reason, shown
 from rewriter.formats.files import named, stamp
 from rewriter.hashing import filled
 from rewriter.output import Output, OutputFile, Writing
@@ -73,7 +73,7 @@ def execute(  # noqa: PLR0913
             if how.sync:
                 _settle(destination)
     except OSError as error:
-        raise OutputError(f"cannot write {named(destination)}: {_reason(error)}") from None
+        raise OutputError(f"cannot write {named(destination)}: {reason(error)}") from None
 
 
 @contextmanager
@@ -91,11 +91,7 @@ def _settle(destination: Path) -> None:
     try:
         sync(destination.parent)
     except OSError as error:
-        raise OutputError(f"{named(destination)} is complete, but the disk may lose it: {_reason(error)}") from None
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+        raise OutputError(f"{named(destination)} is complete, but the disk may lose it: {reason(error)}") from None
 
 
 def _absolute(destination: Path) -> Path:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from rewriter.batch import Batch, Job, claim
 from rewriter.claims import Claim, check
-from rewriter.errors import CheckpointError, RequestError, RewriterError, shown
+from rewriter.errors import CheckpointError, RequestError, RewriterError, reason_by_file, shown
 from rewriter.formats import json_text, open_checkpoint
 from rewriter.formats.files import stamp
 from rewriter.inspection import describe_plan
@@ -152,9 +152,7 @@ def prepare(prepared: Prepared, choice: Choice | None) -> Prepared:
     except RewriterError as error:
         return replace(prepared, claim=claimed, error=str(error))
     except OSError as error:
-        return replace(
-            prepared, claim=claimed, error=f"{(error.strerror or str(error)).lower()} {shown(error.filename or '')}"
-        )
+        return replace(prepared, claim=claimed, error=reason_by_file(error))
     described = json_text.plain(describe_plan(plan, output))
     work = output.nbytes + output.hashed
     return replace(prepared, claim=claimed, plan=described, needed=needed, work=work, told=tuple(told))
@@ -325,7 +323,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, BrokenExecutor):
         return "its worker process was killed"
     if isinstance(error, OSError):
-        return f"{(error.strerror or str(error)).lower()} {shown(error.filename or '', 200)}".rstrip()
+        return reason_by_file(error)
     return str(as_ours(error, "the plan"))
 
 

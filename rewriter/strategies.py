@@ -76,6 +76,11 @@ SPARES_LAST = frozenset({"deepest-but-last"})  # strategies that never drop the 
 COUNTS_KEPT = frozenset({"first-n"})  # strategies whose --count says how many layers stay
 
 
+def scoreless(name: str) -> RequestError:
+    """The error for whoever wants the scores of what chooses by position."""
+    return RequestError(f"{name} has no scores; name a metric (rewriter list metrics)")
+
+
 def find(name: str) -> Strategy:
     """Return the strategy called `name`; raise RequestError naming the others."""
     if name not in STRATEGIES:

@@ -14,7 +14,7 @@ from rewriter.patterns import common_period
 from rewriter.plan import make_plan, open_stacks, selection_bounds
 from rewriter.recipes import RECIPES, find, strategy_of
 from rewriter.selection import RECIPE, Options, Selection, choose, protection
-from rewriter.strategies import STRATEGIES, Layers, Strategy
+from rewriter.strategies import STRATEGIES, Layers, Strategy, scoreless
 
 if TYPE_CHECKING:
     from rewriter.scoring import Scores, Watch
@@ -104,7 +104,7 @@ def suggest(
     asked, selection = selection, selection if selection.sized else replace(selection, ratio=_SHARE)
     strategy, scores = strategy_for(selection, checkpoint, options, sparsity, watch)
     if scores is None:
-        raise RequestError(f"{selection.strategy} has no scores; name a metric (rewriter list metrics)")
+        raise scoreless(selection.strategy or "")
     count = len(scores.layers)
     kept, refusal = tuple(range(count)), ""
     try:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, reason, shown
 from rewriter.system import TooLongError, read_whole, within
 
 _LIMIT = 4 << 20  # bytes; a batch of ten thousand jobs has one
@@ -19,9 +19,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         with within(_SECONDS):
             return tomllib.loads(read_whole(path, _LIMIT).decode())
     except TooLongError:
-        reason = "it takes too long"
+        why = "it takes too long"
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        why = reason(error)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
-        reason = f"it is not valid TOML: {shown(error, 100)}"
-    raise CheckpointError(f"cannot read {shown(path.name or path)}: {reason}")
+        why = f"it is not valid TOML: {shown(error, 100)}"
+    raise CheckpointError(f"cannot read {shown(path.name or path)}: {why}")

@@ -99,7 +99,7 @@ def _run() -> None:
     from rewriter import blas  # noqa: F401  # before numpy, whoever imports that
     from rewriter.cli.commands import app
     from rewriter.cli.completing import mend_words
-    from rewriter.errors import RequestError, RewriterError, shown
+    from rewriter.errors import RequestError, RewriterError, reason_by_file
 
     mend_words(os.environ)
     try:
@@ -107,8 +107,7 @@ def _run() -> None:
     except RewriterError as error:
         _end(2 if isinstance(error, RequestError) else 1, str(error))
     except OSError as error:
-        name = f"{shown(error.filename)}: " if error.filename else ""
-        _end(1, f"{name}{(error.strerror or str(error)).lower()}")
+        _end(1, reason_by_file(error))
     except MemoryError:
         _end(1, "there is not enough memory for this input")
 

@@ -19,7 +19,7 @@ from rewriter.cli import show
 from rewriter.cli.app import Progress, Stopped
 from rewriter.cli.jobs import KEYS, as_keys, settings
 from rewriter.cli.watching import WORDS, said, watched
-from rewriter.errors import CheckpointError, OutputError, shown
+from rewriter.errors import CheckpointError, OutputError, reason, shown
 from rewriter.executors import DEFAULT_WORKERS, workers
 from rewriter.formats.files import named
 from rewriter.results import DONE, FAILED, SKIPPED, Line, Results
@@ -107,7 +107,7 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path, READING)
     except OSError as error:
-        raise CheckpointError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
+        raise CheckpointError(f"cannot read {named(path)}: {reason(error)}") from None
     try:
         lock(descriptor)
         yield

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, SAFETENSORS, Checkpoint
-from rewriter.errors import CheckpointError
+from rewriter.errors import CheckpointError, reason
 from rewriter.formats import gguf, huggingface, imatrix, safetensors
 from rewriter.formats.files import named, opened, read_at
 from rewriter.output import Output
@@ -48,7 +48,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         if path.is_dir():
             return huggingface.open_directory(path)
     except OSError as error:
-        raise CheckpointError(f"cannot read {named(path)}: {(error.strerror or str(error)).lower()}") from None
+        raise CheckpointError(f"cannot read {named(path)}: {reason(error)}") from None
     with opened(path) as (descriptor, found):
         start = read_at(descriptor, 0, min(16, found.size), path.name)
     if gguf.looks_like(start):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rewriter import system
 from rewriter.checkpoint import Document, Stamp
-from rewriter.errors import CheckpointError, guess, shown
+from rewriter.errors import CheckpointError, guess, reason, shown
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 JSON_LIMIT = 100_000_000  # bytes, as the header of safetensors; the largest index of a real checkpoint has some 10 MB
@@ -47,7 +47,7 @@ def _near(path: str | Path) -> str:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    return reason(error) if isinstance(error, OSError) else str(error)
 
 
 def named(path: str | Path) -> str:
@@ -68,7 +68,7 @@ def read_at(descriptor: int, offset: int, nbytes: int, where: str) -> bytes:
         try:
             part = system.read_part(descriptor, nbytes, offset)
         except OSError as error:
-            raise CheckpointError(f"cannot read {shown(where)} at byte {offset}: {_reason(error)}") from None
+            raise CheckpointError(f"cannot read {shown(where)} at byte {offset}: {reason(error)}") from None
         if not part:
             raise CheckpointError(f"{shown(where)} ends at byte {offset}, {nbytes} bytes too early")
         parts.append(part)

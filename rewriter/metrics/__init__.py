@@ -13,7 +13,7 @@ from rewriter.metrics.sampled import sampled_greedy, sampled_removal
 from rewriter.metrics.spectra import alpha, spectral_entropy, stable_rank
 from rewriter.metrics.stream import stream_influence, stream_removal
 from rewriter.metrics.values import lamp, magnitude_l1, magnitude_l2, neighbour_cosine, variance
-from rewriter.strategies import STRATEGIES
+from rewriter.strategies import STRATEGIES, scoreless
 
 Metric = Callable[[Model], list[float]]
 
@@ -29,7 +29,7 @@ METRICS: dict[str, Callable[..., list[float]]] = {
 def find(name: str, sparsity: float | None = None) -> Metric:
     """The metric called `name`. Raises RequestError naming the others."""
     if name in STRATEGIES:
-        raise RequestError(f"{name} has no scores; name a metric (rewriter list metrics)")
+        raise scoreless(name)
     if name not in METRICS:
         hint = guess(name, [*METRICS, *STRATEGIES])
         raise RequestError(
