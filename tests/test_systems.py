@@ -165,15 +165,17 @@ def test_a_full_stdout_after_the_output_is_there(tmp_path):
     assert "is written; its summary could not be printed" in done.stderr
 
 
-def test_a_closed_stderr_when_something_is_to_be_told(tmp_path):
-    """What --resume has to say is worth no failure."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_stderr_when_something_is_to_be_told(unbuffered, tmp_path):
+    """What --resume has to say is worth no failure, held back until the end or not."""
     job = Job("directory", tmp_path)
     act = 'interrupted(rewriter.copying, "write_file", 3, True, kill)'
     words = [str(job.source), str(job.target), "--keep", "0,2,5", "--resume"]
     subprocess.run([sys.executable, "-c", SCRIPT.replace("{patch}", act), *words], check=False)
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "rewriter", "prune", *words]
-        done = subprocess.run(command, stderr=full, stdout=subprocess.DEVNULL, check=False)
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(command, stderr=full, stdout=subprocess.DEVNULL, check=False, env=environment)
     assert done.returncode == 0
     job.check_success()
 

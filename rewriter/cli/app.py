@@ -84,6 +84,9 @@ def main() -> None:
                 stream.reconfigure(errors="backslashreplace")
         try:
             _run()
+        except SystemExit:
+            _drop_unsaid()
+            raise
         finally:
             _listen_no_more()
     except (Stopped, Exception) as error:
@@ -95,6 +98,17 @@ def main() -> None:
         _leave(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
 
 
+def _drop_unsaid() -> None:
+    """What a full disk or a closed pipe has not taken: Python would try once more as it ends, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def _run() -> None:
     from rewriter import blas  # noqa: F401  # before numpy, whoever imports that
     from rewriter.cli.commands import app
@@ -103,7 +117,13 @@ def _run() -> None:
 
     mend_words(os.environ)
     try:
-        app(prog_name="rewriter")
+        try:
+            app(prog_name="rewriter")
+        except SystemExit:
+            sys.stdout.flush()  # what is printed into a file is still held back: a full disk is heard of only now
+            raise
+    except BrokenPipeError:
+        sys.exit(1)  # nobody reads any more: as typer ends where the pipe breaks earlier
     except RewriterError as error:
         _end(2 if isinstance(error, RequestError) else 1, str(error))
     except OSError as error:
