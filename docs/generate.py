@@ -11,16 +11,16 @@ from typing import Any
 
 from typer.main import get_command
 
-from rewriter.architectures import entry
-from rewriter.architectures.field_table import DEFAULT_FIELDS
-from rewriter.cli.commands import app
-from rewriter.edits import FORMULAS
-from rewriter.fields import RULES
-from rewriter.inspection import architecture_rows
-from rewriter.limits import KINDS, OF_STACKS
-from rewriter.metrics import METRICS
-from rewriter.recipes import PREFIX, RECIPES
-from rewriter.strategies import STRATEGIES
+from rewriter.architectures import schema
+from rewriter.architectures.metadata_fields import DEFAULT_FIELDS
+from rewriter.cli.command_group import app
+from rewriter.planning.constraints.limit_kinds import KINDS, OF_STACKS
+from rewriter.planning.metadata.edits import FORMULAS
+from rewriter.planning.metadata.field_rules import RULES
+from rewriter.planning.selection.published_orders import PREFIX, RECIPES
+from rewriter.planning.selection.strategies import STRATEGIES
+from rewriter.report.json_values import architecture_rows
+from rewriter.scoring.metrics import METRICS
 
 MADE = "Made from the code by `python docs/generate.py`; "
 ARCHITECTURES = f"""# Architectures
@@ -94,12 +94,12 @@ What these keys hold follows without being named, in the scope of every stack. `
 do with layers, however long they are.
 """
 PARTS = {
-    "The file": (entry.Architecture, ""),
-    "A stack": (entry.LayerStack, "[[stacks]]"),
-    "A pattern": (entry.Pattern, "[[stacks.patterns]]"),
-    "A limit": (entry.Limit, "[[stacks.limits]]"),
-    "Shared tensors": (entry.Shared, "[[stacks.shared]]"),
-    "Stacked tensors": (entry.Stacked, "[[stacks.stacked]]"),
+    "The file": (schema.Architecture, ""),
+    "A stack": (schema.LayerStack, "[[stacks]]"),
+    "A pattern": (schema.Pattern, "[[stacks.patterns]]"),
+    "A limit": (schema.Limit, "[[stacks.limits]]"),
+    "Shared tensors": (schema.Shared, "[[stacks.shared]]"),
+    "Stacked tensors": (schema.Stacked, "[[stacks.stacked]]"),
 }
 KIND_OF = {"str": "text", "int": "number", "bool": "true or false", "object": "any value"}
 TITLES = {"huggingface": "Hugging Face (`model_type`)", "gguf": "GGUF (`general.architecture`)"}

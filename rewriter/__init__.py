@@ -17,32 +17,32 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
     from rewriter.errors import CheckpointError, OutputError, RequestError, RewriterError, UnsupportedError
-    from rewriter.formats import layout, open_checkpoint
-    from rewriter.output import Output, OutputFile, Writing
-    from rewriter.plan import Plan, make_plan
-    from rewriter.scoring import LayerScore, Scores, score_layers
-    from rewriter.selection import Options, parse_layers
-    from rewriter.verifying import verify
+    from rewriter.formats import open_checkpoint
+    from rewriter.layout import layout
+    from rewriter.layout.output import Output, OutputFile, Writing
+    from rewriter.planning.plan import Plan, make_plan
+    from rewriter.planning.selection.choose import Options, parse_layers
+    from rewriter.scoring.score import LayerScore, Scores, score_layers
     from rewriter.version import VERSION as __version__
-    from rewriter.writing import write
+    from rewriter.writing.verify import verify
+    from rewriter.writing.write import write
 
-# Loaded when first asked for: the command line must be able to handle Ctrl-C before anything slow is imported.
+# Loaded when first asked for: starting the command line must not wait for everything.
 _HOMES = {
-    "Checkpoint": "checkpoint", "FieldEdit": "checkpoint", "LayerMap": "checkpoint", "Problem": "checkpoint",
-    "TensorInfo": "checkpoint", "CheckpointError": "errors", "OutputError": "errors", "RequestError": "errors",
-    "RewriterError": "errors", "UnsupportedError": "errors", "layout": "formats", "open_checkpoint": "formats",
-    "Output": "output", "OutputFile": "output", "Plan": "plan", "make_plan": "plan", "Options": "selection",
-    "parse_layers": "selection", "verify": "verifying", "write": "writing",
-    "Writing": "output",
-    "LayerScore": "scoring", "Scores": "scoring", "score_layers": "scoring",
-}  # fmt: skip
+    "checkpoint": ("Checkpoint", "FieldEdit", "LayerMap", "Problem", "TensorInfo"),
+    "errors": ("CheckpointError", "OutputError", "RequestError", "RewriterError", "UnsupportedError"),
+    "formats": ("open_checkpoint",),
+    "layout": ("layout",),
+    "layout.output": ("Output", "OutputFile", "Writing"),
+    "planning.plan": ("Plan", "make_plan"),
+    "planning.selection.choose": ("Options", "parse_layers"),
+    "scoring.score": ("LayerScore", "Scores", "score_layers"),
+    "writing.verify": ("verify",),
+    "writing.write": ("write",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "Checkpoint", "CheckpointError", "FieldEdit", "LayerMap", "LayerScore", "Options", "Output", "OutputError",
-    "OutputFile", "Plan", "Problem", "RequestError", "RewriterError", "Scores", "TensorInfo",
-    "UnsupportedError", "Writing", "__version__", "layout", "make_plan", "open_checkpoint", "parse_layers",
-    "score_layers", "verify", "write",
-]  # fmt: skip
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604  # names
 
 
 def __dir__() -> list[str]:
@@ -52,8 +52,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> object:
     if name == "__version__":
         return import_module("rewriter.version").VERSION
-    if name not in _HOMES:
+    if name not in _HOME:
         raise AttributeError(f"module 'rewriter' has no attribute {name!r}")
-    value = getattr(import_module(f"rewriter.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"rewriter.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rewriter.architectures import select
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError
-from rewriter.formats import layout
-from rewriter.plan import Plan, make_plan, open_stacks
-from rewriter.selection import Options, Selection, check_request, choose
-from rewriter.strategies import COUNTS_KEPT
-from rewriter.suggesting import Suggestion, check_strategy, strategy_for, suggest
+from rewriter.layout import layout
+from rewriter.planning.plan import Plan, make_plan, open_stacks
+from rewriter.planning.saved_plan import SavedPlan, plan_again
+from rewriter.planning.selection.choose import Options, Selection, check_request, choose
+from rewriter.planning.selection.strategies import COUNTS_KEPT
+from rewriter.scoring.suggest import Suggestion, check_strategy, strategy_for, suggest
 
 if TYPE_CHECKING:
-    from rewriter.scoring import Watch
+    from rewriter.scoring.score import Watch
 
 _LOOKS = ("max_size", "single_file", "card", "base_model", "provenance")
 _OPTION_OF = {"keep_fields": "keep_field", "per_layer_fields": "per_layer_field"}  # field -> option
@@ -94,3 +95,14 @@ class Request:
 
 
 _NOTHING = Request(Selection(), Options())
+
+
+def plan_as_saved(saved: SavedPlan, checkpoint: Checkpoint, request: Request) -> tuple[Plan, bool]:
+    """`plan_again`, where `request` may say how the files shall look. Raises RequestError where it says more."""
+    looks = request.looks()
+    plan, same = plan_again(saved, checkpoint)
+    if not looks:
+        return plan, same
+    if request.options.regroups:  # one way to put tensors into files takes the place of the other
+        looks = {**looks, "max_size": request.options.max_size, "single_file": request.options.single_file}
+    return make_plan(checkpoint, saved.kept, replace(plan.options, **looks)), same

@@ -25,8 +25,8 @@ from paths import FIXTURES, RESULTS, WORK
 from subject import RATIOS, Subject
 
 from rewriter.errors import RequestError
-from rewriter.metrics import METRICS
-from rewriter.strategies import COUNTS_KEPT, STRATEGIES
+from rewriter.planning.selection.strategies import COUNTS_KEPT, STRATEGIES
+from rewriter.scoring.metrics import METRICS
 
 FIXTURE_MODELS = ("tiny-llama-12L", "tiny-llama-16L-bytes")
 TOLERANCE = 1e-5  # nats, between a model without some layers and what `rewriter prune` writes

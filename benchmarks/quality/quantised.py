@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from rewriter import open_checkpoint
 from rewriter.errors import UnsupportedError
-from rewriter.scoring import score_layers
+from rewriter.scoring.score import score_layers
 
 TYPES = ("Q8_0", "Q5_0", "Q4_0")
 SCORES = ("sampled-greedy", "sampled-removal")

@@ -1,5 +1,5 @@
 """The command line: the only place that prints, asks or exits."""
 
-from rewriter.cli.app import main
+from rewriter.cli.main import main
 
 __all__ = ["main"]

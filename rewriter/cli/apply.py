@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from rewriter.cli import show, telling
-from rewriter.cli.along import Along, described_along, lines_of, texts
-from rewriter.cli.app import Progress
-from rewriter.companions import plan_along
-from rewriter.output import Writing
-from rewriter.saved import open_plan
-from rewriter.selection import Options
-from rewriter.writing import write
+from rewriter.cli import console, verbose
+from rewriter.cli.companions import Along, described_along, lines_of, texts
+from rewriter.cli.state import Progress
+from rewriter.layout.output import Writing
+from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.saved_plan import open_plan
+from rewriter.planning.selection.choose import Options
+from rewriter.writing.write import write
 
 
 def apply(
@@ -53,15 +53,15 @@ def apply(
     Example: `rewriter apply smaller.gguf imatrix.gguf imatrix-smaller.gguf`
     """
     options = Options(force=force, strict=strict, keep_fields=tuple(keep_field or ()), provenance=not no_provenance)
-    made = Along(plan_along(open_plan(plan), telling.opened(file), options, base), destination)
-    telling.planned(made.plan)
+    made = Along(plan_along(open_plan(plan), verbose.opened(file), options, base), destination)
+    verbose.planned(made.plan)
     (described,) = described_along([made])
     if not dry_run:
-        write(made.plan, destination, Writing(overwrite, verify), committed=_committed, told=show.note)
+        write(made.plan, destination, Writing(overwrite, verify), committed=_committed, told=console.note)
     if json:
-        show.print_json(described)
+        console.print_json(described)
     else:
-        show.say("\n".join(texts([described]) if dry_run else lines_of(made)))
+        console.say("\n".join(texts([described]) if dry_run else lines_of(made)))
 
 
 def _committed() -> None:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rewriter.batch import Batch, read_batch
-from rewriter.cli import show
-from rewriter.cli.app import Progress, Stopped
-from rewriter.cli.jobs import KEYS, as_keys, settings
-from rewriter.cli.watching import WORDS, said, watched
+from rewriter.batch.jobs import Batch, read_batch
+from rewriter.batch.results import DONE, FAILED, SKIPPED, Line, Results
+from rewriter.batch.runner import Prepared, Run, StoppedError, as_far_as_it_fits, disks
+from rewriter.cli import console
+from rewriter.cli.batch_keys import KEYS, as_keys, settings
+from rewriter.cli.batch_progress import WORDS, said, watched
+from rewriter.cli.state import Progress, Stopped
 from rewriter.errors import CheckpointError, OutputError, reason, shown
-from rewriter.executors import DEFAULT_WORKERS, workers
-from rewriter.formats.files import named
-from rewriter.results import DONE, FAILED, SKIPPED, Line, Results
-from rewriter.running import Prepared, Run, StoppedError, as_far_as_it_fits, disks
-from rewriter.signals import SIGNALS
-from rewriter.system import READING, lock
+from rewriter.system.calls import READING, lock
+from rewriter.system.files import named
+from rewriter.system.signals import SIGNALS
+from rewriter.writing.executors import DEFAULT_WORKERS, workers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -128,13 +128,13 @@ def _done(found: Batch, run: Run, at_once: int, partial: bool, json: bool) -> bo
         lines = run.carry_out(prepared, at_once)
     counts = Counter(line["status"] for line in lines)
     if json:
-        show.print_json({"schema": 1, "jobs": lines, "left_out": list(found.left_out)})
+        console.print_json({"schema": 1, "jobs": lines, "left_out": list(found.left_out)})
     else:
-        show.console().print(_table(lines))
+        console.console().print(_table(lines))
         for line in lines:
             if "error" in line:
-                show.failure(said(line))
-        show.say(_counted(counts, found))
+                console.failure(said(line))
+        console.say(_counted(counts, found))
     if run.stop.is_set():
         complete = counts[DONE] + counts[SKIPPED]
         Progress.said = f"{complete} of {len(lines)} jobs are done; the same command goes on"
@@ -175,13 +175,13 @@ def _plans(prepared: Sequence[Prepared]) -> Table:
     for each in prepared:
         plan = each.plan or {}
         word = "failed" if each.error else "done before" if each.done else "planned"
-        drop = show.layers(plan["layers"]["dropped"]) if plan else ""
+        drop = console.layers(plan["layers"]["dropped"]) if plan else ""
         table.add_row(shown(os.path.relpath(each.job.output), 200), word, *_amounts(plan), drop)
     return table
 
 
 def _columns(*names: str) -> Table:
-    table = show.table("")
+    table = console.table("")
     for name in names:
         side: Literal["left", "right"] = "left" if name in ("output", "", "drop") else "right"
         table.add_column(name, justify=side, overflow="fold")
@@ -193,32 +193,34 @@ def _amounts(planned: Mapping[str, Any]) -> tuple[str, str]:
     if "layers" not in planned:
         return "", ""
     layers = planned["layers"]
-    return f"{layers['before']} -> {layers['after']}", show.size(planned["bytes"]["after"])
+    return f"{layers['before']} -> {layers['after']}", console.size(planned["bytes"]["after"])
 
 
 def _shown(found: Batch, prepared: Sequence[Prepared], json: bool) -> bool:
     """Print what would be done; whether that cannot be done for some."""
     room = disks(prepared)
     if json:
-        show.print_json({
+        console.print_json({
             "schema": 1,
             "jobs": [_planned(each) for each in prepared],
             "disks": [{"folder": disk.folder, "needed": disk.needed, "free": disk.free} for disk in room],
             "left_out": list(found.left_out),
         })  # fmt: skip
     else:
-        show.console().print(_plans(prepared))
+        console.console().print(_plans(prepared))
         for each in prepared:
             if each.error:
-                show.failure(f"failed {shown(os.path.relpath(each.job.output), 200)}: {shown(each.error, 400)}")
+                console.failure(f"failed {shown(os.path.relpath(each.job.output), 200)}: {shown(each.error, 400)}")
         for disk in room:
-            fits = "" if disk.needed <= disk.free else f": {show.size(disk.needed - disk.free)} too few"
-            show.say(
-                f"disk of {shown(disk.folder, 200)}: {show.size(disk.needed)} needed, {show.size(disk.free)} free{fits}"
+            fits = "" if disk.needed <= disk.free else f": {console.size(disk.needed - disk.free)} too few"
+            console.say(
+                f"disk of {shown(disk.folder, 200)}: {console.size(disk.needed)} needed, "
+                f"{console.size(disk.free)} free{fits}"
             )
         shareable = sum(each.plan["shareable"] for each in prepared if each.plan)
-        show.say(
-            f"{show.size(shareable)} of the outputs can share blocks with their sources (XFS, btrfs)" + _left_out(found)
+        console.say(
+            f"{console.size(shareable)} of the outputs can share blocks with their sources (XFS, btrfs)"
+            + _left_out(found)
         )
     return any(each.error for each in prepared) or any(disk.needed > disk.free for disk in room)
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from rewriter.checksums import manifest
-from rewriter.cli import show, telling
+from rewriter.cli import console, verbose
 from rewriter.errors import shown
+from rewriter.writing.checksums import manifest
 
 
 def checksums(
@@ -22,11 +22,11 @@ def checksums(
 
     Example: `diff <(rewriter checksums model.gguf) <(rewriter checksums smaller.gguf)`
     """
-    checkpoint = telling.opened(path)
+    checkpoint = verbose.opened(path)
     entries = manifest(checkpoint)
     if not json:
         for entry in entries:
-            show.say(f"{entry.sha256}  {shown(entry.source, 1000)}")
+            console.say(f"{entry.sha256}  {shown(entry.source, 1000)}")
         return
     rows = [
         {
@@ -35,4 +35,4 @@ def checksums(
         }
         for entry in entries
     ]  # fmt: skip
-    show.print_json({"schema": 1, "name": checkpoint.name, "algorithm": "sha256", "tensors": rows})
+    console.print_json({"schema": 1, "name": checkpoint.name, "algorithm": "sha256", "tensors": rows})

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rewriter.architectures.toml_file import load_architecture
-from rewriter.cli import show, telling
+from rewriter.architectures.custom import load_architecture
+from rewriter.cli import console, verbose
 from rewriter.cli.options import Source
 from rewriter.errors import shown
-from rewriter.inspection import describe
-from rewriter.plan import open_stacks
-from rewriter.selection import Options
+from rewriter.planning.plan import open_stacks
+from rewriter.planning.selection.choose import Options
+from rewriter.report.json_values import describe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,12 +32,12 @@ def inspect(
     Example: `rewriter inspect model.gguf`
     """
     options = Options(generic=generic, architecture=load_architecture(architecture) if architecture else None)
-    checkpoint = telling.opened(source)
+    checkpoint = verbose.opened(source)
     described = describe(checkpoint, None if options == Options() else open_stacks(checkpoint, options)[0])
     if json:
-        show.print_json(described)
+        console.print_json(described)
         return
-    out = show.console()
+    out = console.console()
     out.print(_head(described))
     for stack in described["stacks"]:
         out.print(_table(stack))
@@ -47,8 +47,8 @@ def inspect(
 def _head(described: dict[str, Any]) -> str:
     lines = [
         f"{shown(described['name'], 80)}: {described['format']}, {_kind(described)}",
-        f"{show.number(described['parameters'])} parameters, {show.size(described['bytes'])} in "
-        f"{show.counted(described['tensors'], 'tensor')}: " + ", ".join(map(_share, described["dtypes"])),
+        f"{console.number(described['parameters'])} parameters, {console.size(described['bytes'])} in "
+        f"{console.counted(described['tensors'], 'tensor')}: " + ", ".join(map(_share, described["dtypes"])),
     ]
     return "\n".join([*lines, *_origin(described["provenance"])])
 
@@ -65,20 +65,20 @@ def _origin(record: object) -> list[str]:
     """Where a pruned file comes from; a record that is damaged says nothing here."""
     try:
         original = record["original"]  # type: ignore[index]
-        stacks = ", ".join(f"{shown(stack)} {show.layers(kept)}" for stack, kept in original["layers"].items())
+        stacks = ", ".join(f"{shown(stack)} {console.layers(kept)}" for stack, kept in original["layers"].items())
         return [f"pruned from {shown(original['name'], 80)}: its layers {stacks}"]
     except (KeyError, TypeError, AttributeError, IndexError):
         return []
 
 
 def _share(row: dict[str, Any]) -> str:
-    return f"{row['dtype']} {show.size(row['bytes'])}"
+    return f"{row['dtype']} {console.size(row['bytes'])}"
 
 
 def _table(stack: dict[str, Any]) -> Table:
     more = f" and {stack['prediction_layers']} for prediction" if stack["prediction_layers"] else ""
-    title = f"stack {shown(stack['name'])}: {show.counted(stack['layers'], 'layer')}{more}, {_amount(stack)}"
-    table = show.table(title)
+    title = f"stack {shown(stack['name'])}: {console.counted(stack['layers'], 'layer')}{more}, {_amount(stack)}"
+    table = console.table(title)
     for column in ("layer", "tensors", "parameters", "size"):
         table.add_column(column, justify="right")
     table.add_column("")
@@ -86,15 +86,15 @@ def _table(stack: dict[str, Any]) -> Table:
     largest = max(row["bytes"] for row in stack["per_layer"])
     for row in stack["per_layer"]:
         table.add_row(
-            str(row["layer"]), str(row["tensors"]), show.number(row["parameters"]), show.size(row["bytes"]),
-            show.bar(row["bytes"], largest), " ".join(row["dtypes"]),
+            str(row["layer"]), str(row["tensors"]), console.number(row["parameters"]), console.size(row["bytes"]),
+            console.bar(row["bytes"], largest), " ".join(row["dtypes"]),
         )  # fmt: skip
     return table
 
 
 def _rest(described: dict[str, Any]) -> str:
     outside = described["outside"]
-    lines = [f"outside the layers: {show.counted(outside['tensors'], 'tensor')}, {_amount(outside)}"]
+    lines = [f"outside the layers: {console.counted(outside['tensors'], 'tensor')}, {_amount(outside)}"]
     if len(described["shards"]) > 1:
         lines += [f"  {shown(shard['name'], 80)}: {_shard(shard)}" for shard in described["shards"]]
     if described["left_behind"]:
@@ -103,8 +103,8 @@ def _rest(described: dict[str, Any]) -> str:
 
 
 def _amount(sums: dict[str, Any]) -> str:
-    return f"{show.number(sums['parameters'])} parameters, {show.size(sums['bytes'])}"
+    return f"{console.number(sums['parameters'])} parameters, {console.size(sums['bytes'])}"
 
 
 def _shard(shard: dict[str, Any]) -> str:
-    return f"{show.counted(shard['tensors'], 'tensor')}, {show.size(shard['bytes'])}"
+    return f"{console.counted(shard['tensors'], 'tensor')}, {console.size(shard['bytes'])}"

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter.architectures.toml_file import load_architecture
-from rewriter.cli import completing
+from rewriter.architectures.custom import load_architecture
+from rewriter.cli import completion
 from rewriter.errors import RequestError, shown
-from rewriter.output import Writing
+from rewriter.layout.output import Writing
+from rewriter.planning.selection.choose import Options, Selection, parse_size
 from rewriter.request import Request
-from rewriter.selection import Options, Selection, parse_size
 
 _LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
 _FILES, _CARD = "Into which files", "Model card"
@@ -55,7 +55,7 @@ def request_of(
         _layers(
             "How to choose: by position, recipe:NAME, or a metric (see `rewriter list`); else by score.",
             "NAME",
-            autocompletion=completing.strategies,
+            autocompletion=completion.strategies,
         ),
     ] = None,
     count: Annotated[int | None, _layers("How many to drop (first-n: to keep).", "K")] = None,
@@ -81,7 +81,7 @@ def request_of(
         _layers(
             "Which stack: encoder, decoder, text, vision, ... (`inspect` shows them).",
             "NAME",
-            autocompletion=completing.stacks,
+            autocompletion=completion.stacks,
         ),
     ] = "main",
     drop_mtp: Annotated[

@@ -10,17 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter.cli import show, telling
-from rewriter.cli.along import With, along, described_along, texts
+from rewriter.cli import console, verbose
+from rewriter.cli.companions import With, along, described_along, texts
 from rewriter.cli.options import Source, output_name, selecting
 from rewriter.errors import CheckpointError, OutputError, shown
-from rewriter.formats import layout
-from rewriter.formats.files import named
-from rewriter.inspection import describe_plan
+from rewriter.layout import layout
+from rewriter.planning.saved_plan import load_plan
+from rewriter.planning.selection.choose import moves
+from rewriter.report.json_values import describe_plan
 from rewriter.request import Request
-from rewriter.saved import load_plan
-from rewriter.selection import moves
-from rewriter.writing import save
+from rewriter.system.files import named
+from rewriter.writing.write import save
 
 
 @selecting
@@ -42,9 +42,9 @@ def plan(
     """
     name = output_name(source)
     told: list[str] = []
-    with telling.scoring() as watch:
-        made = request.plan(telling.opened(source), name, told.append, watch)
-    telling.planned(made)
+    with verbose.scoring() as watch:
+        made = request.plan(verbose.opened(source), name, told.append, watch)
+    verbose.planned(made)
     described = describe_plan(made, layout(made, name))
     if companions:
         described["companions"] = described_along(along(made, companions, name))
@@ -53,10 +53,10 @@ def plan(
             _check_is_plan(output)
         save(f"{dumps(described, indent=2)}\n".encode(), output, overwrite, made.checkpoint)
     if json:
-        show.print_json(described)
+        console.print_json(described)
     else:
         saved = [] if output is None else [f"saved: {shown(output, 200)}"]
-        show.say("\n".join([_text(described), *texts(described.get("companions", [])), *told, *saved]))
+        console.say("\n".join([_text(described), *texts(described.get("companions", [])), *told, *saved]))
 
 
 def _check_is_plan(path: Path) -> None:
@@ -77,13 +77,13 @@ def _text(described: dict[str, Any]) -> str:
     layers = described["layers"]
     lines = [
         f"{shown(described['source']['name'], 80)}: stack {described['stack']}, "
-        f"{show.counted(layers['before'], 'layer')} -> {layers['after']}",
-        f"  keep     {show.layers(layers['kept'])}",
-        f"  drop     {show.layers(layers['dropped'])}",
+        f"{console.counted(layers['before'], 'layer')} -> {layers['after']}",
+        f"  keep     {console.layers(layers['kept'])}",
+        f"  drop     {console.layers(layers['dropped'])}",
         f"  number   {_numbers(layers['numbers'])}",
         f"  tensors  {_change(described['tensors'], str)}",
-        f"  weights  {_change(described['parameters'], show.number)}",
-        f"  bytes    {_change(described['bytes'], show.size)}",
+        f"  weights  {_change(described['parameters'], console.number)}",
+        f"  bytes    {_change(described['bytes'], console.size)}",
     ]
     changes = [*map(_edit, described["changes"]), *_card(described["card"])]
     lines += ["changes:", *changes] if changes else ["changes: none"]
@@ -115,7 +115,7 @@ def _card(card: dict[str, Any] | None) -> list[str]:
     """The model card in one line."""
     if card is None or not card["section"]:
         return []
-    entries = [f"{key}: {show.value(value)}" for key, value in card["changes"].items()]
+    entries = [f"{key}: {console.value(value)}" for key, value in card["changes"].items()]
     return [f"  {card['file']}: {', '.join(entries)}, a section on the pruned layers  (card)"]
 
 
@@ -125,7 +125,7 @@ def _file(file: dict[str, Any]) -> str:
 
 def _numbers(numbers: Iterable[tuple[int, int]]) -> str:
     """The new numbers as runs: 4-6 -> 3-5."""
-    moved = [f"{show.layers(old)} -> {show.layers(new)}" for old, new in moves(dict(numbers)) if old != new]
+    moved = [f"{console.layers(old)} -> {console.layers(new)}" for old, new in moves(dict(numbers)) if old != new]
     return ", ".join(moved) or "unchanged"
 
 
@@ -135,5 +135,5 @@ def _change(change: dict[str, int], form: Callable[[int], str]) -> str:
 
 def _edit(edit: dict[str, Any]) -> str:
     place = f"{edit['file']}: " if "file" in edit else ""
-    change = f"{show.value(edit['before'])} -> {show.value(edit['after'])}"
+    change = f"{console.value(edit['before'])} -> {console.value(edit['after'])}"
     return f"  {place}{shown(edit['key'], 80)}: {change}  ({edit['rule']})"

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rewriter.checkpoint import Checkpoint
-from rewriter.cli import show, telling
-from rewriter.cli.along import With, along, check, lines_of
-from rewriter.cli.app import Progress, Voice
+from rewriter.cli import console, verbose
+from rewriter.cli.companions import With, along, check, lines_of
 from rewriter.cli.options import Source, rules_again, selecting, writing
 from rewriter.cli.plan import notes
-from rewriter.copying import Progress as Report
-from rewriter.copying import source_of
+from rewriter.cli.state import Progress, Voice
 from rewriter.errors import shown
-from rewriter.inspection import describe_plan
-from rewriter.output import Output, Writing
-from rewriter.plan import Plan
-from rewriter.request import Request
-from rewriter.saved import load_plan, plan_as_saved
-from rewriter.writing import about_name, planned, write
+from rewriter.layout.output import Output, Writing
+from rewriter.planning.plan import Plan
+from rewriter.planning.saved_plan import load_plan
+from rewriter.report.json_values import describe_plan
+from rewriter.request import Request, plan_as_saved
+from rewriter.writing.copy import Progress as Report
+from rewriter.writing.copy import source_of
+from rewriter.writing.write import about_name, planned, write
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -98,21 +98,21 @@ def prune(
     Example, with what belongs to the model: `rewriter prune model.gguf smaller.gguf --drop 20-23 --with lora.gguf`
     """
     began = time.monotonic()
-    checkpoint = telling.opened(source)
+    checkpoint = verbose.opened(source)
     told: list[str] = []
     if saved_plan is None:
-        with telling.scoring() as watch:
+        with verbose.scoring() as watch:
             plan = request.plan(checkpoint, Path(destination).name, told.append, watch)
     else:
         plan = _saved(saved_plan, checkpoint, request)
     how = writing(overwrite, verify, resume, checksums, no_share, hardlink, no_fsync)
-    telling.planned(plan)
+    verbose.planned(plan)
     others = along(plan, companions or (), destination)
     check([(plan, destination), *((each.plan, each.destination) for each in others)], how)
     with _executor(executor) as who, _progress(plan, destination, how) as progress:
         starts = time.monotonic()
         output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell, executor=who)
-    telling.written(output, destination, how, time.monotonic() - starts)
+    verbose.written(output, destination, how, time.monotonic() - starts)
     lines = _summary(plan, output, destination, time.monotonic() - began) + told
     for each in others:
         write(each.plan, each.destination, how, told=_tell)
@@ -133,7 +133,7 @@ def _executor(text: str | None) -> Iterator[Executor | None]:
     if text is None:
         yield None
         return
-    from rewriter.executors import workers  # executors are slow to import
+    from rewriter.writing.executors import workers  # executors are slow to import
 
     with workers(text) as crew:
         yield crew.executor
@@ -153,23 +153,27 @@ def _links(output: Output, destination: str) -> Iterator[str]:
 def _say(text: str, written: str) -> None:
     """The output is there, whether or not anybody can still be told: a closed pipe is no failure of the run."""
     try:
-        show.say(text)
+        console.say(text)
         sys.stdout.flush()
     except OSError as error:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # what is still buffered goes nowhere
         if not isinstance(error, BrokenPipeError):
-            show.note(f"{shown(written, 200)} is written; its summary could not be printed")
+            console.note(f"{shown(written, 200)} is written; its summary could not be printed")
 
 
 def _next(plan: Plan, written: str, source: str, rules: list[str]) -> str:
     told = [] if plan.provenance else rules  # without a record, verify must be told
     more = "" if plan.provenance or rules else plan.options.rules  # of a saved plan
-    return "next: " + show.command("verify", show.as_path(written), "--source", show.as_path(source), *told) + more
+    return (
+        "next: "
+        + console.command("verify", console.as_path(written), "--source", console.as_path(source), *told)
+        + more
+    )
 
 
 def _tell(line: str) -> None:
     with suppress(OSError):  # nobody listens: the run goes on
-        show.note(line)
+        console.note(line)
 
 
 def _committed() -> None:
@@ -181,7 +185,7 @@ def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
     saved = load_plan(path)
     plan, same = plan_as_saved(saved, checkpoint, request)
     if not same:
-        show.note(
+        console.note(
             f"the plan was made for {shown(saved.source_name)}; planned again for this file from the layers it keeps"
         )
     return plan
@@ -196,7 +200,7 @@ def _progress(plan: Plan, destination: str, how: Writing) -> Iterator[Report]:
     from rich import progress as rich
 
     columns = (rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
-    with rich.Progress(*columns, console=show.console(error=True), transient=True) as bar:
+    with rich.Progress(*columns, console=console.console(error=True), transient=True) as bar:
         output = planned(plan, destination, how)  # nobody waits for it where nobody looks
         task = bar.add_task("", total=output.nbytes + output.hashed)
         yield lambda nbytes: bar.advance(task, nbytes)
@@ -207,10 +211,10 @@ def _summary(plan: Plan, output: Output, destination: str, seconds: float) -> li
     layers, weights, nbytes = (described[key] for key in ("layers", "parameters", "bytes"))
     written = _written(output, destination)
     lines = [
-        f"{shown(written, 200)}: stack {plan.layers.stack}, {show.counted(layers['before'], 'layer')} -> "
-        f"{layers['after']}, dropped {show.layers(layers['dropped'])}",
-        f"parameters {show.number(weights['before'])} -> {show.number(weights['after'])}, "
-        f"{show.size(nbytes['before'])} -> {show.size(nbytes['after'])}, {seconds:.2f} s",
+        f"{shown(written, 200)}: stack {plan.layers.stack}, {console.counted(layers['before'], 'layer')} -> "
+        f"{layers['after']}, dropped {console.layers(layers['dropped'])}",
+        f"parameters {console.number(weights['before'])} -> {console.number(weights['after'])}, "
+        f"{console.size(nbytes['before'])} -> {console.size(nbytes['after'])}, {seconds:.2f} s",
         *notes(described),
         *about_name(plan, destination),
     ]

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter.architectures.toml_file import load_architecture
-from rewriter.cli import completing, show, telling
+from rewriter.architectures.custom import load_architecture
+from rewriter.cli import completion, console, verbose
 from rewriter.cli.options import Source, output_name
 from rewriter.errors import OutputError, RequestError, shown
-from rewriter.formats.files import named, opened, read_at
-from rewriter.selection import Options
-from rewriter.writing import check_free, save
+from rewriter.planning.selection.choose import Options
+from rewriter.system.files import named, opened, read_at
+from rewriter.writing.write import check_free, save
 
 
 def report(
@@ -27,7 +27,7 @@ def report(
         typer.Option(
             metavar="NAME",
             help="A metric to show, several times for more (`rewriter list metrics`).",
-            autocompletion=completing.metrics,
+            autocompletion=completion.metrics,
         ),
     ] = None,
     no_scores: Annotated[
@@ -45,8 +45,8 @@ def report(
 
     Example, without reading the weights: `rewriter report model/ --no-scores`
     """
-    from rewriter.report.describing import describe_report  # numpy takes time
     from rewriter.report.page import render, templates
+    from rewriter.report.page_data import describe_report  # numpy takes time
 
     if metric and no_scores:
         raise RequestError("--metric and --no-scores cannot be combined: give one")
@@ -56,14 +56,14 @@ def report(
     _check_free(path, overwrite)
     own = load_architecture(architecture) if architecture else None
     rules = [*(["--generic"] if generic else []), *(["--architecture", str(architecture)] if architecture else [])]
-    checkpoint = telling.opened(source)
-    with telling.scoring() as watch:
+    checkpoint = verbose.opened(source)
+    with verbose.scoring() as watch:
         described = describe_report(
             checkpoint, name, () if no_scores else metric, Options(generic=generic, architecture=own),
             lambda words: _commands(source, name, (*words, *rules)), watch,
         )  # fmt: skip
     save(render(made, described).encode(), path, overwrite, checkpoint)
-    show.say("\n".join(_summary(described, path)))
+    console.say("\n".join(_summary(described, path)))
 
 
 def _stem(name: str) -> str:
@@ -73,11 +73,11 @@ def _stem(name: str) -> str:
 
 def _commands(source: str, name: str, words: tuple[str, ...]) -> dict[str, str]:
     """The commands about this source, without the layers: what is left out follows at their end."""
-    path, made = show.as_path(source), show.as_path(name)
+    path, made = console.as_path(source), console.as_path(name)
     return {
-        "prune": show.command("prune", path, made, *words),
-        "plan": show.command("plan", path, *words),
-        "verify": show.command("verify", made, "--source", path),
+        "prune": console.command("prune", path, made, *words),
+        "plan": console.command("plan", path, *words),
+        "verify": console.command("verify", made, "--source", path),
     }
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rewriter.cli import completing, show, telling
+from rewriter.cli import completion, console, verbose
 from rewriter.cli.options import Source, output_name, said_again, selecting
 from rewriter.errors import RequestError, shown
-from rewriter.inspection import describe_suggestion
-from rewriter.plotting import about_bars, bar_lengths, kind_of, plot_scores
+from rewriter.report.json_values import describe_suggestion
+from rewriter.report.plot import about_bars, bar_lengths, kind_of, plot_scores
 from rewriter.request import Request
-from rewriter.writing import check_free, save
+from rewriter.writing.write import check_free, save
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,7 @@ def score(
         typer.Option(
             metavar="NAME",
             help="Which metric (`rewriter list metrics`); else the best measured.",
-            autocompletion=completing.metrics,
+            autocompletion=completion.metrics,
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
@@ -45,7 +45,7 @@ def score(
 
     Example: `rewriter score model.gguf --ratio 0.25`
     """
-    from rewriter.components import components  # numpy takes time
+    from rewriter.scoring.components import components  # numpy takes time
 
     if metric is not None:
         if request.selection.strategy is not None:
@@ -54,16 +54,16 @@ def score(
     kind = "" if plot is None else kind_of(plot)
     if plot is not None:
         check_free(plot, overwrite)
-    checkpoint = telling.opened(source)
-    with telling.scoring() as watch:
+    checkpoint = verbose.opened(source)
+    with verbose.scoring() as watch:
         suggestion = request.suggestion(checkpoint, output_name(source), watch)
     described = describe_suggestion(suggestion, components(checkpoint, request.options))
     if plot is not None:
         save(plot_scores(described, checkpoint.name, kind), plot, overwrite, checkpoint)
     if json:
-        show.print_json(described)
+        console.print_json(described)
         return
-    out = show.console()
+    out = console.console()
     out.print(_table(described, shown(checkpoint.name, 80)))
     out.print(_components(described["components"]))
     if plot is not None:
@@ -74,7 +74,7 @@ def score(
 def _table(described: dict[str, Any], name: str) -> Table:
     values = [row["score"] for row in described["scores"]]
     caption = "\n".join(filter(None, (described["why"], about_bars(values))))
-    table = show.table(f"{name}: stack {shown(described['stack'])}, scored by {described['metric']}", caption)
+    table = console.table(f"{name}: stack {shown(described['stack'])}, scored by {described['metric']}", caption)
     for column in ("layer", "score", "rank"):
         table.add_column(column, justify="right")
     table.add_column("")
@@ -84,18 +84,18 @@ def _table(described: dict[str, Any], name: str) -> Table:
         mark = marks.get(row["layer"], "")
         style = "bold" if mark == "drop" else "dim" if mark else None
         table.add_row(
-            str(row["layer"]), f"{row['score']:.4g}", str(row["rank"]), show.bar(length, 1.0), mark, style=style
+            str(row["layer"]), f"{row['score']:.4g}", str(row["rank"]), console.bar(length, 1.0), mark, style=style
         )
     return table
 
 
 def _components(parts: list[dict[str, Any]]) -> Table:
-    table = show.table("components", "kept: share of its weights if half of all go by magnitude")
+    table = console.table("components", "kept: share of its weights if half of all go by magnitude")
     for column in ("", "parameters", "size", "mean |w|", "kept"):
         table.add_column(column, justify="right" if column else "left")
     for part in parts:
         table.add_row(
-            part["name"], show.number(part["parameters"]), show.size(part["bytes"]), f"{part['magnitude']:.3g}",
+            part["name"], console.number(part["parameters"]), console.size(part["bytes"]), f"{part['magnitude']:.3g}",
             f"{part['survives']:.0%}",
         )  # fmt: skip
     return table
@@ -106,11 +106,11 @@ def _conclusion(described: dict[str, Any], source: str, more: list[str]) -> str:
         return f"nothing is suggested: {described['refusal']}"
     dropped, shared = described["suggested"], described["shared"]
     count = len(dropped)
-    drop = ("--drop", show.layers(dropped), *more)
-    command = show.command("prune", show.as_path(source), show.as_path(output_name(source)), *drop)
+    drop = ("--drop", console.layers(dropped), *more)
+    command = console.command("prune", console.as_path(source), console.as_path(output_name(source)), *drop)
     return "\n".join(
         [
-            f"suggested: drop {show.layers(dropped)} ({count} of {len(described['scores'])}); "
+            f"suggested: drop {console.layers(dropped)} ({count} of {len(described['scores'])}); "
             f"{shared['deepest']} of them are among the {count} deepest, {shared['middle']} in the middle {count}",
             "a score from weights alone is a prior, not a measurement: compare the result on your own text",
             f"next: {command}",

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from rewriter.architectures.toml_file import load_architecture
-from rewriter.cli import show, telling
+from rewriter.architectures.custom import load_architecture
+from rewriter.cli import console, verbose
 from rewriter.errors import shown
-from rewriter.selection import Options
-from rewriter.verifying import verify as problems_of
+from rewriter.planning.selection.choose import Options
+from rewriter.writing.verify import verify as problems_of
 
 
 def verify(
@@ -45,7 +45,7 @@ def verify(
         keep_fields=tuple(keep_field or ()),
         per_layer_fields=tuple(per_layer_field or ()),
     )
-    problems = problems_of(destination, source, None if options == Options() else options, checksums, telling.opened)
+    problems = problems_of(destination, source, None if options == Options() else options, checksums, verbose.opened)
     for problem in problems:
         typer.echo(str(problem))
     if problems:
@@ -53,4 +53,4 @@ def verify(
     against = "itself and its checksums" if checksums else "itself"
     if source is not None:
         against += f" and {shown(source, 200)}"
-    show.say(f"ok: {shown(destination, 200)} agrees with {against}")
+    console.say(f"ok: {shown(destination, 200)} agrees with {against}")

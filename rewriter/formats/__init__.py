@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, SAFETENSORS, Checkpoint
+from rewriter.checkpoint import Checkpoint
 from rewriter.errors import CheckpointError, reason
 from rewriter.formats import gguf, huggingface, imatrix, safetensors
-from rewriter.formats.files import named, opened, read_at
-from rewriter.output import Output
-from rewriter.plan import Plan
-
-LAYOUTS: dict[str, Callable[[Plan, str], Output]] = {
-    GGUF: gguf.layout,
-    HUGGINGFACE: huggingface.layout,
-    SAFETENSORS: huggingface.layout,
-    IMATRIX: imatrix.layout,
-}
-
+from rewriter.system.files import named, opened, read_at
 
 _CONVERT = (
     "neither a GGUF nor a safetensors file: save the model with transformers' save_pretrained, or convert it with "
@@ -68,8 +57,3 @@ def _other_kind(path: Path, start: bytes) -> str:
     if start.lstrip()[:1] == b"{":
         return "JSON, no checkpoint: give the directory that it is in"
     return next(known, _CONVERT if path.suffix in _TORCH else "neither a GGUF nor a safetensors file")
-
-
-def layout(plan: Plan, name: str) -> Output:
-    """The files that `plan` becomes at a destination called `name`: pure, nothing is read or written."""
-    return LAYOUTS[plan.checkpoint.format](plan, name)

@@ -18,10 +18,10 @@ from math import prod
 
 from rewriter.checkpoint import Field, LongArray, Shard, TensorInfo
 from rewriter.errors import CheckpointError, shown
-from rewriter.formats.files import opened
+from rewriter.formats.binary_reader import SpanReader
 from rewriter.formats.ggml_types import GGML_TYPES
-from rewriter.formats.sizes import check_entries, check_total
-from rewriter.formats.spans import SpanReader
+from rewriter.formats.limits import check_entries, check_total
+from rewriter.system.files import opened
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

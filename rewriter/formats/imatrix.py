@@ -15,12 +15,9 @@ from pathlib import Path
 
 from rewriter.checkpoint import IMATRIX, IMPORTANCES, Checkpoint, Field, Shard, TensorInfo
 from rewriter.errors import CheckpointError, shown
-from rewriter.formats.files import opened
-from rewriter.formats.grouping import is_unchanged
-from rewriter.formats.sizes import TENSORS, check_total
-from rewriter.formats.spans import SpanReader
-from rewriter.output import CopyRange, Literal, Output, OutputFile, Piece, merged, whole_file
-from rewriter.plan import Plan
+from rewriter.formats.binary_reader import SpanReader
+from rewriter.formats.limits import TENSORS, check_total
+from rewriter.system.files import opened
 
 _NAME_LIMIT = 1024  # bytes; ggml's names have at most 64
 _DATASET_LIMIT = 1 << 16  # bytes; it is a path
@@ -101,23 +98,3 @@ def _ending(reader: SpanReader, size: int) -> Field:
     if reader.at != size:
         raise CheckpointError(f"{size - reader.at} bytes after the end at byte {reader.at}")
     return Field(_ENDING, "bytes", value, start, size - start)
-
-
-def layout(plan: Plan, name: str) -> Output:
-    """The file of the pruned matrix: entries of kept layers under their new names, and the ending as it is."""
-    (shard,) = plan.checkpoint.shards
-    sources = ((shard.path, shard.stamp),)
-    if is_unchanged(plan.tensors, plan.checkpoint.tensors):
-        return Output((whole_file(name, shard.path, shard.stamp.size),), False, sources)
-    return Output((OutputFile(name, merged(_pieces(plan, shard))),), False, sources)
-
-
-def _pieces(plan: Plan, shard: Shard) -> Iterator[Piece]:
-    yield Literal(struct.pack("<i", len(plan.tensors)))
-    for copy in plan.tensors:
-        raw = copy.name.encode("utf-8", "surrogateescape")
-        calls = (copy.tensor.extra or {})["calls"]
-        yield Literal(struct.pack("<i", len(raw)) + raw + struct.pack("<ii", calls, copy.tensor.shape[0]))
-        yield CopyRange(shard.path, copy.tensor.offset, copy.tensor.nbytes)
-    for field in shard.fields or ():
-        yield CopyRange(shard.path, field.offset, field.nbytes)

@@ -10,18 +10,18 @@ from dataclasses import fields as members
 from dataclasses import replace
 from typing import Any
 
-from rewriter import fields
-from rewriter.architectures.entry import Architecture, Pattern
-from rewriter.architectures.stacks import Stack
-from rewriter.bounds import SEARCHED, Bound, broken, nearest
+from rewriter.architectures.lookup import Stack
+from rewriter.architectures.schema import Architecture, Pattern
 from rewriter.checkpoint import Checkpoint, LayerMap
-from rewriter.edits import field_rules, with_list_defaults
 from rewriter.errors import CheckpointError, RewriterError, UnsupportedError
-from rewriter.patterns import common_period, unlisted
-from rewriter.plan import Plan, guessed, make_plan, possible_warnings, selection_bounds
-from rewriter.quantised import has_expressions
-from rewriter.selection import Options, default_protection
-from rewriter.weighing import Fate, weights
+from rewriter.planning.constraints.constraint import SEARCHED, Bound, broken, nearest
+from rewriter.planning.metadata import field_rules
+from rewriter.planning.metadata.edits import rules_by_key, with_list_defaults
+from rewriter.planning.metadata.layer_patterns import common_period, unlisted
+from rewriter.planning.metadata.quantization_config import has_expressions
+from rewriter.planning.plan import Plan, guessed, make_plan, possible_warnings, selection_bounds
+from rewriter.planning.selection.choose import Options, default_protection
+from rewriter.report.size_model import Fate, weights
 
 _PAGE = 4096  # bytes by which the padding in a file may differ
 _HEADER = 24  # bytes by which what a header says of a tensor may differ: digits of its name and place
@@ -92,7 +92,9 @@ def _by_fields(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, 
 def _refused(stack: Stack, key: str, rule: str, value: object, kept: tuple[int, ...]) -> list[str]:
     """Why the rule refuses that only `kept` stay, if it does."""
     try:
-        fields.apply(rule, key, value, LayerMap(stack.name, kept, stack.count, (stack.prefix, *stack.entry.prefixes)))
+        field_rules.apply(
+            rule, key, value, LayerMap(stack.name, kept, stack.count, (stack.prefix, *stack.entry.prefixes))
+        )
     except UnsupportedError as error:
         return [str(error)]
     except CheckpointError:
@@ -103,7 +105,7 @@ def _refused(stack: Stack, key: str, rule: str, value: object, kept: tuple[int, 
 def _rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> dict[str, str]:
     """Key -> rule; nothing where an option is about a field that is not there: the first plan says so."""
     try:
-        return field_rules(checkpoint, stacks, stack, options)
+        return rules_by_key(checkpoint, stacks, stack, options)
     except RewriterError:
         return {}
 

@@ -7,9 +7,9 @@ import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from rewriter.amounts import digits, number, size
 from rewriter.errors import RequestError
-from rewriter.report.describing import strategies
+from rewriter.report.page_data import strategies
+from rewriter.units import digits, number, size
 from rewriter.version import VERSION
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ def fuzz(form: str, seconds: str) -> None:
 
     with atheris.instrument_imports(include=["rewriter"]):
         from rewriter import Options, RewriterError, layout, make_plan, open_checkpoint
-        from rewriter.inspection import describe
+        from rewriter.report.json_values import describe
 
     folder = Path(tempfile.mkdtemp())
     corpus, path = folder / "corpus", folder / f"x.{form}"

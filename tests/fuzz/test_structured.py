@@ -33,8 +33,8 @@ from fixtures.make_broken import (
     string,
 )  # fmt: skip
 from rewriter import Options, RewriterError, make_plan, open_checkpoint, verify, write
-from rewriter.inspection import describe
-from tests.builders import tensors_of
+from rewriter.report.json_values import describe
+from tests.support.builders import tensors_of
 
 BY_HAND = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 bounded = settings(

@@ -461,7 +461,7 @@ def _windowed(name: str, arch: ARCH, period: int, metadata: Mapping[str, Value])
     return Row(name, arch, metadata={**metadata, "attention.sliding_window": 4}, implied={PATTERN: pattern})
 
 
-# Rows without a fixture of their own: those of their architectures come from tests/gguf_specs.py.
+# Rows without a fixture of their own: those of their architectures come from tests/support/gguf_specs.py.
 AHEAD = (
     Row("deci-per-layer", ARCH.DECI, metadata=LLAMA | VARYING),
     Row("gemma", ARCH.GEMMA, metadata=DECODER | RMS | HEADS_OF_16),

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from rewriter import open_checkpoint, verify
-from rewriter.architectures.peft_table import BY_MODULE, INDEPENDENT, OTHERS, PROMPT_TYPES, RULED, SHARED
+from rewriter.planning.companions.peft_fields import BY_MODULE, INDEPENDENT, OTHERS, PROMPT_TYPES, RULED, SHARED
 from tests.oracle.tool import call, run
 
 torch = pytest.importorskip("torch")

@@ -1,7 +1,7 @@
 """llama.cpp computes with the pruned file what it computes with the source whose dropped blocks add nothing.
 
-A row is a file of tests/gguf_specs.py that llama.cpp can run; the fixtures say of the others why not. Results are
-compared exactly. Where a block that adds nothing is no identity (its input is normalised, mixed or halved all the
+A row is a file of tests/support/gguf_specs.py that llama.cpp can run; the fixtures say of the others why not. Results
+are compared exactly. Where a block that adds nothing is no identity (its input is normalised, mixed or halved all the
 same), the reference is a file written afresh without the dropped blocks.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from rewriter import Options, errors
-from tests.builders import prune
-from tests.gguf_expected import BLOCK, expected, kept_of
-from tests.gguf_files import WRITES_RESIDUAL, contents, fixture, random, write
-from tests.gguf_specs import PATTERN, RECURRENT, SPECS, TOKENS_READ, Spec
 from tests.oracle import llamacpp
+from tests.support.builders import prune
+from tests.support.gguf_expected import BLOCK, expected, kept_of
+from tests.support.gguf_files import WRITES_RESIDUAL, contents, fixture, random, write
+from tests.support.gguf_specs import PATTERN, RECURRENT, SPECS, TOKENS_READ, Spec
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.oracle

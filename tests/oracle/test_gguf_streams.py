@@ -1,7 +1,7 @@
 """What the scores take a block of a GGUF for is what llama.cpp computes in it.
 
 As in test_streams.py, a prompt of one token attends to itself alone. What a file does not say (activations, which norm
-stands where, how experts are chosen) llama.cpp has built in: rewriter/facts.py says the same.
+stands where, how experts are chosen) llama.cpp has built in: rewriter/scoring/build/model_facts.py says the same.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 
 from rewriter import Options, open_checkpoint
-from rewriter.architectures.stacks import select
+from rewriter.architectures.lookup import select
 from rewriter.errors import UnsupportedError
-from rewriter.facts import NOT_LOOKED_IN_GGUF
-from rewriter.formats.decode import open_weights
-from rewriter.metrics.looks import Text
-from rewriter.metrics.model import Stream
-from rewriter.metrics.team import Team
-from rewriter.plan import open_stacks
-from rewriter.residual import describe_stream
-from tests.gguf_files import fixture, random, write
-from tests.gguf_specs import SPECS, Spec
+from rewriter.formats.dequantize import open_weights
+from rewriter.planning.plan import open_stacks
+from rewriter.scoring.build.model_facts import NOT_LOOKED_IN_GGUF
+from rewriter.scoring.build.residual_stream import describe_stream
+from rewriter.scoring.forward.attention_weights import Text
+from rewriter.scoring.forward.model import Stream
+from rewriter.scoring.threads import Team
+from tests.support.gguf_files import fixture, random, write
+from tests.support.gguf_specs import SPECS, Spec
 
 pytest.importorskip("xllamacpp")
 

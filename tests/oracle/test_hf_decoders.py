@@ -17,10 +17,9 @@ from transformers.modeling_layers import MtpModel  # noqa: E402
 
 from rewriter.checkpoint import Checkpoint  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
-from rewriter.formats.json_text import edited  # noqa: E402
-from rewriter.plan import Plan, make_plan  # noqa: E402
-from tests.checkpoints import changes, hf, numbered  # noqa: E402
-from tests.oracle.hf_decoder_rows import (  # noqa: E402  # noqa: E402
+from rewriter.formats.json_edit import edited  # noqa: E402
+from rewriter.planning.plan import Plan, make_plan  # noqa: E402
+from tests.oracle.hf_decoder_rows import (  # noqa: E402
     DEEPSEEK,
     GEMMA3N,
     GEMMA4,
@@ -46,6 +45,7 @@ from tests.oracle.hf_models import (  # noqa: E402
 )
 from tests.oracle.test_huggingface import load  # noqa: E402
 from tests.oracle.tool import call, prune, refused  # noqa: E402
+from tests.support.checkpoints import changes, hf, numbered  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -23,15 +23,15 @@ transformers = pytest.importorskip("transformers")
 from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 from torch import nn  # noqa: E402
 
-from rewriter.architectures.stacks import entries, find, resolve  # noqa: E402
+from rewriter.architectures.lookup import entries, find, resolve  # noqa: E402
 from rewriter.checkpoint import Checkpoint, TensorInfo  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
-from rewriter.formats.json_text import edited  # noqa: E402
-from rewriter.plan import make_plan  # noqa: E402
-from rewriter.selection import Options  # noqa: E402
-from tests.checkpoints import hf  # noqa: E402
+from rewriter.formats.json_edit import edited  # noqa: E402
+from rewriter.planning.plan import make_plan  # noqa: E402
+from rewriter.planning.selection.choose import Options  # noqa: E402
 from tests.oracle import hf_decoder_rows, hf_models, hf_other_rows  # noqa: E402
 from tests.oracle.hf_models import Row, edit_config, model_class  # noqa: E402
+from tests.support.checkpoints import hf  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

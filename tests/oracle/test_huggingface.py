@@ -10,18 +10,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from tests.oracle.hf_decoder_rows import ROWS as DECODER_ROWS  # noqa: E402
-from tests.oracle.hf_models import (  # noqa: E402
-    ROWS,
-    Row,
-    build,
-    depth,
-    drops,
-    is_same,
-    model_class,
-    outputs,
-    reference,
-    save,
-)
+from tests.oracle.hf_models import ROWS, Row, build, depth, drops, is_same, model_class, outputs, reference, save  # noqa: E402
 from tests.oracle.tool import prune  # noqa: E402
 
 pytestmark = pytest.mark.oracle

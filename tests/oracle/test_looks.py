@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from rewriter.metrics.looks import Text  # noqa: E402
-from rewriter.metrics.model import Stream  # noqa: E402
-from rewriter.metrics.team import Team  # noqa: E402
+from rewriter.scoring.forward.attention_weights import Text  # noqa: E402
+from rewriter.scoring.forward.model import Stream  # noqa: E402
+from rewriter.scoring.threads import Team  # noqa: E402
 from tests.oracle.hf_models import VOCABULARY, Row, build, save  # noqa: E402
 from tests.oracle.test_streams import ROWS, close, reason, states, stream_of  # noqa: E402
 

@@ -12,15 +12,15 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from rewriter.formats import open_checkpoint  # noqa: E402
-from rewriter.formats.decode import open_weights  # noqa: E402
-from rewriter.metrics import sampled  # noqa: E402
-from rewriter.metrics.model import Model  # noqa: E402
-from rewriter.metrics.team import Team  # noqa: E402
-from rewriter.plan import open_stacks  # noqa: E402
-from rewriter.residual import describe_stream  # noqa: E402
-from rewriter.scoring import score_layers  # noqa: E402
-from rewriter.selection import Options  # noqa: E402
-from tests.builders import FIXTURES  # noqa: E402
+from rewriter.formats.dequantize import open_weights  # noqa: E402
+from rewriter.planning.plan import open_stacks  # noqa: E402
+from rewriter.planning.selection.choose import Options  # noqa: E402
+from rewriter.scoring.build.residual_stream import describe_stream  # noqa: E402
+from rewriter.scoring.forward.model import Model  # noqa: E402
+from rewriter.scoring.metrics import sampled_text  # noqa: E402
+from rewriter.scoring.score import score_layers  # noqa: E402
+from rewriter.scoring.threads import Team  # noqa: E402
+from tests.support.builders import FIXTURES  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
@@ -51,7 +51,7 @@ def text_of(source: Path) -> np.ndarray:
     stack = open_stacks(checkpoint, Options())[1][0]
     with open_weights(checkpoint) as weights:
         stream = describe_stream(checkpoint, stack, weights)
-        return sampled.text(Model((), Team(1), stream), stream)
+        return sampled_text.text(Model((), Team(1), stream), stream)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def judge() -> Judge:
 
 
 def test_the_text_is_from_all_over_and_the_models_own(judge: Judge):
-    assert judge.tokens.shape == (sampled.SEQUENCES, sampled.LENGTH)
+    assert judge.tokens.shape == (sampled_text.SEQUENCES, sampled_text.LENGTH)
     spread, own = judge.tokens.chunk(2)
     vocabulary = judge.model.config.vocab_size
     assert 0 <= int(judge.tokens.min()) < int(judge.tokens.max()) < vocabulary

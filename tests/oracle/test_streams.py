@@ -17,14 +17,14 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from rewriter import open_checkpoint  # noqa: E402
-from rewriter.architectures.stacks import select  # noqa: E402
+from rewriter.architectures.lookup import select  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
-from rewriter.formats.decode import open_weights  # noqa: E402
-from rewriter.metrics.model import Stream  # noqa: E402
-from rewriter.metrics.team import Team  # noqa: E402
-from rewriter.plan import open_stacks  # noqa: E402
-from rewriter.residual import describe_stream  # noqa: E402
-from rewriter.selection import Options  # noqa: E402
+from rewriter.formats.dequantize import open_weights  # noqa: E402
+from rewriter.planning.plan import open_stacks  # noqa: E402
+from rewriter.planning.selection.choose import Options  # noqa: E402
+from rewriter.scoring.build.residual_stream import describe_stream  # noqa: E402
+from rewriter.scoring.forward.model import Stream  # noqa: E402
+from rewriter.scoring.threads import Team  # noqa: E402
 from tests.oracle import hf_decoder_rows, hf_models, hf_other_rows  # noqa: E402
 from tests.oracle.hf_decoder_rows import DEEPSEEK, GPT, HEADS, QWEN_MOE, ROUTED, WINDOWED  # noqa: E402
 from tests.oracle.hf_models import (  # noqa: E402

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from rewriter.cli import app as program
+from rewriter.cli import main as program
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 /* Which layers may go, what is left then, and which ones a strategy takes.
  *
  * The rules are those of bounds.py, plan.py, weighing.py, strategies.py, selection.py and suggesting.py, under the
- * same names; tests/test_choosing.py compares them. Nothing here knows the page. Layers are ascending arrays.
+ * same names; tests/report/test_choices.py compares them. Nothing here knows the page. Layers are ascending arrays.
  */
 "use strict";
 

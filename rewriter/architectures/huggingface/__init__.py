@@ -1,0 +1,1 @@
+"""Tables of Hugging Face model types, by family."""

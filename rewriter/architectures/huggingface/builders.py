@@ -1,0 +1,34 @@
+"""Short ways to write rows of the Hugging Face tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rewriter.architectures.schema import Architecture, LayerStack
+
+
+def decoder(
+    *names: str,
+    prefixes: tuple[str, ...] = ("model.layers.", "layers."),
+    count_key: str = "num_hidden_layers",
+    warnings: tuple[tuple[str, str], ...] = (),
+    **others: Any,
+) -> tuple[Architecture, ...]:
+    """One row for each of `names`: model types with a single stack. `others` are further fields of LayerStack.
+
+    Any decoder may carry prediction layers after its own: they show in the tensors.
+    """
+    others = {"prediction_key": "num_nextn_predict_layers", **others}
+    stack = LayerStack(name="main", prefixes=prefixes, count_key=count_key, **others)
+    return tuple(Architecture(name=name, format="huggingface", stacks=(stack,), warnings=warnings) for name in names)
+
+
+def several(name: str, *stacks: LayerStack, warnings: tuple[tuple[str, str], ...] = ()) -> tuple[Architecture, ...]:
+    """One row: a model type with several stacks, the main one first."""
+    return (Architecture(name=name, format="huggingface", stacks=stacks, warnings=warnings),)
+
+
+def part(name: str, count_key: str, *prefixes: str, **others: Any) -> LayerStack:
+    """A stack of a model of several, with `model.` before its prefixes or without. `others` are further fields."""
+    with_outer = tuple(spelling for prefix in prefixes for spelling in (f"model.{prefix}", prefix))
+    return LayerStack(name=name, prefixes=with_outer, count_key=count_key, **others)

@@ -1,0 +1,115 @@
+"""What goes along with a model: the option --with, and how it is shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rewriter.cli import console, verbose
+from rewriter.cli.options import output_name
+from rewriter.errors import RequestError, shown
+from rewriter.layout import layout
+from rewriter.layout.output import Writing
+from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.plan import Plan
+from rewriter.planning.saved_plan import saved_from
+from rewriter.report.json_values import describe_plan
+from rewriter.writing.execute import check_destination
+from rewriter.writing.write import check_name, planned
+
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="FILE[=OUT]",
+        help="Let what belongs to the model follow: an adapter, a control vector, an importance matrix, another "
+        "quantisation. May be repeated; OUT is FILE-pruned beside DST unless given.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """A file that goes along: its plan, and where it goes."""
+
+    plan: Plan
+    destination: str
+
+
+def along(plan: Plan, files: Iterable[str], destination: str) -> tuple[Along, ...]:
+    """The plans of the `files` of --with, which go beside `destination` unless they say where."""
+    beside = os.path.dirname(destination.rstrip("/"))
+    found = []
+    for source, target in map(_parted, files):
+        made = plan_along(saved_from(plan), verbose.opened(source), plan.options)
+        found.append(Along(made, target or os.path.join(beside, output_name(source))))
+    return tuple(found)
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """FILE=OUT, or a file whose own name has the sign in it."""
+    file, sign, target = text.rpartition("=")
+    if not sign or os.path.lexists(text):
+        return text, ""
+    if not target or not file:
+        raise RequestError(f"--with {shown(text, 80)}: write it as FILE or FILE=OUT")
+    return file, target
+
+
+def check(outputs: list[tuple[Plan, str]], how: Writing) -> None:
+    """Raise before the first of several outputs is written if one of them must not be."""
+    if len(outputs) == 1:
+        return
+    places = [os.path.abspath(destination) for _, destination in outputs]
+    twice = next((place for at, place in enumerate(places) if place in places[:at]), None)
+    if twice is not None:
+        raise RequestError(f"two outputs would go to {shown(twice, 200)}: say where with --with FILE=OUT")
+    for plan, destination in outputs:
+        check_name(plan, destination)
+        check_destination(planned(plan, destination, how), Path(destination), how)
+
+
+def described_along(companions: Iterable[Along]) -> list[dict[str, Any]]:
+    """What `plan --json` says of each."""
+    return [describe_plan(each.plan, layout(each.plan, Path(each.destination).name)) for each in companions]
+
+
+def texts(described: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """What `plan` shows of each."""
+    for each in described:
+        yield f"along: {_what(each)}"
+        yield from (f"  {shown(edit['key'], 80)}: {_change(edit)}" for edit in each["changes"])
+        yield from (f"  {file['bytes']:>15,}  {shown(file['name'], 80)}" for file in each["files"])
+        yield from (f"  warning: {warning}" for warning in each["warnings"])
+
+
+def lines_of(each: Along) -> list[str]:
+    """What a command says once `each` is written."""
+    described = describe_plan(each.plan, layout(each.plan, Path(each.destination).name))
+    left = ", ".join(shown(name) for name in described["left_behind"])
+    return [
+        f"{shown(each.destination, 200)}: {_what(described)}",
+        *(f"warning: {warning}" for warning in described["warnings"]),
+        *([f"left behind: {left}"] if left else []),
+    ]
+
+
+def _what(described: dict[str, Any]) -> str:
+    tensors, nbytes = described["tensors"], described["bytes"]
+    kind = described.get("companion", described["source"]["format"])
+    name = f"{kind} {shown(described['source']['name'], 80)}"
+    if tensors["before"] == tensors["after"] and not described["changes"]:
+        return f"{name}: unchanged, it has none of the dropped layers"
+    return (
+        f"{name}: {console.counted(tensors['before'], 'tensor')} -> {tensors['after']}, "
+        f"{console.size(nbytes['before'])} -> {console.size(nbytes['after'])}"
+    )
+
+
+def _change(edit: dict[str, Any]) -> str:
+    return f"{console.value(edit['before'])} -> {console.value(edit['after'])}  ({edit['rule']})"

@@ -1,0 +1,20 @@
+"""How far the program has come and how much it prints."""
+
+from __future__ import annotations
+
+
+class Stopped(BaseException):
+    """A signal asked the program to end. No ordinary handler may swallow it."""
+
+
+class Progress:
+    """How far the program has come, for what it says when a signal ends it."""
+
+    committed = False
+    said = ""  # in the place of that, where there is more to say
+
+
+class Voice:
+    """How much the program says."""
+
+    quiet = verbose = False

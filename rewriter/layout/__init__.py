@@ -1,0 +1,22 @@
+"""Plan -> Output: files made of literal bytes and ranges of source bytes. Pure; one module for each format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, SAFETENSORS
+from rewriter.layout import gguf, huggingface, imatrix
+from rewriter.layout.output import Output
+from rewriter.planning.plan import Plan
+
+LAYOUTS: dict[str, Callable[[Plan, str], Output]] = {
+    GGUF: gguf.layout,
+    HUGGINGFACE: huggingface.layout,
+    SAFETENSORS: huggingface.layout,
+    IMATRIX: imatrix.layout,
+}
+
+
+def layout(plan: Plan, name: str) -> Output:
+    """The files that `plan` becomes at a destination called `name`: pure, nothing is read or written."""
+    return LAYOUTS[plan.checkpoint.format](plan, name)

@@ -1,0 +1,1 @@
+"""How what belongs to a model follows its layers: adapters, control vectors, importance matrices."""

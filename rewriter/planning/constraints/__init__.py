@@ -1,0 +1,1 @@
+"""Which layers may go, and the nearest selections that work."""

@@ -1,0 +1,89 @@
+"""Rules that a user wrote for one model: what they get wrong is refused, as nobody has tested them. Pure.
+
+A key that is misspelt would be a key that is not there, and a count under the wrong key would be written beside the
+one that the loader reads: files that verify against such rules, and are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rewriter.architectures.lookup import Stack, resolve, table_of
+from rewriter.architectures.schema import FORMS, Architecture, LayerStack
+from rewriter.checkpoint import GGUF, Checkpoint
+from rewriter.errors import CheckpointError, RequestError, guess, shown
+from rewriter.planning.constraints import limit_kinds
+from rewriter.planning.metadata import field_rules
+from rewriter.planning.metadata.edits import FORMULAS
+
+_ALIKE = 0.9  # of two keys that differ by a slip; num_dense_layers and num_hidden_layers have 0.85
+
+
+def own_stacks(checkpoint: Checkpoint, entry: Architecture) -> tuple[Architecture, tuple[Stack, ...]]:
+    """The entry and its stacks. Raises RequestError, UnsupportedError or CheckpointError."""
+    if entry.format != table_of(checkpoint):
+        raise RequestError(f"the entry {shown(entry.name)} is for {entry.format} files, this is {checkpoint.format}")
+    _check_words(entry)
+    stacks = resolve(checkpoint, entry)
+    if checkpoint.metadata:
+        for stack in stacks:
+            _check_count(checkpoint, stack)
+            for key in map(stack.key, _named(stack.entry)):
+                _check_spelling(checkpoint, key)
+    return entry, stacks
+
+
+def _check_words(entry: Architecture) -> None:
+    """An entry from a file may name rules that do not exist."""
+    used: dict[str, tuple[set[str], Iterable[str]]] = {
+        "rule": ({rule for stack in entry.stacks for _, rule in stack.fields}, field_rules.RULES),
+        "kind of limit": (
+            {limit.kind for stack in entry.stacks for limit in stack.limits},
+            {**limit_kinds.KINDS, **limit_kinds.OF_STACKS},
+        ),
+        "formula": ({formula for stack in entry.stacks for _, formula in stack.pins}, FORMULAS),
+        "form": ({pattern.form for stack in entry.stacks for pattern in stack.patterns}, FORMS),
+    }
+    for what, (names, known) in used.items():
+        for name in sorted(names - set(known)):
+            there = f"there are {', '.join(sorted(known))}{guess(name, known)}"
+            raise CheckpointError(f"there is no {what} {shown(name)}; {there}")
+
+
+def _check_count(checkpoint: Checkpoint, stack: Stack) -> None:
+    """The count must be stated: one that is added beside the one that a loader reads changes nothing for it."""
+    keys = [stack.count_key, *stack.aliases, stack.count_default, stack.key(stack.entry.counted_by)]
+    if any(key and checkpoint.value(key) is not None for key in keys):
+        return
+    there = [key for key, value in checkpoint.metadata.items() if type(value) is int and value == stack.count]
+    hint = f"; {' and '.join(shown(key, 80) for key in there[:3])} would agree" if there else ""
+    raise CheckpointError(
+        f"the rules count stack {shown(stack.name)} by {shown(stack.count_key, 80)}, which is not in "
+        f"{_where(checkpoint)}; the tensors have {stack.count} layers{hint}"
+    )
+
+
+def _named(entry: LayerStack) -> Iterator[str]:
+    """The keys that the rules of a stack name, but for counts."""
+    yield from (key for key, _ in entry.fields)
+    for pattern in entry.patterns:
+        yield from (pattern.explicit, *pattern.period_keys, pattern.offset_key, pattern.until_key)
+
+
+def _check_spelling(checkpoint: Checkpoint, key: str) -> None:
+    """A key that is not there may be one that a loader knows a default for, unless one is there that looks like it."""
+    if not key or key in checkpoint.metadata:
+        return
+    from difflib import get_close_matches  # only when something may be wrong
+
+    once = ".".join(dict.fromkeys(key.split(".")))  # the scope goes without saying
+    near = [once] if once in checkpoint.metadata else get_close_matches(key, checkpoint.metadata, 1, _ALIKE)
+    if near:
+        meant = shown(near[0], 80)
+        raise CheckpointError(
+            f"the rules name {shown(key, 80)}, which is not in {_where(checkpoint)}; did you mean {meant}?"
+        )
+
+
+def _where(checkpoint: Checkpoint) -> str:
+    return "the metadata" if checkpoint.format == GGUF else "config.json"

@@ -1,0 +1,1 @@
+"""How metadata follows the kept layers: counts, lists, patterns, names of modules."""

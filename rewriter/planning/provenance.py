@@ -1,0 +1,192 @@
+"""The record that an output carries of how it was made, and how records of several runs compose.
+
+No clock, no absolute path: the same input and plan give the same bytes. It is a JSON value: the whole of
+`rewriter.json` in a directory, the key `rewriter.provenance` in a GGUF, the entry `rewriter` of `__metadata__`
+in a lone safetensors file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rewriter.architectures.custom import from_values, to_values
+from rewriter.architectures.lookup import MOST_LAYERS
+from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
+from rewriter.errors import CheckpointError
+from rewriter.planning.selection.choose import Options, format_layers
+from rewriter.version import VERSION
+
+SCHEMA = 1
+_MOST_NUMBERS = 2 * MOST_LAYERS  # with those for prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The checkpoint that a chain of runs started from.
+
+    `layers` gives for each stack that was pruned the number, in the origin, of every layer still there.
+    """
+
+    name: str
+    header_sha256: str
+    layers: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """One run: what it read, what it kept, what it changed, and where everything came from at first."""
+
+    source_name: str
+    source_sha256: str
+    layers: LayerMap
+    options: Options
+    edits: tuple[FieldEdit, ...]
+    warnings: tuple[str, ...]
+    origin: Origin
+    model: Mapping[str, Any] | None = (
+        None  # of what belongs to a model: the model, as rewriter.planning.saved_plan reads it
+    )
+
+    @property
+    def selection(self) -> str:
+        """The arguments that give this plan again, written one way only: `--stack text --keep 0-3,5`."""
+        return f"--stack {self.layers.stack} --keep {format_layers(self.layers.kept)}{self.options.words}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON value, its keys in a fixed order."""
+        return {
+            "schema": SCHEMA,
+            "rewriter": VERSION,
+            "source": {"name": self.source_name, "header_sha256": self.source_sha256},
+            "selection": self.selection,
+            **({} if self.model is None else {"model": dict(self.model)}),
+            "stack": self.layers.stack,
+            "layers": {"before": self.layers.count, "kept": list(self.layers.kept)},
+            "options": options_to_json(self.options),
+            "changes": [edit_to_json(edit) for edit in self.edits],
+            "warnings": list(self.warnings),
+            "original": {
+                "name": self.origin.name,
+                "header_sha256": self.origin.header_sha256,
+                "layers": {stack: list(kept) for stack, kept in self.origin.layers.items()},
+            },
+        }
+
+
+def options_to_json(options: Options) -> dict[str, Any]:
+    """What was asked for besides the layers, as a JSON value."""
+    return {
+        "generic": options.generic,
+        "keep_fields": list(options.keep_fields),
+        "per_layer_fields": list(options.per_layer_fields),
+        "force": options.force,
+        "drop_mtp": options.drop_mtp,
+        "architecture": to_values(options.architecture) if options.architecture else None,
+        "max_size": options.max_size,
+        "single_file": options.single_file,
+        **({} if options.card is None else {"card": options.card}),  # where it does not matter, the bytes stay the same
+        **({"base_model": options.base_model} if options.base_model else {}),
+        **({"chosen_by": options.chosen_by} if options.chosen_by else {}),
+    }
+
+
+def options_from_json(value: Any) -> Options:
+    """The inverse. Raises KeyError or TypeError for anything else."""
+    keep, per_layer = value["keep_fields"], value["per_layer_fields"]
+    return Options(
+        generic=value["generic"] is True,
+        force=value["force"] is True,
+        drop_mtp=value["drop_mtp"] is True,
+        architecture=None if value["architecture"] is None else from_values(value["architecture"]),
+        keep_fields=_texts(keep),
+        per_layer_fields=_texts(per_layer),
+        max_size=_size(value.get("max_size")),  # earlier records do not have these
+        single_file=value.get("single_file") is True,
+        card=value["card"] is True if "card" in value else None,
+        base_model=_text(value.get("base_model", "")),
+        chosen_by=_text(value.get("chosen_by", "")),
+    )
+
+
+def edit_to_json(edit: FieldEdit) -> dict[str, Any]:
+    """One metadata change as a JSON value."""
+    place = {"file": edit.file} if edit.file else {}
+    return {**place, "key": edit.key, "before": edit.before, "after": edit.after, "rule": edit.rule}
+
+
+def recorded(checkpoint: Checkpoint) -> Provenance | None:
+    """The record of the run that made `checkpoint`, without its edits; None if it carries none.
+
+    Raises CheckpointError if it is damaged.
+    """
+    value: Any = checkpoint.provenance
+    if value is None:
+        return None
+    try:
+        if type(value["schema"]) is not int or value["schema"] != SCHEMA:
+            raise TypeError
+        source, original = value["source"], value["original"]
+        kept, before = layer_numbers(value["layers"]["kept"]), layer_number(value["layers"]["before"])
+        layers = LayerMap(_text(value["stack"]), kept, before)
+        numbers = {stack: layer_numbers(kept) for stack, kept in original["layers"].items()}
+        origin = Origin(_text(original["name"]), _text(original["header_sha256"]), numbers)
+        options = options_from_json(value["options"])
+        return Provenance(_text(source["name"]), _text(source["header_sha256"]), layers, options, (), (), origin)
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise CheckpointError(
+            "the provenance record (rewriter.json, or the rewriter entry in the metadata) is damaged; "
+            "--no-provenance goes on without it"
+        ) from None
+
+
+def origin_of(checkpoint: Checkpoint) -> Origin:
+    """Where the checkpoint came from at first: what its record says, else itself. Raises CheckpointError."""
+    record = recorded(checkpoint)
+    return record.origin if record else Origin(checkpoint.name, checkpoint.header_sha256, {})
+
+
+def _size(value: object) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise TypeError
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(map(_text, value))
+
+
+def layer_numbers(value: object) -> tuple[int, ...]:
+    """Numbers of layers that stay, as no stack can have more. Raises TypeError for anything else."""
+    if not isinstance(value, list) or not 0 < len(value) <= _MOST_NUMBERS:
+        raise TypeError
+    return tuple(map(layer_number, value))
+
+
+def layer_number(value: object) -> int:
+    """The number of a layer, or of all layers. Raises TypeError for anything else."""
+    if type(value) is not int or not 0 <= value <= _MOST_NUMBERS:
+        raise TypeError
+    return value
+
+
+def composed(origin: Origin, layers: LayerMap) -> Origin:
+    """`origin` after one more run: the kept layers keep their original numbers. Raises CheckpointError."""
+    total = layers.count + layers.predictions
+    before = origin.layers.get(layers.stack, tuple(range(total)))
+    if len(before) != total:
+        raise CheckpointError(
+            f"the provenance record knows {len(before)} layers in stack {layers.stack}, the tensors have "
+            f"{total}; --no-provenance goes on without it"
+        )
+    kept = tuple(before[old] for old in layers.kept)
+    return Origin(origin.name, origin.header_sha256, {**origin.layers, layers.stack: kept})

@@ -1,0 +1,191 @@
+"""Saved plans: what `plan -o plan.json` wrote, or a pruned checkpoint recorded, read again and applied to the same
+file, to a sibling, or to what belongs to the model.
+
+A saved plan is never trusted for names or offsets: it is planned again from the layers it keeps, and must then
+say the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rewriter.architectures import Stack
+from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
+from rewriter.errors import CheckpointError, RequestError, shown
+from rewriter.formats import json_edit, open_checkpoint
+from rewriter.planning.plan import Plan, make_plan, open_stacks
+from rewriter.planning.provenance import (
+    Provenance,
+    edit_to_json,
+    layer_number,
+    layer_numbers,
+    options_from_json,
+    recorded,
+)
+from rewriter.planning.selection.choose import Options
+from rewriter.system.files import named, opened, read_at, read_document
+
+_SCHEMA = 1  # docs/json.md
+PROJECTOR = "clip"  # the general.architecture of an mmproj file: towers of its own beside a model
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """What a saved plan asks for. `changes` are the metadata changes that it announced, as JSON values, None where it
+    did not. `prefix` is what stands before a layer's number in the model's tensor names, "" where it is not said.
+    """
+
+    source_name: str
+    source_sha256: str
+    source_kind: tuple[str, str]  # which table describes it, and its architecture there
+    stack: str
+    main: bool
+    before: int
+    kept: tuple[int, ...]
+    options: Options
+    changes: tuple[Any, ...] | None
+    prefix: str = ""
+    predictions: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What the record of a companion says about the model: with its layers all that is needed to plan again."""
+        return {
+            "name": self.source_name,
+            "header_sha256": self.source_sha256,
+            "format": self.source_kind[0],
+            "architecture": self.source_kind[1],
+            "main": self.main,
+            "prefix": self.prefix,
+            "prediction_layers": self.predictions,
+        }
+
+
+def open_plan(path: str | Path) -> SavedPlan:
+    """The plan saved at `path`, or the one that the pruned checkpoint there carries. Raises CheckpointError."""
+    if not Path(path).is_dir():
+        with opened(path) as (descriptor, found):
+            start = read_at(descriptor, 0, min(16, found.size), named(path))
+        if not start.strip() or start.lstrip()[:1] == b"{":
+            return load_plan(path)
+    return plan_of_output(open_checkpoint(path))
+
+
+def load_plan(path: str | Path) -> SavedPlan:
+    """Read the plan saved at `path`. Raises CheckpointError if it is not one."""
+    return saved_plan(json_edit.parse(read_document(Path(path), named(path)).text, named(path)), named(path))
+
+
+def saved_plan(value: Any, name: str) -> SavedPlan:
+    """The plan that `value` is, as `plan --json` prints it; errors call it `name`. Raises CheckpointError."""
+    try:
+        if value["kind"] != "rewriter-plan" or type(value["schema"]) is not int:
+            raise KeyError
+        if value["schema"] != _SCHEMA:
+            raise CheckpointError(
+                f"{name} is a plan of another version: schema {shown(value['schema'])}, not {_SCHEMA}"
+            )
+        source, layers = value["source"], value["layers"]
+        options = replace(options_from_json(value["options"]), provenance=value["options"]["provenance"] is True)
+        return SavedPlan(
+            str(source["name"]), str(source["header_sha256"]), _kind(source["format"], source["architecture"]),
+            str(value["stack"]), value["main"] is True,
+            layer_number(layers["before"]), layer_numbers(layers["kept"]), options, tuple(value["changes"]),
+            str(value.get("prefix", "")), layer_number(value["prediction_layers"]["before"]),
+        )  # fmt: skip
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{name} is not a plan that `rewriter plan -o` saved") from None
+
+
+def saved_from(plan: Plan) -> SavedPlan:
+    """What `plan` would be saved as, for what belongs to its model."""
+    checkpoint, layers = plan.checkpoint, plan.layers
+    return SavedPlan(
+        checkpoint.name, checkpoint.header_sha256, _kind(checkpoint.format, checkpoint.architecture), layers.stack,
+        plan.stack is plan.stacks[0], layers.count, layers.kept, plan.options, None, plan.stack.prefix,
+        layers.predictions,
+    )  # fmt: skip
+
+
+def plan_of_output(checkpoint: Checkpoint) -> SavedPlan:
+    """The plan that `checkpoint`, which was pruned, carries in its record. Raises CheckpointError without one."""
+    record = recorded(checkpoint)
+    if record is None or checkpoint.companion:
+        raise CheckpointError(f"{shown(checkpoint.name)} is neither a saved plan nor a pruned model with a record")
+    if record.origin.header_sha256 != record.source_sha256:
+        raise CheckpointError(
+            f"{shown(checkpoint.name)} was pruned more than once: apply the plans of all runs, or their outputs, one "
+            "after the other"
+        )
+    stack, main = recorded_stack(checkpoint, record)
+    layers = record.layers
+    return SavedPlan(
+        record.source_name, record.source_sha256, _kind(checkpoint.format, checkpoint.architecture), stack.name,
+        main, layers.count, layers.kept, record.options, None, stack.prefix,
+        max(stack.predictions, layers.kept[-1] + 1 - layers.count),
+    )  # fmt: skip
+
+
+def recorded_stack(checkpoint: Checkpoint, record: Provenance) -> tuple[Stack, bool]:
+    """The stack that was pruned, and whether it is the main one. Raises CheckpointError where there is none."""
+    stacks = open_stacks(checkpoint, record.options)[1]
+    found = next((stack for stack in stacks if stack.name == record.layers.stack), None)
+    if found is None:
+        raise CheckpointError(f"{shown(checkpoint.name)} has no stack {shown(record.layers.stack)}, as its record says")
+    return found, found is stacks[0]
+
+
+def plan_of_companion(checkpoint: Checkpoint) -> SavedPlan | None:
+    """The plan that a companion was made by, from its record; None if it carries none. Raises CheckpointError."""
+    record = recorded(checkpoint)
+    if record is None:
+        return None
+    value: Any = checkpoint.provenance
+    try:
+        model = value["model"]
+        return SavedPlan(
+            str(model["name"]), str(model["header_sha256"]), _kind(model["format"], model["architecture"]),
+            record.layers.stack, model["main"] is True, record.layers.count, record.layers.kept, record.options, None,
+            str(model["prefix"]), layer_number(model["prediction_layers"]),
+        )  # fmt: skip
+    except (KeyError, TypeError):
+        raise CheckpointError("the provenance record does not say which model was pruned") from None
+
+
+def _kind(format: object, architecture: object) -> tuple[str, str]:
+    return (GGUF if format == GGUF else HUGGINGFACE, str(architecture))
+
+
+def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
+    """The plan for `checkpoint`, and whether it is the very file that the plan was saved for.
+
+    For another file of the same model the layers are kept by number, after the layer counts were compared; the
+    main stack is found under whatever name it has there. Raises RequestError when they do not fit.
+    """
+    same = saved.source_sha256 == checkpoint.header_sha256
+    table, architecture = _kind(checkpoint.format, checkpoint.architecture)
+    if saved.source_kind[0] == table and saved.source_kind[1] != architecture:
+        raise RequestError(f"the plan is for a {shown(saved.source_kind[1])}, this is a {shown(architecture)}")
+    if architecture == PROJECTOR and saved.source_kind[1] != PROJECTOR and saved.main:
+        raise RequestError(f"the plan is for the model's layers: {shown(checkpoint.name)} has none of them")
+    stack = "main" if saved.main and not same else saved.stack
+    options = replace(saved.options, stack=stack)
+    if not same:  # a sibling has another name on the Hub, and a file no model card
+        options = replace(options, card=options.card if checkpoint.format == HUGGINGFACE else None, base_model="")
+    plan = make_plan(checkpoint, saved.kept, options)
+    if plan.layers.count != saved.before:
+        raise RequestError(
+            f"the plan is for {saved.before} layers ({shown(saved.source_name)}), {shown(checkpoint.name)} has "
+            f"{plan.layers.count} in stack {plan.layers.stack}"
+        )
+    if (
+        same
+        and saved.changes is not None
+        and json_edit.plain([edit_to_json(edit) for edit in plan.edits]) != list(saved.changes)
+    ):
+        raise RequestError(
+            "the changes in the plan are not those that its layers make here: it was edited, or another version "
+            "saved it; save a new one with `rewriter plan -o`"
+        )
+    return plan, same

@@ -1,0 +1,1 @@
+"""Which layers were asked for: ranges, strategies by position, published orders."""

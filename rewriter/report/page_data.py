@@ -1,0 +1,150 @@
+"""What the page says, as JSON values: the model, its stacks with their scores, its components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rewriter.architectures.lookup import Stack, select
+from rewriter.architectures.schema import Architecture
+from rewriter.checkpoint import Checkpoint
+from rewriter.errors import RequestError, UnsupportedError, shown
+from rewriter.layout import layout
+from rewriter.planning.plan import open_stacks
+from rewriter.planning.selection.choose import Options
+from rewriter.planning.selection.published_orders import PREFIX, RECIPES, strategy_of
+from rewriter.planning.selection.strategies import STRATEGIES
+from rewriter.report.choices import choices
+from rewriter.report.json_values import describe, describe_component
+from rewriter.report.plot import about_bars, bar_lengths
+from rewriter.scoring.components import component_sizes, components
+from rewriter.scoring.metrics import METRICS, find
+from rewriter.scoring.score import DEFAULTS, Watch, score_layers
+
+_LONGEST = 1000  # characters of a text that is shown
+Commands = Callable[[tuple[str, ...]], dict[str, str]]
+
+
+def describe_report(
+    checkpoint: Checkpoint,
+    name: str,
+    metrics: Sequence[str] | None,
+    options: Options,
+    commands: Commands,
+    watch: Watch = lambda metric, share: None,
+) -> dict[str, Any]:
+    """Everything that the page shows. `name` is what an output would be called.
+
+    metrics: those to compute; none at all where empty, where None those of `DEFAULTS` that apply.
+    commands(words): the commands with `words` among their arguments, ready to be pasted.
+    watch(metric, share): hears how far the scoring is.
+
+    Raises RequestError for an unknown metric, CheckpointError for a damaged file.
+    """
+    for metric in metrics or ():
+        find(metric)
+    architecture, stacks, why = _opened(checkpoint, options)
+    described = describe(checkpoint, architecture)
+    rows = described["stacks"]
+    if architecture is None:
+        described["stacks"] = [{**row, "choices": None, "why": why, "metrics": [], "unscored": []} for row in rows]
+    else:
+        described["stacks"] = [
+            {
+                **row,
+                **_stack(checkpoint, architecture, stacks, replace(options, stack=stack.name), name),
+                **_scored(
+                    checkpoint, DEFAULTS if metrics is None else metrics, replace(options, stack=stack.name), watch
+                ),
+                "commands": commands(() if stack is stacks[0] else ("--stack", stack.name)),
+            }
+            for row, stack in zip(rows, stacks, strict=True)
+        ]
+    described["components"], described["unmeasured"] = _components(checkpoint, stacks, metrics != (), options)
+    return {key: _safe(value) for key, value in described.items() if key != "provenance"}
+
+
+def _opened(checkpoint: Checkpoint, options: Options) -> tuple[Architecture | None, tuple[Stack, ...], str]:
+    """The architecture and its stacks, or why nothing can be dropped."""
+    try:
+        return *open_stacks(checkpoint, options), ""
+    except UnsupportedError as error:
+        return None, (), str(error)
+
+
+def _stack(
+    checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...], options: Options, name: str
+) -> dict[str, Any]:
+    """What decides about the layers of the stack that `options` name."""
+    stack = select(stacks, options.stack)
+    decided = choices(checkpoint, architecture, stacks, stack, options, lambda plan: layout(plan, name).nbytes)
+    return {"choices": decided, "why": decided["refused"], "recipes": _recipes(checkpoint, stack)}
+
+
+def _recipes(checkpoint: Checkpoint, stack: Stack) -> list[dict[str, Any]]:
+    """The published orders for a model of this shape."""
+    found = []
+    for recipe in RECIPES.values():
+        try:
+            strategy_of(recipe, checkpoint, stack.count)
+        except RequestError:
+            continue
+        found.append(
+            {"name": PREFIX + recipe.name, "about": f"{recipe.paper}, for {recipe.model}", "order": recipe.order}
+        )
+    return found
+
+
+def _scored(checkpoint: Checkpoint, metrics: Sequence[str], options: Options, watch: Watch) -> dict[str, Any]:
+    """The scores by each metric, and why others have none."""
+    scored, unscored = [], []
+    for metric in dict.fromkeys(metrics):
+        try:
+            scores = score_layers(checkpoint, metric, options, watch=watch)
+        except UnsupportedError as error:
+            unscored.append({"name": metric, "why": str(error)})
+            continue
+        values = list(scores.values)
+        scored.append(
+            {
+                "name": metric,
+                "about": _about(METRICS[metric]),
+                "scores": values,
+                "ranks": [each.rank for each in scores.layers],
+                "bars": about_bars(values).removeprefix("bars: "),
+                "lengths": [round(length, 4) for length in bar_lengths(values)],
+            }
+        )
+    return {"metrics": scored, "unscored": unscored}
+
+
+def _about(function: Callable[..., object]) -> str:
+    """The first line of a docstring: what a strategy or a metric does."""
+    return (function.__doc__ or "").strip().partition("\n")[0].replace("`", "")
+
+
+def strategies() -> list[dict[str, str]]:
+    """The strategies by position."""
+    return [{"name": name, "about": _about(function)} for name, function in STRATEGIES.items()]
+
+
+def _components(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], measured: bool, options: Options
+) -> tuple[list[dict[str, Any]], str]:
+    """The components with how large their weights are, or only their sizes and why."""
+    if measured and stacks:
+        try:
+            return [describe_component(each) for each in components(checkpoint, options)], ""
+        except UnsupportedError as error:
+            return [describe_component(each) for each in component_sizes(checkpoint, stacks)], str(error)
+    return [describe_component(each) for each in component_sizes(checkpoint, stacks)], ""
+
+
+def _safe(value: Any) -> Any:
+    """The same with every text safe to show: a name from a file could hide what stands beside it."""
+    if isinstance(value, str):
+        return shown(value, _LONGEST)
+    if isinstance(value, dict):  # commands are quoted, and must stay as they are
+        return {key: item if key == "commands" else _safe(item) for key, item in value.items()}
+    return [_safe(item) for item in value] if isinstance(value, list | tuple) else value

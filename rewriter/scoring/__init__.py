@@ -1,0 +1,1 @@
+"""The importance of each layer, from its weights."""

@@ -1,0 +1,247 @@
+"""What a tensor does in its layer: value projection, output projection, norm, gate, up, down.
+
+The words are llama.cpp's: `attn_v`, `ffn_gate`, `post_attention_norm`. A GGUF says them in its names. For Hugging Face
+names gguf's own tensor-name maps are asked: the map of the same architecture, else the first one that has a word for
+every tensor of the layers. So one table of roles serves both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
+from typing import Any
+
+from rewriter.architectures.lookup import Stack, table_of
+from rewriter.checkpoint import GGUF, Checkpoint
+
+# model types whose layers are named as those of a gguf architecture with another name
+_CALLED = {
+    "mistral": "llama", "ministral": "llama", "mixtral": "llama", "helium": "llama", "cwm": "llama",
+    "gpt_bigcode": "starcoder", "phi": "phi2", "cohere": "command-r", "gemma3_text": "gemma3", "gemma4_text": "gemma4",
+    "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2", "deepseek_v32": "deepseek2", "glm": "chatglm",
+    "granitemoeshared": "granitemoe", "granitemoehybrid": "granitehybrid", "hunyuan_v1_dense": "hunyuan-dense",
+    "hunyuan_v1_moe": "hunyuan-moe", "roberta": "bert", "xlm-roberta": "bert", "distilbert": "bert",
+    "modernbert": "modern-bert", "olmo3": "olmo2", "llama4_text": "llama4", "ministral3": "mistral3", "mt5": "t5",
+    "umt5": "t5", "vaultgemma": "gemma2", "flex_olmo": "olmoe", "electra": "bert", "camembert": "bert",
+}  # fmt: skip
+# what the maps lack: how one expert's or all experts' tensors are called before a converter has stacked them
+_EXPERT_WORDS = {
+    "w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps",
+    "gate_proj": "ffn_gate_exps", "down_proj": "ffn_down_exps", "up_proj": "ffn_up_exps",
+    "gate_up_proj": "ffn_gate_up_exps", "w1_proj": "ffn_gate_exps", "v1_proj": "ffn_up_exps",
+    "w2_proj": "ffn_down_exps",
+}  # fmt: skip
+_EXPERT = re.compile(r".*\bexperts\.(?:([0-9]+)\.)?([a-z0-9_]+?)(_bias|\.bias|\.weight)?", re.ASCII)
+
+
+def _endings(*rows: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Expressions for how a name ends -> the word for it."""
+    return tuple((re.compile(rf"(?:.*\.)?(?:{names})", re.ASCII), word) for names, word in rows)
+
+
+# what the maps lack besides, by how the name after the layer's number ends: looked up last
+_MORE = _endings(
+    (r"e_score_correction_bias|e_score_correction", "exp_probs_b"),
+    (r"sinks|attention_sink_bias", "attn_sinks"),
+    (r"q_layernorm\.norms\.[0-9]+|q_layernorm|q_norm", "attn_q_norm"),
+    (r"k_layernorm\.norms\.[0-9]+|k_layernorm|k_norm", "attn_k_norm"),
+    (r"rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq", "attn_rot_embd"),
+    (r"attention\.output\.LayerNorm|attention\.LayerNorm", "attn_output_norm"),
+    (r"output\.LayerNorm", "layer_output_norm"),
+    (r"attn_sub_norm", "attn_sub_norm"),
+    (r"ffn_sub_norm", "ffn_sub_norm"),
+    (r"input_layernorm|layernorm_before|layer_norm1|norm1|norm_1|self_attn_layer_norm", "attn_norm"),
+    (
+        r"post_attention_layernorm|pre_ff_layernorm|layernorm_after|layer_norm2|norm2|norm_2|ln_2|mlp_norm|ffn_norm"
+        r"|final_layer_norm|feedforward_layer_norm",
+        "ffn_norm",
+    ),
+    (r"(?:attention|attn|self)\.(?:q_proj|query|query_proj|q)", "attn_q"),
+    (r"(?:attention|attn|self)\.(?:k_proj|key|key_proj|k)", "attn_k"),
+    (r"(?:attention|attn|self)\.(?:v_proj|value|value_proj|v)", "attn_v"),
+    (r"attention\.output\.dense|(?:attention|attn)\.(?:out_proj|o_proj|o|proj)", "attn_output"),
+    (r"(?:attention|attn)\.qkv(?:_proj)?", "attn_qkv"),
+    (r"fc1|intermediate\.dense|intermediate_dense|mlp\.fc1", "ffn_up"),
+    (r"fc2|output\.dense|output_dense|mlp\.fc2", "ffn_down"),
+    (r"shared_expert_gate", "ffn_gate_inp_shexp"),
+    (r"block_sparse_moe\.input_linear", "ffn_gate_up_exps"),
+    (r"block_sparse_moe\.output_linear", "ffn_down_exps"),
+    (r"shared_mlp\.input_linear", "ffn_up_shexp"),
+    (r"shared_mlp\.output_linear", "ffn_down_shexp"),
+    (r".*relative_position_bias.*", "attn_rel_b"),
+    (r"(?:block_sparse_moe|mlp|moe|feed_forward)\.(?:router|gate)(?:\.layer)?", "ffn_gate_inp"),
+)
+# the same outside the layers
+_MORE_OUTER = _endings(
+    (r"embed_in|tokens_embed|token_embedding", "token_embd"),
+    (r"positions_embed|position_embedding", "position_embd"),
+    (r"layernorm_embedding", "token_embd_norm"),
+    (r"embeddings_project|project_in", "token_embd_project"),
+    (r"project_out", "output_project"),
+    (r"final_layer_norm", "output_norm"),
+)
+_MASK = re.compile(r"(?:.*\.)?(?:attn|attention)\.(?:masked_)?bias", re.ASCII)  # causal masks, in old files
+_PARTS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # TensorFlow's names last
+_ENCODER_DECODER = re.compile(
+    r"(?:.*\.)?(?:encoder_attn|encdecattention|crossattention|cross_attn)[._].*", re.IGNORECASE
+)
+_SAME = {"attn_o": "attn_output"}  # two words for one thing
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """`word` is llama.cpp's name of the module, `part` its `weight` or `bias`; `expert` the number of a lone expert."""
+
+    word: str
+    part: str = "weight"
+    expert: int | None = None
+
+
+def layer_roles(checkpoint: Checkpoint, stack: Stack, names: Iterable[str]) -> dict[str, Role | None]:
+    """The role of every tensor of the stack's layers among `names`; None where nobody has a word for it."""
+    inside = {name: layer for name in names if (layer := stack.layer_of(name)) is not None}
+    if table_of(checkpoint) == GGUF:
+        return {name: _from_gguf(stack.after(name, layer)[1:]) for name, layer in inside.items()}
+    endings = {name: stack.after(name, layer)[1:] for name, layer in inside.items()}
+    words = _words(checkpoint.architecture, stack.prefix, frozenset(endings.values()))
+    return {name: words[ending] for name, ending in endings.items()}
+
+
+def outer_roles(checkpoint: Checkpoint, names: Iterable[str], prefix: str = "") -> dict[str, str]:
+    """The word -> the name of what stands outside the layers: `token_embd`, `output_norm`, `output`, ...
+
+    Of several the one nearest to `prefix`, where the layers are.
+    """
+    if table_of(checkpoint) == GGUF:
+        return {name.removesuffix(".weight").replace(".bias", "_bias"): name for name in names}
+    found: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: -len(_common(name, prefix))):
+        words = (_outer_word(architecture, name) for architecture in _candidates(checkpoint.architecture))
+        if word := next(filter(None, words), None):
+            found.setdefault(word, name)
+    return found
+
+
+def _common(name: str, prefix: str) -> list[str]:
+    """The first parts of the name that are also those of the prefix."""
+    pairs = zip(name.split("."), prefix.rstrip(".").split("."), strict=False)
+    return [mine for mine, other in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+_SIDES = {"encoder", "decoder", "model", "language_model", "text_model"}
+_OTHER_INPUTS = re.compile(r"(?:^|[._])(?:vision|visual|image|audio|speech)")
+
+
+def reads_tokens(prefix: str) -> bool:
+    """Whether the layers are not those of a tower for images or sound, as far as their names say."""
+    return not _OTHER_INPUTS.search(prefix)
+
+
+def is_elsewhere(name: str, prefix: str) -> bool:
+    """Whether it belongs to another stack of the model than the one whose layers begin with `prefix`."""
+    common = len(_common(name, prefix))
+    mine, other = prefix.rstrip(".").split(".")[common:-1], name.split(".")[common:]
+    return not reads_tokens(name) or (bool(mine) and other[0] in _SIDES)
+
+
+def is_around(name: str, prefix: str) -> bool:
+    """Whether it stands beside the list of layers, or beside what that is in."""
+    parent = name.split(".")[:-2]
+    return prefix.split(".")[: len(parent)] == parent
+
+
+def _from_gguf(ending: str) -> Role:
+    module, _, part = ending.rpartition(".")
+    if part not in ("weight", "bias"):
+        return Role(ending)
+    return Role(_SAME.get(module, module), part)
+
+
+@cache
+def _words(model_type: str, prefix: str, endings: frozenset[str]) -> dict[str, Role | None]:
+    """Of all the maps the first that explains the most."""
+    best: dict[str, Role | None] = dict.fromkeys(endings)
+    for architecture in _candidates(model_type):
+        roles = {ending: _role(architecture, prefix, ending) for ending in endings}
+        if sum(role is not None for role in roles.values()) > sum(role is not None for role in best.values()):
+            best = roles
+        if all(best.values()):
+            break
+    return best
+
+
+def _candidates(model_type: str) -> Iterator[str]:
+    """The architecture of that name first, then the commonest, then all others."""
+    from gguf import MODEL_ARCH_NAMES
+
+    names = {name.replace("-", "").replace("_", "").replace(".", ""): name for name in MODEL_ARCH_NAMES.values()}
+    first = _CALLED.get(model_type) or names.get(model_type.replace("-", "").replace("_", ""))
+    return iter(dict.fromkeys((*([first] if first else []), "llama", *sorted(names.values()))))
+
+
+def _role(architecture: str, prefix: str, ending: str) -> Role | None:
+    expert = _EXPERT.fullmatch(ending)
+    if expert and expert[2] in _EXPERT_WORDS and "shared" not in ending:
+        part = "bias" if expert[3] in ("_bias", ".bias") else "weight"
+        return Role(_EXPERT_WORDS[expert[2]], part, int(expert[1]) if expert[1] else None)
+    if _MASK.fullmatch(ending):
+        return Role("attn_rot_embd")
+    if ending.startswith("mlp.act_fn."):
+        return Role("xielu." + ending.rpartition(".")[2])
+    module, part = _module(ending)
+    words = (_asked(architecture, f"{each}0.{module}") for each in _spellings(prefix))
+    word = next(filter(None, words), None) or _more(module)
+    return None if word is None else Role(_SAME.get(word, word), part)
+
+
+def _module(name: str) -> tuple[str, str]:
+    """Without the part that it ends in, and that part."""
+    module, _, part = name.rpartition(".")
+    return (module, _PARTS[part]) if part in _PARTS else (name, "weight")
+
+
+def _more(module: str) -> str | None:
+    if _ENCODER_DECODER.match(module):
+        return "cross_attn"
+    return next((word for pattern, word in _MORE if pattern.fullmatch(module)), None)
+
+
+def _spellings(prefix: str) -> tuple[str, ...]:
+    """The prefix and its ends: `model.language_model.layers.`, `language_model.layers.`, `layers.`, `model.layers.`."""
+    parts = prefix.rstrip(".").split(".")
+    ends = [".".join(parts[index:]) + "." for index in range(len(parts))]
+    heads = ("model.", "transformer.", "encoder.", "bert.")
+    return tuple(dict.fromkeys((*ends, *(head + ends[-1] for head in heads), "model.layers.", "transformer.h.")))
+
+
+@cache
+def _map(architecture: str) -> dict[str, Any]:
+    """Of a class of its own: making a map changes the table that all maps of gguf's class are made from."""
+    from gguf import MODEL_ARCH_NAMES, TensorNameMap
+
+    number = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    fresh = type("Fresh", (TensorNameMap,), {"block_mappings_cfg": dict(TensorNameMap.block_mappings_cfg)})
+    mapping: dict[str, Any] = fresh(number, 1).mapping
+    return mapping
+
+
+def _asked(architecture: str, name: str) -> str | None:
+    """The word for a tensor of layer 0."""
+    found = _map(architecture).get(name)
+    if found is None:
+        return None
+    match = re.fullmatch(r"(?:enc\.|dec\.)?blk\.0\.(.+)", str(found[1]))
+    return match[1] if match else None
+
+
+def _outer_word(architecture: str, name: str) -> str | None:
+    module, part = _module(name)
+    pieces = module.split(".")
+    ends = (".".join(pieces[index:]) for index in range(len(pieces)))
+    asked = (_map(architecture).get(spelling) for end in ends for spelling in (end, "model." + end))
+    word = next((str(found[1]) for found in asked if found is not None and "blk." not in str(found[1])), None)
+    word = word or next((word for pattern, word in _MORE_OUTER if pattern.fullmatch(module)), None)
+    return word and word + ("" if part == "weight" else "_bias")

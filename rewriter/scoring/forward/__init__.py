@@ -1,0 +1,1 @@
+"""What a transformer computes, in numpy."""

@@ -1,0 +1,155 @@
+"""Which layers to drop by their scores: the least important ones that the architecture lets go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rewriter.architectures.lookup import select
+from rewriter.checkpoint import Checkpoint
+from rewriter.errors import RequestError, UnsupportedError
+from rewriter.planning.constraints.constraint import Bound, cheapest
+from rewriter.planning.metadata.layer_patterns import common_period
+from rewriter.planning.plan import make_plan, open_stacks, selection_bounds
+from rewriter.planning.selection.choose import RECIPE, Options, Selection, choose, protection
+from rewriter.planning.selection.published_orders import RECIPES, find, strategy_of
+from rewriter.planning.selection.strategies import STRATEGIES, Layers, Strategy, scoreless
+
+if TYPE_CHECKING:
+    from rewriter.scoring.score import Scores, Watch
+
+_SHARE = 0.25  # of the layers, to suggest where no amount was asked for
+_TRIED = 16  # selections that break no bound, before it is said that none works
+
+
+def by_scores(checkpoint: Checkpoint, options: Options, scores: Scores, contiguous: bool = False) -> Strategy:
+    """A strategy that drops the layers of the lowest scores, as far as `make_plan` lets them go together.
+
+    With `contiguous` they form one block. It raises UnsupportedError where no `count` of the candidates can go.
+    """
+    options = replace(options, align=False)  # what is suggested works as it is
+    stacks = open_stacks(checkpoint, options)[1]
+    stack = select(stacks, options.stack)
+    every = tuple(range(stack.count))
+
+    def strategy(candidates: Layers, count: int) -> Layers:
+        if not count:
+            return ()
+        refusal: UnsupportedError | None = None
+        for kept in _by_cost(candidates, count):
+            try:
+                made = make_plan(checkpoint, kept, options)
+            except UnsupportedError as error:
+                refusal = refusal or error
+                continue
+            return tuple(layer for layer in made.layers.dropped if layer < stack.count)
+        raise UnsupportedError(f"no {count} of the layers that may go can be dropped together" + _because(refusal))
+
+    def _by_cost(candidates: Layers, count: int) -> Iterator[Layers]:
+        if contiguous:
+            yield from _blocks(every, candidates, count, scores.values)
+            return
+        stay = Bound("", stay=frozenset(every) - frozenset(candidates))
+        bounds = (stay, *selection_bounds(checkpoint, stacks, stack, options))
+        seen = cheapest(bounds, scores.values, count, _TRIED)
+        sure = Bound("", period=common_period(checkpoint, stack))  # where a pattern cannot be said for every selection
+        yield from dict.fromkeys((*seen, *cheapest((*bounds, sure), scores.values, count, _TRIED)))
+
+    return strategy
+
+
+def _because(refusal: UnsupportedError | None) -> str:
+    return f": {refusal}" if refusal else ""
+
+
+def _blocks(every: Layers, candidates: Layers, count: int, costs: tuple[float, ...]) -> list[Layers]:
+    """What is kept without each block of `count` candidates in a row, the cheapest block first."""
+    there = set(candidates)
+    blocks = [range(first, first + count) for first in candidates if there.issuperset(range(first, first + count))]
+    ordered = sorted(blocks, key=lambda block: (sum(costs[layer] for layer in block), block[0]))
+    return [tuple(layer for layer in every if layer not in block) for block in ordered]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """The layers to drop by their scores, and those that were never considered. `refusal` says why none are dropped."""
+
+    scores: Scores
+    protected: Layers
+    dropped: Layers
+    refusal: str = ""
+
+    def shared(self, strategy: str) -> int:
+        """How many of the suggested layers a strategy by position would drop as well, under the same protection."""
+        candidates = tuple(each.layer for each in self.scores.layers if each.layer not in self.protected)
+        try:
+            return len(set(STRATEGIES[strategy](candidates, len(self.dropped))) & set(self.dropped))
+        except RequestError:
+            return 0
+
+
+def suggest(
+    checkpoint: Checkpoint,
+    selection: Selection,
+    options: Options,
+    size_of: Callable[[Layers], int],
+    sparsity: float | None = None,
+    watch: Watch = lambda metric, share: None,
+) -> Suggestion:
+    """Score the layers and choose among them what `selection` asks for, a quarter where it names no amount.
+
+    Raises as `choose` and `score_layers` do; where no amount was asked for, what `choose` says is the `refusal`.
+    """
+    asked, selection = selection, selection if selection.sized else replace(selection, ratio=_SHARE)
+    strategy, scores = strategy_for(selection, checkpoint, options, sparsity, watch)
+    if scores is None:
+        raise scoreless(selection.strategy or "")
+    count = len(scores.layers)
+    kept, refusal = tuple(range(count)), ""
+    try:
+        kept = choose(selection, count, size_of, strategy=strategy)
+    except (RequestError, UnsupportedError) as error:
+        if asked.sized:
+            raise
+        refusal = str(error)
+    first, last = protection(selection, count)
+    ends = tuple(layer for layer in range(count) if layer < first or layer >= count - last)
+    return Suggestion(scores, ends, tuple(layer for layer in range(count) if layer not in set(kept)), refusal)
+
+
+def check_strategy(selection: Selection, sparsity: float | None = None) -> None:
+    """Raise RequestError if `selection` names nothing that chooses layers, or `sparsity` has nothing to do with it."""
+    name = selection.strategy or ""
+    if sparsity is not None and not (name and selection.scored):
+        raise RequestError("--sparsity is about layers chosen by the metric lamp: --strategy lamp")
+    if name.startswith(RECIPE):
+        find(name)
+    elif name and selection.scored:
+        if name in RECIPES:
+            raise RequestError(f"a published order is named with {RECIPE}; did you mean {RECIPE}{name}?")
+        from rewriter.scoring.metrics import find as find_metric  # numpy takes time, and only scores need it
+
+        find_metric(name, sparsity)
+
+
+def strategy_for(
+    selection: Selection,
+    checkpoint: Checkpoint,
+    options: Options,
+    sparsity: float | None = None,
+    watch: Watch = lambda metric, share: None,
+) -> tuple[Strategy | None, Scores | None]:
+    """What chooses the layers where position alone does not: a published order, or scores; with the scores.
+
+    A strategy that is neither by position nor a recipe is the name of a metric.
+    """
+    if (selection.strategy or "").startswith(RECIPE):
+        stack = select(open_stacks(checkpoint, options)[1], options.stack)
+        return strategy_of(find(selection.strategy or ""), checkpoint, stack.count), None
+    if not selection.scored:
+        return None, None
+    from rewriter.scoring.score import score_layers  # numpy takes time, and only scores need it
+
+    scores = score_layers(checkpoint, selection.strategy, options, sparsity, watch=watch)
+    return by_scores(checkpoint, options, scores, selection.contiguous), scores

@@ -1,0 +1,1 @@
+"""Files, renames, signals, limits on untrusted input: the only place that asks which system this is."""

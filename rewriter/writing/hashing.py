@@ -1,0 +1,72 @@
+"""SHA-256 over pieces of files: in blocks, so that memory stays small, and by several threads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from threading import Event
+
+from rewriter.layout.output import CopyRange, Digest, Literal, OutputFile, Piece
+from rewriter.system.files import named, opened, read_at
+from rewriter.writing.copy import Progress, rows_of
+
+_BLOCK = 1 << 20  # bytes in one read
+_THREADS = 4
+
+Pieces = tuple[Piece, ...]
+
+
+def digests(jobs: Sequence[Pieces], progress: Progress = lambda nbytes: None) -> list[str]:
+    """The SHA-256 of what each of `jobs` makes, in hexadecimal. Raises CheckpointError if a file cannot be read."""
+    if not jobs:
+        return []
+    from concurrent.futures import ThreadPoolExecutor  # here: it is slow to import, and most runs hash nothing
+
+    stopped = Event()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            return list(pool.map(lambda pieces: _sha256(pieces, progress, stopped), jobs))
+        finally:  # after an error or a signal nobody waits for the rest
+            stopped.set()
+
+
+def filled(files: Sequence[OutputFile], progress: Progress) -> list[OutputFile]:
+    """`files` with the digests in them computed. Raises CheckpointError."""
+    inner = [piece for file in files for piece in file.pieces if isinstance(piece, Digest) and not _nested(piece)]
+    found = dict(zip(map(id, inner), digests([piece.pieces for piece in inner], progress), strict=True))
+
+    def known(piece: Piece) -> Piece:
+        if not isinstance(piece, Digest):
+            return piece
+        value = found.get(id(piece)) or digests([tuple(map(known, piece.pieces))])[0]
+        return Literal(value.encode())
+
+    return [replace(file, pieces=tuple(map(known, file.pieces))) for file in files]
+
+
+def _nested(digest: Digest) -> bool:
+    return any(isinstance(piece, Digest) for piece in digest.pieces)
+
+
+def _sha256(pieces: Pieces, progress: Progress, stopped: Event) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        for block in _blocks(piece):
+            if stopped.is_set():
+                return ""
+            digest.update(block)
+            progress(len(block))
+    return digest.hexdigest()
+
+
+def _blocks(piece: Piece) -> Iterator[bytes]:
+    if isinstance(piece, Literal):
+        yield piece.data
+    elif isinstance(piece, CopyRange):
+        with opened(piece.path) as (source, _):
+            for at in range(0, piece.nbytes, _BLOCK):
+                yield read_at(source, piece.offset + at, min(_BLOCK, piece.nbytes - at), named(piece.path))
+    elif not isinstance(piece, Digest):
+        with opened(piece.path) as (source, _):
+            yield from rows_of(source, piece)

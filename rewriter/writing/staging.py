@@ -1,0 +1,178 @@
+"""The directory beside a destination that an output is made in: locked, and gone afterwards."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+from rewriter.errors import OutputError, shown
+from rewriter.system import calls
+from rewriter.system.files import named
+from rewriter.system.signals import SIGNALS
+
+_ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another name goes the second time
+
+
+@contextmanager
+def staged(destination: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give the locked staging directory of `destination`, which may hold what a killed run left.
+
+    It is removed afterwards, unless `keep(path)` says that it stays or it is another run's by then.
+    """
+    path = staging_path(destination)
+    lock = _locked(path)
+    try:
+        yield path
+    finally:
+        for _ in range(0 if keep(path) else _ATTEMPTS):
+            with suppress(OSError):
+                if lock.is_at(path):
+                    shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            lock.close()
+
+
+def staging_path(destination: Path) -> Path:
+    """Beside the destination. File names end at 255 bytes: a long one is stood for by its hash."""
+    raw = os.fsencode(destination.name)
+    short = destination.name if len(raw) < 200 else hashlib.sha256(raw).hexdigest()
+    return destination.with_name(f".{short}.rewriter-tmp")
+
+
+def _locked(path: Path) -> calls.Folder:
+    """Make `path`, or take it over, and lock it. Raises OutputError while another run holds it."""
+    while True:
+        made = False
+        try:
+            with suppress(FileExistsError):
+                path.mkdir()
+                made = True
+            lock = _lock(path)
+        except OSError:
+            if made:
+                with suppress(OSError):
+                    path.rmdir()
+            raise
+        if lock is not None:
+            return lock
+
+
+def _lock(path: Path) -> calls.Folder | None:
+    """The locked directory, None if another run has just finished and removed it."""
+    try:
+        folder = calls.Folder(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise OutputError(f"{named(path)} is in the way: it is not a directory") from None
+    ours = False
+    try:
+        if not folder.is_ours():
+            raise OutputError(f"{named(path)} is in the way: it belongs to somebody else, who could change the output")
+        folder.lock()
+        ours = folder.is_at(path)
+    except BlockingIOError:
+        raise OutputError(f"another run is writing {shown(path.name)} at this moment") from None
+    except FileNotFoundError:
+        pass
+    finally:
+        if not ours:
+            folder.close()
+    return folder if ours else None
+
+
+def emptied(folder: Path) -> None:
+    """Remove all that is in `folder`. Raises OSError."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            removed(entry.path)
+        else:
+            os.unlink(entry.path)
+
+
+def removed(folder: str | Path) -> None:
+    """Remove `folder` and all that is in it. Raises OSError.
+
+    Python (3.11 at least) closes a directory that could not be closed once more: that this fails is not the reason.
+    """
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        reason = error.__context__
+        raise reason if error.errno == errno.EBADF and isinstance(reason, OSError) else error from None
+
+
+def sync(folder: Path) -> None:
+    """Wait until the disk knows the names in `folder`."""
+    opened = calls.Folder(folder)
+    try:
+        opened.sync()
+    finally:
+        opened.close()
+
+
+def append(path: Path, data: bytes, wait: bool = True) -> None:
+    """Write `data` at the end of a small file, which is made if need be, and `wait` until the disk has it."""
+    descriptor = os.open(path, calls.APPENDING, 0o666)
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        if wait:
+            calls.to_disk(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Hold signals back, but for the time spent in what is given: there are few good moments to stop.
+
+    Masks would not do: another thread, such as that of a progress bar, may take a signal, and its handler always runs
+    in the main thread.
+    """
+    handlers = _handlers()
+    waiting: list[int] = []
+
+    def hold() -> None:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: waiting.append(number))
+
+    def release() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        while waiting:
+            signal.raise_signal(waiting.pop())
+
+    @contextmanager
+    def let_in() -> Iterator[None]:
+        try:
+            release()
+            yield
+        finally:
+            hold()
+
+    try:
+        hold()
+        yield let_in
+    finally:
+        release()
+
+
+_Handler = Callable[..., object] | int
+
+
+def _handlers() -> dict[int, _Handler]:
+    """Who handles the signals now, as far as that can be changed: only in the main thread, and ignored ones stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = ((number, signal.getsignal(number)) for number in SIGNALS)
+    return {number: handler for number, handler in found if handler is not None and handler != signal.SIG_IGN}

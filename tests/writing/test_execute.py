@@ -1,0 +1,721 @@
+"""The output appears complete or not at all, the input stays as it was: with things going wrong on purpose."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from rewriter import CheckpointError, Options, OutputError, RewriterError, make_plan, open_checkpoint, verify, write
+from rewriter.system import calls
+from rewriter.system.rename import rename_new
+from tests.support.builders import (
+    everything,
+    huggingface,
+    llama_names,
+    prune,
+    split_gguf,
+    write_config,
+    write_gguf,
+    write_safetensors,
+)
+
+KEEP = [0, 2, 5]
+
+
+def lone(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder / "config.json", model_type="llama", num_hidden_layers=6)
+    return write_safetensors(folder / "model.safetensors", llama_names(6))
+
+
+def single(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_gguf(folder / "model.gguf")
+
+
+def directory(folder: Path) -> Path:
+    path = huggingface(folder / "model", shards=2)
+    (path / "sub").mkdir()
+    (path / "sub" / "side.txt").write_text("side")
+    return path
+
+
+KINDS = {"gguf": (single, "x.gguf"), "split": (split_gguf, "x.gguf"), "directory": (directory, "x"),
+         "lone": (lone, "x.safetensors")}  # fmt: skip
+FIRST = {"gguf": "x.gguf", "split": "x-00001-of-00003.gguf", "directory": "x", "lone": "x.safetensors"}
+
+
+class Job:
+    """A source in one folder, and a folder for the output that must hold nothing else."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        make, name = KINDS[kind]
+        self.kind = kind
+        self.source = make(folder / "in")
+        self.before = everything(folder / "in")
+        self.folder = folder / "out"
+        self.folder.mkdir()
+        self.target = self.folder / name
+        (folder / "good").mkdir()
+        prune(self.source, folder / "good" / name, KEEP)
+        self.good = everything(folder / "good")
+
+    def run(self, **how) -> None:
+        prune(self.source, self.target, KEEP, **how)
+
+    def check_nothing_happened(self) -> None:
+        assert list(self.folder.iterdir()) == []
+        assert everything(self.source.parent) == self.before
+
+    def check_success(self) -> None:
+        assert everything(self.folder) == self.good
+        assert [path.name for path in self.folder.iterdir() if path.name.startswith(".")] == []
+        assert everything(self.source.parent) == self.before
+
+
+@pytest.fixture(params=KINDS)
+def job(request, tmp_path):
+    return Job(request.param, tmp_path)
+
+
+def patched(monkeypatch, module: str, **functions) -> None:
+    """Give one module an `os` of its own in which `functions` are replaced."""
+    monkeypatch.setattr(f"{module}.os", types.SimpleNamespace(**{**vars(os), **functions}))
+
+
+# The copy engine
+
+
+def failing(code: int, after: int = 0):
+    """An OSError on every call but the first `after` ones, which answer short."""
+    calls = []
+
+    def copy(*arguments, **named):
+        calls.append(1)
+        if len(calls) > after:
+            raise OSError(code, os.strerror(code))
+        return REAL[len(arguments)](*arguments, **named)
+
+    return copy
+
+
+def short_range(source, target, count, offset_src=None):
+    return os.copy_file_range(source, target, min(count, 7), offset_src=offset_src)
+
+
+def short_sendfile(target, source, offset, count):
+    return os.sendfile(target, source, offset, min(count, 5))
+
+
+REAL = {3: short_range, 4: short_sendfile}
+FALL_BACK = [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP]
+COPIES = {
+    "short ranges": {"copy_file_range": short_range},
+    "short sendfile": {"copy_file_range": failing(errno.EXDEV), "sendfile": short_sendfile},
+    "short reads": {
+        "copy_file_range": failing(errno.ENOSYS),
+        "sendfile": failing(errno.EINVAL),
+        "pread": lambda descriptor, count, offset: os.pread(descriptor, min(count, 3), offset),
+    },
+    "short writes": {
+        "copy_file_range": failing(errno.ENOSYS),
+        "sendfile": failing(errno.EINVAL),
+        "write": lambda descriptor, data: os.write(descriptor, data[:11]),
+    },
+    "half way": {"copy_file_range": failing(errno.EINVAL, after=3), "sendfile": failing(errno.EINVAL, after=4)},
+    **{f"no ranges: {errno.errorcode[code]}": {"copy_file_range": failing(code)} for code in FALL_BACK},
+    **{
+        f"by hand: {errno.errorcode[code]}": {"copy_file_range": failing(code), "sendfile": failing(code)}
+        for code in FALL_BACK
+    },
+}
+
+
+@pytest.mark.parametrize("functions", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("kind", ["gguf", "directory"])
+def test_every_way_to_copy_gives_the_same_file(kind, functions, tmp_path, monkeypatch):
+    job = Job(kind, tmp_path)
+    counted = []
+    patched(monkeypatch, "rewriter.writing.copy", **functions)
+    job.run(progress=counted.append)
+    job.check_success()
+    assert sum(counted) == sum(map(len, job.good.values()))
+    assert all(counted)
+
+
+def failing_write(nth: int, code: int):
+    """Every write counts, by whatever call; number `nth` fails."""
+    calls = []
+
+    def counting(real):
+        def call(*arguments, **named):
+            calls.append(1)
+            if len(calls) == nth:
+                raise OSError(code, os.strerror(code))
+            return real(*arguments, **named)
+
+        return call
+
+    return {name: counting(getattr(os, name)) for name in ("write", "copy_file_range", "sendfile", "fsync")}
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_full_disk_leaves_nothing(job, nth, code, monkeypatch):
+    patched(monkeypatch, "rewriter.writing.copy", **failing_write(nth, code))
+    with pytest.raises(OutputError, match=f"^cannot write {FIRST['directory']}.*: {os.strerror(code).lower()}$"):
+        job.run()
+    job.check_nothing_happened()
+
+
+def test_a_source_that_became_shorter(job, monkeypatch):
+    patched(monkeypatch, "rewriter.writing.copy", copy_file_range=lambda *args, **named: 0)
+    with pytest.raises(CheckpointError, match=r"ended at byte [0-9]+ while it was copied"):
+        job.run()
+    job.check_nothing_happened()
+
+
+def touch_mtime(path: Path) -> None:
+    os.utime(path, ns=(1, 1))
+
+
+def replace(path: Path) -> None:
+    data, times = path.read_bytes(), path.stat()
+    path.rename(path.with_name("old"))
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    path.with_name("old").unlink()
+
+
+@pytest.mark.parametrize("change", [touch_mtime, replace, lambda path: os.truncate(path, 100)])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_source_that_changes_while_it_is_read(job, change, late, monkeypatch):
+    weights = job.source / "sub/side.txt" if job.source.is_dir() else job.source
+    plan = make_plan(open_checkpoint(job.source), KEEP)
+    if late:
+        monkeypatch.setattr("rewriter.writing.write.check_plan", lambda *args: change(weights))
+    else:
+        change(weights)
+    with pytest.raises(CheckpointError, match=r"changed|ended at byte"):
+        write(plan, job.target)
+    assert list(job.folder.iterdir()) == []
+
+
+def swapped(data: memoryview) -> bytes:
+    """Two layers under each other's numbers: the file is well formed, the tensors are not where they belong."""
+    for stem in (b"blk.", b".layers."):
+        data = bytes(data).replace(stem + b"0.", stem + b"x.").replace(stem + b"2.", stem + b"0.")
+        data = data.replace(stem + b"x.", stem + b"5.")
+    return data
+
+
+def test_a_result_that_is_wrong_does_not_appear(job, monkeypatch):
+    """The copy engine is made to write other bytes than the plan says: only the check can notice."""
+    real = os.write
+    patched(monkeypatch, "rewriter.writing.copy", write=lambda descriptor, data: real(descriptor, swapped(data)))
+    with pytest.raises(RewriterError):
+        job.run()
+    job.check_nothing_happened()
+
+
+def test_wrong_bytes_are_seen_with_verify(tmp_path, monkeypatch):
+    job = Job("gguf", tmp_path)
+    zeros = types.SimpleNamespace(
+        **{**vars(calls), "read_part": lambda fd, count, offset: bytes(len(os.pread(fd, count, offset)))}
+    )
+    patched(monkeypatch, "rewriter.writing.copy", copy_file_range=failing(errno.EXDEV), sendfile=failing(errno.EXDEV))
+    monkeypatch.setattr("rewriter.writing.copy.system", zeros)
+    with pytest.raises(CheckpointError):
+        job.run(verify_bytes=True)
+    job.check_nothing_happened()
+
+
+def test_a_flipped_byte_of_a_tensor_is_seen_with_verify(tmp_path, monkeypatch):
+    job = Job("lone", tmp_path)
+    real = os.copy_file_range
+
+    def flipping(source, target, count, offset_src=None):
+        done = real(source, target, count, offset_src=offset_src)
+        os.lseek(target, -1, os.SEEK_CUR)
+        os.write(target, b"\x55")
+        return done
+
+    patched(monkeypatch, "rewriter.writing.copy", copy_file_range=flipping)
+    with pytest.raises(CheckpointError, match="the source's 128 bytes, found another byte at 127"):
+        job.run(verify_bytes=True)
+    job.check_nothing_happened()
+
+
+def test_a_small_disk_is_refused_before_anything_is_written(job, monkeypatch):
+    size = sum(map(len, job.good.values()))
+
+    monkeypatch.setattr("rewriter.system.calls.free_bytes", lambda folder: size - 1)
+    patched(monkeypatch, "rewriter.writing.execute", mkdir=None)
+    monkeypatch.setattr("rewriter.writing.staging._locked", lambda path: pytest.fail("something was made"))
+    with pytest.raises(OutputError, match=f"needs {size} bytes, the disk has {size - 1} free: 1 too few"):
+        job.run()
+    job.check_nothing_happened()
+    monkeypatch.undo()
+    monkeypatch.setattr("rewriter.system.calls.free_bytes", lambda folder: size)
+    job.run()
+    job.check_success()
+
+
+# Destinations
+
+
+def test_an_existing_destination_is_refused(job):
+    job.run()
+    with pytest.raises(OutputError, match=f"{FIRST[job.kind]} exists already; --overwrite replaces it"):
+        job.run()
+    job.check_success()
+
+
+def test_overwrite_replaces_our_own_output(job):
+    prune(job.source, job.target, [1, 3])
+    assert everything(job.folder) != job.good
+    job.run(overwrite=True)
+    job.check_success()
+
+
+def test_overwrite_replaces_an_empty_directory(tmp_path):
+    job = Job("directory", tmp_path)
+    job.target.mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        job.run()
+    job.run(overwrite=True)
+    job.check_success()
+
+
+def test_overwriting_a_directory_needs_room_for_one_output(tmp_path, monkeypatch):
+    job = Job("directory", tmp_path)
+    job.run()
+    need = sum(map(len, job.good.values()))
+    rooms = [need, need, 0, 0]  # nothing is asked once the bytes are written
+    monkeypatch.setattr("rewriter.system.calls.free_bytes", lambda folder: rooms.pop(0))
+    job.run(overwrite=True)
+    job.check_success()
+
+
+def test_overwrite_leaves_a_foreign_directory(tmp_path):
+    job = Job("directory", tmp_path)
+    job.target.mkdir()
+    (job.target / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"neither empty nor a directory that holds our rewriter.json"):
+        job.run(overwrite=True)
+    assert everything(job.folder) == {"x/thesis.txt": b"years of work"}
+
+
+@pytest.mark.parametrize("to", ["nowhere", "elsewhere"])
+def test_overwrite_leaves_a_link(job, to, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link = job.folder / FIRST[job.kind]
+    link.symlink_to(tmp_path / to)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="is a link; it is not replaced"):
+            job.run(overwrite=overwrite)
+    assert [path.name for path in job.folder.iterdir()] == [FIRST[job.kind]]
+    assert link.is_symlink()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_overwrite_leaves_a_directory_where_a_file_goes(job):
+    wrong = job.folder / FIRST[job.kind]
+    wrong.write_text("file") if job.kind == "directory" else wrong.mkdir()
+    with pytest.raises(OutputError, match=r"neither empty nor a directory|is not a regular file"):
+        job.run(overwrite=True)
+    assert [path.name for path in job.folder.iterdir()] == [wrong.name]
+
+
+@pytest.mark.parametrize("name", ["x-00009-of-00009.gguf", "x-1-of-2.gguf"])
+def test_a_split_set_claims_its_names(name, tmp_path):
+    job = Job("split", tmp_path)
+    (job.folder / name).write_text("an older, longer set")
+    (job.folder / "y-00001-of-00002.gguf").write_text("another model")
+    with pytest.raises(OutputError, match=f"{name} exists already"):
+        job.run()
+    job.run(overwrite=True)
+    assert everything(job.folder) == {**job.good, "y-00001-of-00002.gguf": b"another model"}
+
+
+SPELLINGS = {
+    "itself": lambda path: path,
+    "dots": lambda path: path.parent / "." / "x" / ".." / path.name,
+    "slashes": lambda path: f"{path.parent}//{path.name}",
+    "relative": os.path.relpath,
+    "linked folder": lambda path: path.parent.parent / "linked" / path.name,
+    "link": lambda path: path.parent.parent / "link",
+    "hard link": lambda path: path.parent.parent / "hard link",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_input_is_never_replaced(job, spelling, overwrite):
+    folder = job.source.parent
+    (folder / "x").mkdir()
+    (folder.parent / "linked").symlink_to(folder)
+    (folder.parent / "link").symlink_to(job.source)
+    if spelling == "hard link":
+        if job.kind in ("directory", "split"):
+            pytest.skip("no hard link to a directory; a split set has names of its own")
+        os.link(job.source, folder.parent / "hard link")
+    if (spelling, job.kind) == ("link", "split"):
+        pytest.skip("a split set has names of its own")
+    with pytest.raises(OutputError, match=r"is the input itself|exists already"):
+        prune(job.source, SPELLINGS[spelling](job.source), KEEP, overwrite=overwrite)
+    assert everything(folder) == job.before
+    assert not list(folder.parent.rglob(".*.rewriter-tmp"))
+
+
+def test_the_config_beside_the_input_is_never_replaced(tmp_path):
+    source = lone(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "model.config.json")
+    before = everything(tmp_path)
+    with pytest.raises(OutputError):
+        prune(source, tmp_path / "model", KEEP, overwrite=True)
+    assert everything(tmp_path) == before
+
+
+def test_what_the_input_links_to_is_never_replaced(tmp_path):
+    """An earlier output may be the real place of the files that the input links to."""
+    real = prune(huggingface(tmp_path / "in"), tmp_path / "real", [0, 1, 2, 3])
+    source = tmp_path / "source"
+    source.mkdir()
+    for file in real.iterdir():
+        (source / file.name).symlink_to(file)
+    before = everything(real)
+    with pytest.raises(OutputError):
+        prune(source, real, [0], overwrite=True)
+    assert everything(real) == before
+
+
+@pytest.mark.parametrize("place", ["model/out", "model/sub/out", "model/sub"])
+def test_nothing_is_written_inside_the_input(place, tmp_path):
+    job = Job("directory", tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"lies inside the input|is the input itself|exists already"):
+            prune(job.source, job.source.parent / place, KEEP, overwrite=overwrite)
+    assert everything(job.source.parent) == job.before
+
+
+def test_the_input_may_not_lie_in_the_output(tmp_path):
+    outer = prune(directory(tmp_path / "in"), tmp_path / "outer", [0])
+    source = huggingface(outer / "inner")
+    with pytest.raises(OutputError, match="the input in it"):
+        prune(source, outer, [0], overwrite=True)
+    assert source.exists()
+
+
+@pytest.mark.parametrize("place", ["nowhere/x", "file/x", "in/../nowhere/x"])
+def test_a_parent_that_is_no_folder(job, place, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"does not exist; make it first|is not a folder"):
+        prune(job.source, tmp_path / place, KEEP)
+    assert (tmp_path / "file").read_text() == ""
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("place", ["/", "..", "."])
+def test_a_destination_that_is_no_name(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError):
+        prune(single(tmp_path / "in"), place, KEEP, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["näme ü", "-x", "a b'c", "x" * 250, os.fsdecode(b"\xff\xfe")])
+def test_odd_names(job, name, tmp_path):
+    if len(name) > 240 and job.kind in ("split", "lone"):
+        pytest.skip("the name of the second file would be too long")
+    target = prune(job.source, job.folder / name, KEEP)
+    assert verify(target, job.source) == ()
+    assert not [path.name for path in job.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_split_set_with_a_line_break_in_its_name(tmp_path):
+    job = Job("split", tmp_path)
+    assert verify(prune(job.source, job.folder / "new\nline.gguf", KEEP), job.source) == ()
+
+
+def test_a_name_that_is_too_long(job):
+    with pytest.raises(OutputError, match="file name too long"):
+        prune(job.source, job.folder / ("x" * 300), KEEP)
+    job.check_nothing_happened()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_modes_follow_the_umask(job, mask):
+    before = os.umask(mask)
+    try:
+        job.run()
+    finally:
+        os.umask(before)
+    for path in job.folder.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask
+
+
+def test_a_stale_config_of_an_earlier_output_goes(tmp_path):
+    source = lone(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    prune(source, tmp_path / "out/x.safetensors", [0, 1])
+    (tmp_path / "in/config.json").unlink()
+    target = prune(source, tmp_path / "out/x.safetensors", [0], Options(generic=True), overwrite=True)
+    assert verify(target, source, Options(generic=True)) == ()
+
+
+# Staging
+
+
+def test_what_a_killed_run_left_is_taken_over(job):
+    staging = job.folder / f".{job.target.name}.rewriter-tmp"
+    (staging / "deep" / "er").mkdir(parents=True)
+    (staging / "deep" / "file").write_text("left")
+    (staging / FIRST[job.kind]).write_text("left")
+    (staging / "link").symlink_to(job.source)
+    job.run()
+    job.check_success()
+
+
+def test_a_second_run_at_the_same_time(job):
+    staging = job.folder / f".{job.target.name}.rewriter-tmp"
+    staging.mkdir()
+    lock = os.open(staging, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match=r"another run is writing \..*rewriter-tmp at this moment"):
+            job.run()
+    finally:
+        os.close(lock)
+    assert list(staging.iterdir()) == []
+    job.run()
+    job.check_success()
+
+
+@pytest.mark.parametrize("obstacle", ["file", "link"])
+def test_something_else_under_the_staging_name(job, obstacle, tmp_path):
+    staging = job.folder / f".{job.target.name}.rewriter-tmp"
+    staging.write_text("mine") if obstacle == "file" else staging.symlink_to(tmp_path / "in")
+    with pytest.raises(OutputError, match="is in the way"):
+        job.run()
+    assert everything(tmp_path / "in") == job.before
+
+
+def test_a_run_that_begins_after_the_rename_waits_until_the_first_has_cleared_away(job, monkeypatch):
+    refused = []
+
+    def sync(folder):
+        if folder == job.folder:
+            with pytest.raises(OutputError, match="another run is writing"):
+                job.run(overwrite=True)
+            refused.append(folder)
+
+    job.run()
+    monkeypatch.setattr("rewriter.writing.execute.sync", sync)
+    job.run(overwrite=True)
+    assert refused == [job.folder]
+    job.check_success()
+
+
+def test_the_first_file_appears_last(job, monkeypatch):
+    renamed = []
+    real = __import__("rewriter.system.rename", fromlist=["rename_new"]).rename_new
+    monkeypatch.setattr(
+        "rewriter.writing.commit.rename_new", lambda old, new: (renamed.append(new.name), real(old, new))
+    )
+    job.run()
+    expected = [FIRST[job.kind]]
+    if job.kind != "directory":
+        expected = [name for name in sorted(job.good, reverse=True) if name != FIRST[job.kind]] + expected
+    assert renamed == expected
+
+
+@pytest.mark.parametrize("kind", ["split", "lone"])
+def test_nobody_sees_old_and_new_files_together(kind, tmp_path, monkeypatch):
+    job = Job(kind, tmp_path)
+    prune(job.source, job.target, [1, 3])
+    first, seen = job.folder / FIRST[kind], []
+    real = __import__("rewriter.system.rename", fromlist=["rename_new"]).rename_new
+
+    def renaming(old, new):
+        seen.append(first.exists())
+        real(old, new)
+
+    monkeypatch.setattr("rewriter.writing.commit.rename_new", renaming)
+    job.run(overwrite=True)
+    assert seen == [True] + [False] * (2 * len(job.good) - 1)
+    job.check_success()
+
+
+def test_a_staging_directory_that_goes_before_it_is_locked(job, monkeypatch):
+    staging, calls = job.folder / f".{job.target.name}.rewriter-tmp", []
+
+    def flock(descriptor, operation):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            staging.rmdir()
+        fcntl.flock(descriptor, operation)
+
+    monkeypatch.setattr("rewriter.system.calls.fcntl", types.SimpleNamespace(**{**vars(fcntl), "flock": flock}))
+    job.run()
+    assert len(calls) == 2
+    job.check_success()
+
+
+def test_a_destination_that_appears_meanwhile_is_not_replaced(job, monkeypatch):
+    place = job.folder / FIRST[job.kind]
+    monkeypatch.setattr("rewriter.writing.write.check_plan", lambda *args: place.write_text("somebody else's"))
+    with pytest.raises(OutputError, match=r"exists|is not replaced"):
+        job.run()
+    assert everything(job.folder) == {FIRST[job.kind]: b"somebody else's"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_new_name_is_never_one_that_is_taken(known, tmp_path, monkeypatch):
+    """Somebody may take it after the last look."""
+    if not known:
+        monkeypatch.setattr("rewriter.system.rename._renameat2", lambda old, new, flags: False)
+    (tmp_path / "file").write_text("theirs")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new file").write_text("ours")
+    for old, new in (("new file", "file"), ("new file", "link"), ("new", "folder")):
+        with pytest.raises(FileExistsError):
+            rename_new(tmp_path / old, tmp_path / new)
+    assert (tmp_path / "file").read_text() == "theirs"
+
+
+def test_without_renameat2(job, monkeypatch):
+    monkeypatch.setattr("rewriter.system.rename._renameat2", lambda old, new, flags: False)
+    job.run()
+    job.check_success()
+    with pytest.raises(OutputError, match="exists"):
+        job.run()
+    job.run(overwrite=True)
+    job.check_success()
+
+
+def test_everything_is_synced_before_it_is_renamed(job, monkeypatch):
+    synced = []
+
+    def fsync(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        os.fsync(descriptor)
+
+    patched(monkeypatch, "rewriter.system.calls", fsync=fsync)
+    job.run()
+    staging = job.folder / f".{job.target.name}.rewriter-tmp"
+    prefix = len(f"{FIRST['directory']}/") if job.kind == "directory" else 0
+    files = {staging / "new" / name[prefix:] for name in job.good}
+    moves = {staging / "moves"} if job.kind in ("split", "lone") else set()
+    assert synced[-1] == job.folder
+    assert set(synced[:-1]) == files | {staging} | {file.parent for file in files} | moves
+
+
+# Signals and kills: real processes
+
+SCRIPT = """
+import os, signal, sys, time
+import rewriter.cli, rewriter.writing.copy, rewriter.rewrite as rewrite, rewriter.committing as committing
+def interrupted(module, name, nth, after, act):
+    real, calls = getattr(module, name), []
+    def call(*arguments, **named):
+        calls.append(1)
+        if len(calls) == nth and not after: act()
+        result = real(*arguments, **named)
+        if len(calls) == nth and after: act()
+        return result
+    setattr(module, name, call)
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+def wait(): print("READY", flush=True); time.sleep(20)
+def term(): os.kill(os.getpid(), signal.SIGTERM)
+{patch}
+sys.argv = ["rewriter", "prune", *sys.argv[1:]]
+rewriter.cli.main()
+"""
+
+
+def started(job: Job, patch: str, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT.replace("{patch}", patch), str(job.source), str(job.target)]
+    return subprocess.Popen(
+        [*command, "--keep", "0,2,5", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+KILLS = {
+    "before the first file": 'interrupted(rewriter.writing.copy, "write_file", 1, False, kill)',
+    "after the first file": 'interrupted(rewriter.writing.copy, "write_file", 1, True, kill)',
+    "before the sources are checked": 'interrupted(rewrite, "_check_sources", 1, False, kill)',
+    "before the rename": 'interrupted(committing, "rename_new", 1, False, kill)',
+    "after the first rename": 'interrupted(committing, "rename_new", 1, True, kill)',
+    "after the second rename": 'interrupted(committing, "rename_new", 2, True, kill)',
+}
+
+
+def kills():
+    for kind in KINDS:
+        for kill in KILLS:
+            several = kind == "split" or (kind == "lone" and "second" not in kill)
+            if several or "second" not in kill:
+                yield pytest.param(kind, kill)
+
+
+@pytest.mark.parametrize(("kind", "kill"), list(kills()))
+def test_after_a_kill_the_same_command_succeeds(kind, kill, tmp_path):
+    job = Job(kind, tmp_path)
+    process = started(job, KILLS[kill])
+    assert (process.wait(), process.communicate()[1]) == (-signal.SIGKILL, "")
+    first = job.folder / FIRST[kind]
+    if first.exists():
+        assert {name: everything(job.folder)[name] for name in job.good} == job.good
+        return
+    again = started(job, "")
+    assert (again.communicate()[1], again.wait()) == ("", 0)
+    job.check_success()
+
+
+def test_after_a_kill_in_an_overwrite_the_same_command_succeeds(job):
+    prune(job.source, job.target, [1, 3])
+    kinds = {"directory": ("committing", "exchange"), "gguf": ("os", "replace")}
+    module, name = kinds.get(job.kind, ("committing", "rename_new"))
+    assert started(job, f'interrupted({module}, "{name}", 1, True, kill)', "--overwrite").wait() == -signal.SIGKILL
+    again = started(job, "", "--overwrite")
+    assert (again.communicate()[1], again.wait()) == ("", 0)
+    job.check_success()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("kind", ["gguf", "directory"])
+def test_a_signal_leaves_nothing(kind, number, tmp_path):
+    job = Job(kind, tmp_path)
+    process = started(job, 'interrupted(rewriter.writing.copy, "write_file", 1, True, wait)')
+    assert process.stdout.readline() == "READY\n"
+    process.send_signal(number)
+    assert process.communicate()[1] == f"rewriter: stopped by {number.name}; nothing was written\n"
+    assert process.returncode == 128 + number
+    job.check_nothing_happened()
+
+
+def signalled_between_two_renames(job: Job) -> tuple[int, str]:
+    process = started(job, 'interrupted(committing, "rename_new", 1, True, term)')
+    error = process.communicate()[1]
+    return process.returncode, error
+
+
+@pytest.mark.parametrize("kind", ["split", "lone"])
+def test_a_signal_between_two_renames_waits(kind, tmp_path):
+    job = Job(kind, tmp_path)
+    assert signalled_between_two_renames(job)[0] in (0, 143)
+    job.check_success()
+
+
+def test_a_signal_that_came_too_late_is_not_said_to_have_stopped_it(tmp_path):
+    assert "nothing was written" not in signalled_between_two_renames(Job("split", tmp_path))[1]
