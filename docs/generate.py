@@ -95,11 +95,11 @@ do with layers, however long they are.
 """
 PARTS = {
     "The file": (schema.Architecture, ""),
-    "A stack": (schema.LayerStack, "[[stacks]]"),
+    "A stack": (schema.StackRule, "[[stacks]]"),
     "A pattern": (schema.Pattern, "[[stacks.patterns]]"),
-    "A limit": (schema.Limit, "[[stacks.limits]]"),
-    "Shared tensors": (schema.Shared, "[[stacks.shared]]"),
-    "Stacked tensors": (schema.Stacked, "[[stacks.stacked]]"),
+    "A limit": (schema.LayerLimit, "[[stacks.limits]]"),
+    "Shared tensors": (schema.SharedTensors, "[[stacks.shared]]"),
+    "Stacked tensors": (schema.StackedTensor, "[[stacks.stacked]]"),
 }
 KIND_OF = {"str": "text", "int": "number", "bool": "true or false", "object": "any value"}
 TITLES = {"huggingface": "Hugging Face (`model_type`)", "gguf": "GGUF (`general.architecture`)"}

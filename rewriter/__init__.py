@@ -6,7 +6,7 @@
     rewriter.write(plan, "smaller.gguf")
     assert not rewriter.verify("smaller.gguf", source="model.gguf")
 
-`Options` chooses the stack and what else matters; `parse_layers("3,7-9,-1", 12)` reads the syntax of the command
+`PlanOptions` chooses the stack and what else matters; `parse_layers("3,7-9,-1", 12)` reads the syntax of the command
 line; `score_layers(checkpoint).layers` ranks the layers by their weights, the only thing that decodes a tensor. Errors
 derive from `RewriterError`. No framework is imported: bytes move from file to file.
 """
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from rewriter.errors import CheckpointError, OutputError, RequestError, RewriterError, UnsupportedError
     from rewriter.formats import open_checkpoint
     from rewriter.layout import layout
-    from rewriter.layout.output import Output, OutputFile, Writing
+    from rewriter.layout.output import Output, OutputFile, WriteOptions
+    from rewriter.planning.layer_ranges import parse_layers
+    from rewriter.planning.options import PlanOptions
     from rewriter.planning.plan import Plan, make_plan
-    from rewriter.planning.selection.choose import Options, parse_layers
     from rewriter.scoring.score import LayerScore, Scores, score_layers
     from rewriter.version import VERSION as __version__
     from rewriter.writing.verify import verify
@@ -33,9 +34,10 @@ _HOMES = {
     "errors": ("CheckpointError", "OutputError", "RequestError", "RewriterError", "UnsupportedError"),
     "formats": ("open_checkpoint",),
     "layout": ("layout",),
-    "layout.output": ("Output", "OutputFile", "Writing"),
+    "layout.output": ("Output", "OutputFile", "WriteOptions"),
     "planning.plan": ("Plan", "make_plan"),
-    "planning.selection.choose": ("Options", "parse_layers"),
+    "planning.layer_ranges": ("parse_layers",),
+    "planning.options": ("PlanOptions",),
     "scoring.score": ("LayerScore", "Scores", "score_layers"),
     "writing.verify": ("verify",),
     "writing.write": ("write",),

@@ -25,7 +25,7 @@ CONTROL_VECTOR, IMPORTANCES = "control vector", "importance matrix"
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class TensorSlice:
     """Parts of a tensor that holds something for every layer: of each of `rows` rows of `stride` bytes the ranges
     `takes`, as (start, nbytes) within the row.
     """
@@ -49,7 +49,7 @@ class TensorInfo(NamedTuple):
     offset: int
     nbytes: int
     block: int = 1
-    cut: Cut | None = None
+    cut: TensorSlice | None = None
     extra: Mapping[str, object] | None = None  # members of its header entry that no reader asks for
 
     @property
@@ -78,7 +78,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class FileStamp:
     """What changes when somebody else writes to a file: inode, size in bytes, mtime in nanoseconds."""
 
     inode: int
@@ -96,7 +96,7 @@ class Shard:
     name: str
     path: str
     data_start: int
-    stamp: Stamp
+    stamp: FileStamp
     fields: tuple[Field, ...] | None = None
     version: int = 0
     alignment: int = 1
@@ -109,7 +109,7 @@ class Document:
     name: str
     path: str
     text: str
-    stamp: Stamp
+    stamp: FileStamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class SideFile:
 
     name: str
     path: str
-    stamp: Stamp
+    stamp: FileStamp
 
 
 @dataclass(frozen=True, slots=True, repr=False)

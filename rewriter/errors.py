@@ -30,7 +30,7 @@ class OutputError(RewriterError):
     """The destination cannot be written, or must not be."""
 
 
-def shown(text: object, limit: int = 40) -> str:
+def printable(text: object, limit: int = 40) -> str:
     """Return `text` safe to print on one line: escaped where a terminal would act on it, cut to `limit`.
 
     Names come from files that anyone may have made: control characters could move the cursor and
@@ -42,17 +42,17 @@ def shown(text: object, limit: int = 40) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
 
 
-def reason(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """What the system says, to stand in a sentence of ours: `no space left on device`."""
     return (error.strerror or str(error)).lower()
 
 
-def reason_by_file(error: OSError) -> str:
+def os_reason_with_path(error: OSError) -> str:
     """The same behind the file that it is about, where the error names one."""
-    return f"{shown(error.filename, 200)}: {reason(error)}" if error.filename else reason(error)
+    return f"{printable(error.filename, 200)}: {os_reason(error)}" if error.filename else os_reason(error)
 
 
-def guess(name: str, known: Iterable[str], prefix: str = "", ending: str = "") -> str:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "", ending: str = "") -> str:
     """The question to put behind an error about `name`: `; did you mean X?`, "" where none of `known` is like it.
 
     `prefix` is what stands before it where it is written: `--stack `. That names have the same `ending` says nothing.
@@ -65,4 +65,4 @@ def guess(name: str, known: Iterable[str], prefix: str = "", ending: str = "") -
 
     spelled = {compared(each): each for each in islice(known, _MOST_COMPARED)}
     found = get_close_matches(compared(name)[:200], spelled, 1)
-    return f"; did you mean {prefix}{shown(spelled[found[0]], 80)}?" if found else ""
+    return f"; did you mean {prefix}{printable(spelled[found[0]], 80)}?" if found else ""

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from rewriter.architectures import select
+from rewriter.architectures.lookup import select
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError
 from rewriter.layout import layout
+from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.plan import Plan, make_plan, open_stacks
 from rewriter.planning.saved_plan import SavedPlan, plan_again
-from rewriter.planning.selection.choose import Options, Selection, check_request, choose
+from rewriter.planning.selection.choose import check_request, choose
 from rewriter.planning.selection.strategies import COUNTS_KEPT
 from rewriter.scoring.suggest import Suggestion, check_strategy, strategy_for, suggest
 
@@ -25,11 +26,11 @@ _OPTION_OF = {"keep_fields": "keep_field", "per_layer_fields": "per_layer_field"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PruneRequest:
     """What was asked for: which layers, and what else matters for the plan."""
 
-    selection: Selection
-    options: Options
+    selection: LayerSelection
+    options: PlanOptions
     sparsity: float | None = None
 
     def plan(
@@ -44,7 +45,7 @@ class Request:
         `told` hears how layers were scored, and `watch` how far that is.
         """
         stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
-        if self.options.regroups and self.selection == Selection():  # nothing goes, only the files are others
+        if self.options.regroups and self.selection == LayerSelection():  # nothing goes, only the files are others
             return make_plan(checkpoint, range(stack.count), self.options)
         self.check()
         strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity, watch)
@@ -62,7 +63,7 @@ class Request:
 
     def check(self) -> None:
         """Raise RequestError for what is wrong whatever it is asked of."""
-        if self.options.regroups and self.selection == Selection():
+        if self.options.regroups and self.selection == LayerSelection():
             return
         check_request(self.selection)
         check_strategy(self.selection, self.sparsity)
@@ -71,7 +72,7 @@ class Request:
         """What is said of how files look: all that may be said beside a saved plan. Raises RequestError for others."""
         given = {
             each.name: getattr(part, each.name)
-            for part, plain in ((self.selection, Selection()), (self.options, Options()), (self, _NOTHING))
+            for part, plain in ((self.selection, LayerSelection()), (self.options, PlanOptions()), (self, _NOTHING))
             for each in fields(part)
             if each.name not in ("selection", "options") and getattr(part, each.name) != getattr(plain, each.name)
         }
@@ -94,10 +95,10 @@ class Request:
         return functools.cache(lambda kept: layout(make_plan(checkpoint, kept, self.options), name).nbytes)
 
 
-_NOTHING = Request(Selection(), Options())
+_NOTHING = PruneRequest(LayerSelection(), PlanOptions())
 
 
-def plan_as_saved(saved: SavedPlan, checkpoint: Checkpoint, request: Request) -> tuple[Plan, bool]:
+def replan_with_file_options(saved: SavedPlan, checkpoint: Checkpoint, request: PruneRequest) -> tuple[Plan, bool]:
     """`plan_again`, where `request` may say how the files shall look. Raises RequestError where it says more."""
     looks = request.looks()
     plan, same = plan_again(saved, checkpoint)

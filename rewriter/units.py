@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
 
-def size(nbytes: int) -> str:
+from rewriter.errors import RequestError, printable
+
+
+def format_bytes(nbytes: int) -> str:
     """Bytes for people: powers of 1000, as disks are sold."""
     amount = float(nbytes)
     for unit in ("B", "kB", "MB", "GB"):
@@ -13,14 +18,14 @@ def size(nbytes: int) -> str:
     return f"{amount:.3g} TB"
 
 
-def digits(value: float) -> str:
+def format_score(value: float) -> str:
     """A score for people: 0.05315, 12.3 k."""
     if abs(value) < 10_000:
         return f"{value:.4g}"
-    return f"{'-' if value < 0 else ''}{number(abs(value))}"
+    return f"{'-' if value < 0 else ''}{format_count(abs(value))}"
 
 
-def number(count: float) -> str:
+def format_count(count: float) -> str:
     """A count of parameters for people: 2.74 M."""
     amount = float(count)
     for unit in ("", " k", " M", " B"):
@@ -30,6 +35,23 @@ def number(count: float) -> str:
     return f"{amount:.3g} T"
 
 
-def counted(count: int, word: str) -> str:
+def pluralize(count: int, word: str) -> str:
     """`1 layer`, `2 layers`."""
     return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+_SIZE = re.compile(
+    r"(?P<number>[0-9]{1,15}(?:[.][0-9]{1,9})?) ?(?:(?P<scale>[KMGT])(?P<binary>i)?)?B?", re.IGNORECASE | re.ASCII
+)
+
+
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `4GiB` (powers of 1024), `4GB` or `4G` (powers of 1000) or `4000000`."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise RequestError(f"{printable(text)!r} is not a size: write it as 4GiB, 4.5GB or 4000000000")
+    base = 1024 if match["binary"] else 1000
+    return int(Fraction(match["number"]) * base ** _POWER[(match["scale"] or "").lower()])

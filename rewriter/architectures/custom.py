@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from rewriter.architectures.schema import Architecture
-from rewriter.errors import CheckpointError, guess, shown
+from rewriter.errors import CheckpointError, did_you_mean, printable
 from rewriter.system.untrusted import read_toml
 
 
@@ -22,14 +22,14 @@ def load_architecture(path: Path) -> Architecture:
     try:
         return from_values(values)
     except CheckpointError as error:
-        raise CheckpointError(f"{shown(path.name)}: {error}") from None
+        raise CheckpointError(f"{printable(path.name)}: {error}") from None
 
 
 def from_values(values: Mapping[str, Any]) -> Architecture:
     """The entry that `values`, as read from TOML or JSON, describe."""
     entry: Architecture = _built(Architecture, values, "the architecture")
     if entry.format not in ("huggingface", "gguf"):
-        raise CheckpointError(f"format must be huggingface or gguf, not {shown(entry.format)}")
+        raise CheckpointError(f"format must be huggingface or gguf, not {printable(entry.format)}")
     if not entry.stacks or not all(
         stack.name and (stack.prefixes or not stack.stored_layers) for stack in entry.stacks
     ):
@@ -40,15 +40,15 @@ def from_values(values: Mapping[str, Any]) -> Architecture:
 def _built(kind: type[Any], values: object, where: str) -> Any:
     """An instance of the dataclass `kind`; every member is checked against its type."""
     if not isinstance(values, Mapping):
-        raise CheckpointError(f"{shown(where)} must be a table")
+        raise CheckpointError(f"{printable(where)} must be a table")
     hints = get_type_hints(kind)
     for name in values:
         if name not in hints:
-            there = f"there are {', '.join(hints)}{guess(name, hints)}"
-            raise CheckpointError(f"{shown(where)} has no member {shown(name)}; {there}")
+            there = f"there are {', '.join(hints)}{did_you_mean(name, hints)}"
+            raise CheckpointError(f"{printable(where)} has no member {printable(name)}; {there}")
     missing = [each.name for each in fields(kind) if each.default is MISSING and each.name not in values]
     if missing:
-        raise CheckpointError(f"{shown(where)} needs {', '.join(missing)}")
+        raise CheckpointError(f"{printable(where)} needs {', '.join(missing)}")
     return kind(**{name: _member(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 
@@ -57,7 +57,7 @@ def _member(hint: Any, value: object, where: str) -> object:
         return _frozen(value)
     if hint in (str, int, bool):
         if type(value) is not hint:
-            raise CheckpointError(f"{shown(where)} must be of type {hint.__name__}")
+            raise CheckpointError(f"{printable(where)} must be of type {hint.__name__}")
         return value
     return _items(get_args(hint), value, where)
 
@@ -65,10 +65,10 @@ def _member(hint: Any, value: object, where: str) -> object:
 def _items(kinds: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
     """A tuple: of any length if its type ends in `...`, else one member for each type."""
     if not isinstance(value, list):
-        raise CheckpointError(f"{shown(where)} must be an array")
+        raise CheckpointError(f"{printable(where)} must be an array")
     if kinds[-1] is not Ellipsis:
         if len(value) != len(kinds):
-            raise CheckpointError(f"{shown(where)} must hold arrays of {len(kinds)}")
+            raise CheckpointError(f"{printable(where)} must hold arrays of {len(kinds)}")
         return tuple(_member(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if is_dataclass(kinds[0]):
         return tuple(_built(kinds[0], item, where) for item in value)  # type: ignore[arg-type]

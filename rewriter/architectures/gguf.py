@@ -5,7 +5,7 @@ Most rows are a name: what follows their blocks stands under keys that mean the 
 
 from __future__ import annotations
 
-from rewriter.architectures.schema import Architecture, LayerStack, Limit, Pattern, Shared, Stacked
+from rewriter.architectures.schema import Architecture, LayerLimit, Pattern, SharedTensors, StackedTensor, StackRule
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -13,13 +13,13 @@ Fields = tuple[tuple[str, str], ...]
 def _blocks(
     *names: str,
     patterns: tuple[Pattern, ...] = (),
-    limits: tuple[Limit, ...] = (),
+    limits: tuple[LayerLimit, ...] = (),
     fields: Fields = (),
     pins: tuple[tuple[str, str], ...] = (),
-    stacked: tuple[Stacked, ...] = (),
+    stacked: tuple[StackedTensor, ...] = (),
 ) -> tuple[Architecture, ...]:
     """One row for each of `names`: architectures with the single stack `blk.N`."""
-    stack = LayerStack(
+    stack = StackRule(
         name="main",
         prefixes=("blk.",),
         count_key="block_count",
@@ -33,20 +33,20 @@ def _blocks(
     return tuple(Architecture(name=name, format="gguf", stacks=(stack,)) for name in names)
 
 
-def _several(name: str, *stacks: LayerStack) -> tuple[Architecture, ...]:
+def _several(name: str, *stacks: StackRule) -> tuple[Architecture, ...]:
     return (Architecture(name=name, format="gguf", stacks=stacks),)
 
 
 def _never(why: str, *names: str) -> tuple[Architecture, ...]:
-    return _blocks(*names, limits=(Limit(kind="never", why=why),))
+    return _blocks(*names, limits=(LayerLimit(kind="never", why=why),))
 
 
 # ---- which blocks have a window
 
 _WINDOWS = "attention.sliding_window_pattern"
 _NO_WINDOW = "llama.cpp aborts when a window is left that no block has"
-_SOME_WINDOW = Limit(kind="one_having", value=(_WINDOWS, True), why=_NO_WINDOW)
-_SOME_FULL = Limit(kind="one_having", value=(_WINDOWS, False), why="llama.cpp aborts when all blocks have windows")
+_SOME_WINDOW = LayerLimit(kind="one_having", value=(_WINDOWS, True), why=_NO_WINDOW)
+_SOME_FULL = LayerLimit(kind="one_having", value=(_WINDOWS, False), why="llama.cpp aborts when all blocks have windows")
 
 
 def _windows(period: int, *, first: bool = False, never_all: str = _NO_WINDOW, **more: object) -> tuple[Pattern, ...]:
@@ -82,25 +82,25 @@ _RECURRENT = Pattern(
 
 _ONE_KIND = "llama.cpp aborts when all blocks have attention, or all are recurrent"
 _BOTH_KINDS = tuple(
-    Limit(kind="one_having", value=(_RECURRENT.explicit, kind), why=_ONE_KIND) for kind in (True, False)
+    LayerLimit(kind="one_having", value=(_RECURRENT.explicit, kind), why=_ONE_KIND) for kind in (True, False)
 )
 _KV = "attention.head_count_kv"
-_SOME_ATTENTION = Limit(kind="one_besides", value=(_KV, 0), why=_ONE_KIND)
-_SOME_RECURRENT = Limit(kind="one_having", value=(_KV, 0), why=_ONE_KIND)
+_SOME_ATTENTION = LayerLimit(kind="one_besides", value=(_KV, 0), why=_ONE_KIND)
+_SOME_RECURRENT = LayerLimit(kind="one_having", value=(_KV, 0), why=_ONE_KIND)
 _HEADLESS = "llama.cpp takes sizes from the first block, which must have attention heads"
-_FIRST_HAS_HEADS = Limit(kind="not_first", value=("attention.head_count", 0), why=_HEADLESS)
+_FIRST_HAS_HEADS = LayerLimit(kind="not_first", value=("attention.head_count", 0), why=_HEADLESS)
 _HYBRID = (_FIRST_HAS_HEADS, _SOME_ATTENTION, _SOME_RECURRENT)
 _NEMOTRON = (
     _FIRST_HAS_HEADS,
     _SOME_ATTENTION,
-    Limit(kind="one_having", value=(_KV, 0, "feed_forward_length", 0), why=_ONE_KIND),
+    LayerLimit(kind="one_having", value=(_KV, 0, "feed_forward_length", 0), why=_ONE_KIND),
 )
 
 # ---- which blocks choose the tokens that the sparse attention of the next ones looks at
 
 _INDEXERS = "attention.indexer.types"
 _INDEXED = "a block without an indexer uses the choice of the last one before it that has one"
-_SHARED_INDEXERS = Limit(kind="with_source", value=(_INDEXERS, 0), why=_INDEXED)
+_SHARED_INDEXERS = LayerLimit(kind="with_source", value=(_INDEXERS, 0), why=_INDEXED)
 _GLM_INDEXERS = Pattern(
     explicit=_INDEXERS,
     default=4,
@@ -114,45 +114,45 @@ _GLM_INDEXERS = Pattern(
 # ---- what no metadata can change
 
 
-def _counts(*numbers: int, why: str) -> tuple[Limit, ...]:
-    return (Limit(kind="counts", value=numbers, why=why),)
+def _counts(*numbers: int, why: str) -> tuple[LayerLimit, ...]:
+    return (LayerLimit(kind="counts", value=numbers, why=why),)
 
 
 _ROPE_OFF = "llama.cpp turns rope off in every 4th block, by its number"
 _ROPE_ON = "llama.cpp turns rope on in all blocks of exactly 4"
-_ROPE_BY_4 = (Limit(kind="aligned", value=4, why=_ROPE_OFF),)
+_ROPE_BY_4 = (LayerLimit(kind="aligned", value=4, why=_ROPE_OFF),)
 _SCALE = "llama.cpp scales attention by another number for exactly %d layers"
 _BAICHUAN = "llama.cpp uses rope for exactly 32 layers, ALiBi for exactly 40 and neither for others"
 _EXAONE4 = "llama.cpp gives windows, and blocks without rope, to exactly 64 layers"
 _DEEPSTACK = "the blocks that take in vision features must stay: the vision tower gives out as many"
-_MAPPED = Limit(kind="stay_marked", value="deepstack_mapping", why=_DEEPSTACK)
+_MAPPED = LayerLimit(kind="stay_marked", value="deepstack_mapping", why=_DEEPSTACK)
 _VALUE_RESIDUAL = "block 0 makes the values that all others mix in"
 _HALVED = "activations are halved every few blocks, and the weights are stored to match"
-_BANKS = Limit(kind="aligned", value="attn_res.block_size", why="blocks work in groups of attn_res.block_size")
+_BANKS = LayerLimit(kind="aligned", value="attn_res.block_size", why="blocks work in groups of attn_res.block_size")
 _SOURCES = "the last blocks use the keys and values of the two before them"
 _ENCODER = "llama.cpp loads no encoder shorter than its decoder (prune --stack decoder first)"
 _LITE = "llama.cpp reads no attention.q_lora_rank for exactly 26 or 27 layers"
 _GATING = "llama.cpp guesses the missing expert_gating_func by the number of layers, 47 or 48"
 
-_RESCALED = Limit(kind="in_place", value="rescale_every_n_layers", why=_HALVED)
+_RESCALED = LayerLimit(kind="in_place", value="rescale_every_n_layers", why=_HALVED)
 _PER_LAYER_EMBEDDINGS = (
-    Stacked(name="per_layer_token_embd.weight", axis=1),
-    Stacked(name="per_layer_model_proj.weight", axis=0),
+    StackedTensor(name="per_layer_token_embd.weight", axis=1),
+    StackedTensor(name="per_layer_model_proj.weight", axis=0),
 )
 _XIELU: Fields = tuple((f"/xielu.{name}", "scalar_or_per_layer") for name in ("alpha_n", "alpha_p", "beta", "eps"))
 
 # ---- several stacks
 
-_T5_BIAS = (Shared(names=("attn_rel_b.weight",)),)
+_T5_BIAS = (SharedTensors(names=("attn_rel_b.weight",)),)
 
 
-def _t5_encoder(*limits: Limit) -> LayerStack:
-    return LayerStack(
+def _t5_encoder(*limits: LayerLimit) -> StackRule:
+    return StackRule(
         name="encoder", prefixes=("enc.blk.",), count_key="block_count", shared=_T5_BIAS, limits=limits, optional=True
     )
 
 
-_T5_DECODER = LayerStack(
+_T5_DECODER = StackRule(
     name="decoder",
     prefixes=("dec.blk.",),
     count_key="decoder_block_count",
@@ -171,9 +171,9 @@ _MMPROJ: Fields = tuple(
 )  # fmt: skip
 
 
-def _tower(name: str, prefix: str, count_key: str, fields: Fields = (), **more: object) -> LayerStack:
+def _tower(name: str, prefix: str, count_key: str, fields: Fields = (), **more: object) -> StackRule:
     merged = tuple({**dict(_MMPROJ), **dict(fields)}.items())
-    return LayerStack(
+    return StackRule(
         name=name,
         prefixes=(prefix,),
         count_key=count_key,
@@ -196,7 +196,7 @@ _VISION = _tower(
     ),
     named_after=("v.deepstack.",),
     limits=(
-        Limit(kind="stay_named", value="v.deepstack.", why="the language model expects what this block gives out"),
+        LayerLimit(kind="stay_named", value="v.deepstack.", why="the language model expects what this block gives out"),
     ),
 )
 _AUDIO = _tower(
@@ -209,15 +209,15 @@ _SAM = _tower(
     "sam",
     "v.sam.blk.",
     "vision.sam.block_count",
-    limits=(Limit(kind="never", why="llama.cpp knows the blocks with global attention by their numbers"),),
+    limits=(LayerLimit(kind="never", why="llama.cpp knows the blocks with global attention by their numbers"),),
 )
 _LOCAL_AUDIO = _tower("audio_local", "mm.a.local_blk.", "audio.local_block_count")
 
-_POSNET = LayerStack(
+_POSNET = StackRule(
     name="posnet",
     prefixes=("posnet.",),
     count_key="posnet.block_count",
-    limits=(Limit(kind="never", why="the six blocks are of different kinds, by their numbers"),),
+    limits=(LayerLimit(kind="never", why="the six blocks are of different kinds, by their numbers"),),
 )
 
 ENTRIES: tuple[Architecture, ...] = (
@@ -250,7 +250,9 @@ ENTRIES: tuple[Architecture, ...] = (
         "deci",
         limits=(
             _FIRST_HAS_HEADS,
-            Limit(kind="not_last", value=("feed_forward_length", 0), why="the last block must have a feed-forward"),
+            LayerLimit(
+                kind="not_last", value=("feed_forward_length", 0), why="the last block must have a feed-forward"
+            ),
         ),
     ),
     *_blocks("apertus", fields=_XIELU),
@@ -260,14 +262,14 @@ ENTRIES: tuple[Architecture, ...] = (
     *_blocks(
         "gemma3n",
         patterns=_windows(5),
-        limits=(Limit(kind="stay_below", value=20, why="llama.cpp knows the first 20 blocks by their numbers"),),
+        limits=(LayerLimit(kind="stay_below", value=20, why="llama.cpp knows the first 20 blocks by their numbers"),),
         fields=(("activation_sparsity_scale", "per_layer"),),
         stacked=_PER_LAYER_EMBEDDINGS,
     ),
     *_blocks(
         "gemma4",
         limits=(
-            Limit(kind="stay_before_tail", value=("attention.shared_kv_layers", 2), why=_SOURCES),
+            LayerLimit(kind="stay_before_tail", value=("attention.shared_kv_layers", 2), why=_SOURCES),
             _SOME_WINDOW,
             _SOME_FULL,
         ),
@@ -285,8 +287,8 @@ ENTRIES: tuple[Architecture, ...] = (
         "smallthinker",
         patterns=_windows(4, first=True, when=_IF_WIDE),
         limits=(
-            Limit(kind="aligned_with", value=("attention.sliding_window", 4), why=_ROPE_OFF),
-            Limit(kind="counts_with", value=("attention.sliding_window", 4), why=_ROPE_ON),
+            LayerLimit(kind="aligned_with", value=("attention.sliding_window", 4), why=_ROPE_OFF),
+            LayerLimit(kind="counts_with", value=("attention.sliding_window", 4), why=_ROPE_ON),
         ),
     ),
     *_blocks("qwen3next", "qwen35", "qwen35moe", patterns=(_RECURRENT,), limits=_BOTH_KINDS),
@@ -294,7 +296,7 @@ ENTRIES: tuple[Architecture, ...] = (
         "qwen4exp",
         patterns=(_RECURRENT,),
         limits=(
-            Limit(kind="stay_listed", value="ple.layers", why="the block with the n-gram embeddings must stay"),
+            LayerLimit(kind="stay_listed", value="ple.layers", why="the block with the n-gram embeddings must stay"),
             *_BOTH_KINDS,
         ),
     ),
@@ -302,12 +304,12 @@ ENTRIES: tuple[Architecture, ...] = (
         "qwen3vl",
         "qwen3vlmoe",
         "qwen3tts",
-        limits=(Limit(kind="stay_below", value="n_deepstack_layers", why=_DEEPSTACK),),
+        limits=(LayerLimit(kind="stay_below", value="n_deepstack_layers", why=_DEEPSTACK),),
     ),
     *_blocks("granite", limits=(_MAPPED,)),
     *_blocks("granite_swa", limits=(_MAPPED, _SOME_WINDOW)),
     *_blocks("rwkv6", "rwkv6qwen2", limits=(_RESCALED,)),
-    *_blocks("rwkv7", "arwkv7", limits=(Limit(kind="stay", value=0, why=_VALUE_RESIDUAL),)),
+    *_blocks("rwkv7", "arwkv7", limits=(LayerLimit(kind="stay", value=0, why=_VALUE_RESIDUAL),)),
     *_blocks("kimi-k3", limits=(_BANKS, *_HYBRID)),
     *_blocks("glm-dsa", patterns=(_GLM_INDEXERS,), limits=(_SHARED_INDEXERS,)),
     *_blocks("hy_v4", limits=(_SHARED_INDEXERS,)),
@@ -319,8 +321,8 @@ ENTRIES: tuple[Architecture, ...] = (
         "mistral4",
         pins=(("attention.q_lora_rank", "0"),),
         limits=(
-            Limit(kind="counts_with", value=("attention.q_lora_rank", 26, 27), why=_LITE),
-            Limit(kind="counts_without", value=("expert_gating_func", 47, 48), why=_GATING),
+            LayerLimit(kind="counts_with", value=("attention.q_lora_rank", 26, 27), why=_LITE),
+            LayerLimit(kind="counts_without", value=("expert_gating_func", 47, 48), why=_GATING),
         ),
     ),
     *_blocks("minicpm", pins=(("residual_scale", "1.4/sqrt(count)"),)),
@@ -332,11 +334,11 @@ ENTRIES: tuple[Architecture, ...] = (
     *_never("a draft model has one block only", "eagle3"),
     *_never("a draft model uses keys and values of its target's blocks", "gemma4-assistant"),
     *_never("a router stands after the last block, under its number", "graniteswitch"),
-    *_several("t5", _T5_DECODER, _t5_encoder(Limit(kind="as_long_as", value="decoder", why=_ENCODER))),
+    *_several("t5", _T5_DECODER, _t5_encoder(LayerLimit(kind="as_long_as", value="decoder", why=_ENCODER))),
     *_several("t5encoder", _t5_encoder()),
     *_several(
         "wavtokenizer-dec",
-        LayerStack(name="convnext", prefixes=("convnext.",), count_key="convnext.block_count"),
+        StackRule(name="convnext", prefixes=("convnext.",), count_key="convnext.block_count"),
         _POSNET,
     ),
     *_several("clip", _VISION, _AUDIO, _SAM, _LOCAL_AUDIO),

@@ -14,9 +14,9 @@ from functools import lru_cache
 
 from rewriter.architectures import gguf
 from rewriter.architectures.huggingface import common
-from rewriter.architectures.schema import Architecture, LayerStack, Limit
+from rewriter.architectures.schema import Architecture, LayerLimit, StackRule
 from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, Checkpoint
-from rewriter.errors import CheckpointError, RequestError, UnsupportedError, guess, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, did_you_mean, printable
 
 _ENTRIES = {(entry.format, entry.name): entry for entry in (*common.ENTRIES, *gguf.ENTRIES)}
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
@@ -37,7 +37,7 @@ class Stack:
     count once more and that no loader of the entry reads.
     """
 
-    entry: LayerStack
+    entry: StackRule
     prefix: str
     count: int
     scope: str = ""
@@ -118,12 +118,13 @@ def named_entry(name: str) -> Architecture:
     found = [entry for entry in entries() if entry.name == rest and table in ("", entry.format)]
     if len(found) > 1:
         raise RequestError(
-            f"both tables have {shown(rest)}: write {' or '.join(f'{e.format}/{e.name}' for e in found)}"
+            f"both tables have {printable(rest)}: write {' or '.join(f'{e.format}/{e.name}' for e in found)}"
         )
     if not found:
         known = [each for entry in entries() for each in (entry.name, f"{entry.format}/{entry.name}")]
         raise RequestError(
-            f"there is no entry {shown(name)}; rewriter list architectures shows those there are{guess(name, known)}"
+            f"there is no entry {printable(name)}; rewriter list architectures shows those there "
+            f"are{did_you_mean(name, known)}"
         )
     return found[0]
 
@@ -140,7 +141,7 @@ def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, 
     if not stacks:
         expected = " or ".join(entry.prefixes[0] + "N" for entry in architecture.stacks)
         raise UnsupportedError(
-            f"the tensors of this {shown(checkpoint.architecture)} file show no layers (expected {expected})"
+            f"the tensors of this {printable(checkpoint.architecture)} file show no layers (expected {expected})"
         )
     return stacks
 
@@ -186,7 +187,7 @@ def _agrees(checkpoint: Checkpoint, stack: Stack, key: str) -> bool:
     return type(value) is int and value == stack.count
 
 
-def _rules_of(checkpoint: Checkpoint, entry: LayerStack) -> LayerStack:
+def _rules_of(checkpoint: Checkpoint, entry: StackRule) -> StackRule:
     """`entry` with the rules of the model type that its nested config names, if there is one in the table.
 
     Where it names none, loaders take their own: `llama4_text` for the `text_config` of a `llama4`.
@@ -196,7 +197,9 @@ def _rules_of(checkpoint: Checkpoint, entry: LayerStack) -> LayerStack:
     nested = _ENTRIES.get((HUGGINGFACE, own if named is None else str(named))) if entry.like else None
     if nested is None:
         known = not isinstance(named, str) or named.startswith(checkpoint.architecture)
-        unknown = Limit(kind="never", why=f"there are no rules for the architecture {shown(named)} of {entry.like}")
+        unknown = LayerLimit(
+            kind="never", why=f"there are no rules for the architecture {printable(named)} of {entry.like}"
+        )
         return entry if known else replace(entry, limits=(*entry.limits, unknown))
     main = nested.stacks[0]
     return replace(
@@ -218,7 +221,7 @@ def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tu
     first = architecture.stacks[0]
     if stacks and first.name not in there and not first.optional:
         raise UnsupportedError(
-            f"the tensors show no stack {first.name} under a known name such as {shown(first.prefixes[0])}N, only "
+            f"the tensors show no stack {first.name} under a known name such as {printable(first.prefixes[0])}N, only "
             f"{', '.join(there)}"
         )
     for entry in architecture.stacks:
@@ -226,11 +229,11 @@ def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tu
         if stacks and entry.name not in there and not entry.optional and type(stated) is int and stated > 0:
             raise UnsupportedError(
                 f"the metadata counts {stated} layers in stack {entry.name}, the tensors show none under a known name "
-                f"such as {shown(entry.prefixes[0])}N"
+                f"such as {printable(entry.prefixes[0])}N"
             )
 
 
-def _resolved(checkpoint: Checkpoint, names: tuple[str, ...], entry: LayerStack) -> Stack | None:
+def _resolved(checkpoint: Checkpoint, names: tuple[str, ...], entry: StackRule) -> Stack | None:
     entry = _rules_of(checkpoint, entry)
     stack = _with_keys(checkpoint, entry)
     if not entry.stored_layers:  # all layers share one: the metadata alone counts them
@@ -244,7 +247,7 @@ def _resolved(checkpoint: Checkpoint, names: tuple[str, ...], entry: LayerStack)
     return replace(stack, prefix=prefix, count=total - predictions, predictions=predictions)
 
 
-def _with_keys(checkpoint: Checkpoint, entry: LayerStack) -> Stack:
+def _with_keys(checkpoint: Checkpoint, entry: StackRule) -> Stack:
     """In a GGUF every key starts with the architecture; in a config.json the nesting says what a key is about."""
     if table_of(checkpoint) == HUGGINGFACE:
         scope = entry.count_key.rpartition(".")[0]
@@ -272,7 +275,7 @@ def _prefix(names: tuple[str, ...], spellings: Iterable[str]) -> str:
         ends = tuple("." + spelling for spelling in spellings)
         there = [prefix for prefix in lists if prefix.endswith(ends)]
     if len(there) > 1:
-        raise CheckpointError(f"layers stand under several names: {', '.join(map(shown, there[:4]))}")
+        raise CheckpointError(f"layers stand under several names: {', '.join(map(printable, there[:4]))}")
     return there[0] if there else ""
 
 
@@ -309,7 +312,7 @@ def _lists_of(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, None]]:
 def _count(names: tuple[str, ...], prefix: str) -> int:
     labels = dict.fromkeys(name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix))
     if flaw := _flaw(labels):
-        raise CheckpointError(f"tensors {shown(prefix)}N: {flaw}")
+        raise CheckpointError(f"tensors {printable(prefix)}N: {flaw}")
     return len(labels)
 
 
@@ -317,7 +320,7 @@ def _flaw(labels: Mapping[str, None]) -> str:
     """What keeps `labels` from being the layer numbers 0, 1, 2, ...; "" if nothing does."""
     for label in labels:
         if not _NUMBER.fullmatch(label):
-            return f"{shown(label)!r} is not a layer number"
+            return f"{printable(label)!r} is not a layer number"
     if len(labels) > MOST_LAYERS:
         return f"{len(labels)} layers are more than {MOST_LAYERS}"
     missing = next((number for number in range(len(labels)) if str(number) not in labels), None)
@@ -333,8 +336,8 @@ def select(stacks: tuple[Stack, ...], name: str) -> Stack:
         return stacks[0]
     there = ", ".join(stack.name for stack in stacks)
     alias = "" if stacks[0].name == "main" else f" (main is {stacks[0].name})"
-    hint = guess(name, ["main", *(stack.name for stack in stacks)], "--stack ")
-    raise RequestError(f"there is no stack {shown(name)!r} here; this checkpoint has: {there}{alias}{hint}")
+    hint = did_you_mean(name, ["main", *(stack.name for stack in stacks)], "--stack ")
+    raise RequestError(f"there is no stack {printable(name)!r} here; this checkpoint has: {there}{alias}{hint}")
 
 
 def generic(checkpoint: Checkpoint) -> Architecture:
@@ -355,8 +358,8 @@ def generic(checkpoint: Checkpoint) -> Architecture:
 
 
 def _seen(counts: dict[str, int], keys: dict[str, tuple[int, ...]]) -> str:
-    lists = ", ".join(f"{shown(prefix)}N has {number}" for prefix, number in list(counts.items())[:4])
-    stated = ", ".join(f"{shown(key)} is {values[0]}" for key, values in list(keys.items())[:4])
+    lists = ", ".join(f"{printable(prefix)}N has {number}" for prefix, number in list(counts.items())[:4])
+    stated = ", ".join(f"{printable(key)} is {values[0]}" for key, values in list(keys.items())[:4])
     return f"lists in the tensors: {lists or 'none'}; counts in the metadata: {stated or 'none'}"
 
 
@@ -364,7 +367,7 @@ def _generic_entry(checkpoint: Checkpoint, prefix: str, keys: list[str]) -> Arch
     table = table_of(checkpoint)
     first = keys[0].rpartition(".")[2] if table == GGUF else keys[0]
     aliases = tuple(key.rpartition(".")[2] for key in keys[1:])
-    stack = LayerStack(
+    stack = StackRule(
         name="main", prefixes=(prefix,), count_key=first, aliases=aliases, prediction_key=_PREDICTION_KEYS[table]
     )
     return Architecture(name=checkpoint.architecture or "unknown", format=table, stacks=(stack,))
@@ -392,7 +395,7 @@ def all_stacks(checkpoint: Checkpoint, architecture: Architecture | None) -> tup
         return resolve(checkpoint, architecture)
     lists = _lists_of(checkpoint)
     return tuple(
-        Stack(LayerStack(name=prefix.rstrip("."), prefixes=(prefix,), count_key=""), prefix, len(labels))
+        Stack(StackRule(name=prefix.rstrip("."), prefixes=(prefix,), count_key=""), prefix, len(labels))
         for prefix, labels in lists.items()
         if len(labels) > 1 and not _flaw(labels)
     )

@@ -53,7 +53,7 @@ class Pattern:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class LayerLimit:
     """What a loader ties to a layer's number and no metadata can change."""
 
     kind: str  # a function of rewriter.planning.constraints.limit_kinds: see the kinds
@@ -63,7 +63,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class SharedTensors:
     """Tensors stored once, under the first layer of a kind, that all layers of that kind use.
 
     `names` are the beginnings of what follows the layer's number. The kind is an entry of the per-layer list `key`;
@@ -78,7 +78,7 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stacked:
+class StackedTensor:
     """A tensor that holds something for every layer side by side: `axis` 0 is the outermost dimension.
 
     `lead` entries belong to no layer and come first. The name stands beside the stack, or is a whole name.
@@ -90,7 +90,7 @@ class Stacked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerStack:
+class StackRule:
     """One list of layers. Keys are relative to the stack's scope.
 
     The scope is the part of `count_key` before its last dot on the Hugging Face side (`text_config`), and
@@ -109,15 +109,15 @@ class LayerStack:
     # key -> formula, written where the key is absent: the loader derives it from the count
     pins: tuple[tuple[str, str], ...] = ()
     patterns: tuple[Pattern, ...] = ()  # what a loader makes of a layer's number, with a list that overrides it
-    limits: tuple[Limit, ...] = ()  # which layers may not go
+    limits: tuple[LayerLimit, ...] = ()  # which layers may not go
     beside: tuple[str, ...] = ()  # lists beside the stack numbered like it: heads of its layers
     named_after: tuple[str, ...] = ()  # whole names, up to the number, of lists with entries for some of its layers
     # lists numbered by position: (name before the number, the list, "" for a list of layer numbers or the entry that
     # those layers have in a per-layer list)
     by_position: tuple[tuple[str, str, str], ...] = ()
-    shared: tuple[Shared, ...] = ()  # tensors of one layer that others use too
+    shared: tuple[SharedTensors, ...] = ()  # tensors of one layer that others use too
     absent_in_first: tuple[str, ...] = ()  # tensors that a loader does not expect in layer 0
-    stacked: tuple[Stacked, ...] = ()  # tensors with a slice for every layer
+    stacked: tuple[StackedTensor, ...] = ()  # tensors with a slice for every layer
     prediction_key: str = ""  # how many prediction layers follow the main ones in the tensors
     optional: bool = False  # a file may hold only the other stacks, whatever its metadata counts
     like: str = ""  # a nested config with a model type of its own: this stack has the rules of that type's main one
@@ -133,6 +133,6 @@ class Architecture:
 
     name: str  # the model_type, or general.architecture
     format: str  # huggingface or gguf
-    stacks: tuple[LayerStack, ...]
+    stacks: tuple[StackRule, ...]
     shown_by: tuple[str, ...] = ()  # lists whose names alone show it, in a lone file without a config
     warnings: tuple[tuple[str, str], ...] = ()  # a key that is set, or "" -> what dropping layers then changes

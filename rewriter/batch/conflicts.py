@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from rewriter.errors import RequestError, shown
+from rewriter.errors import RequestError, printable
 
 # What the names of one output's files end in; only names that are alike before it are asked whether they would go.
 _TAIL = re.compile(r"(-[0-9]+-of-[0-9]+)?([.]gguf|[.]safetensors)?([.](config|rewriter)[.]json)?\Z")
@@ -44,16 +44,16 @@ def check(claims: Collection[Claim]) -> None:
     writers = _writers(claims)
     readers = {path: claim for claim in claims for path in claim.reads}
     for path, claim in writers.items():
-        would = f"job {claim.number} would write {shown(path, 200)}"
+        would = f"job {claim.number} would write {printable(path, 200)}"
         if reader := next((readers[each] for each in (path, *_above(path)) if each in readers), None):
             raise RequestError(f"{would}, {_read_by(reader)}")
         outer = next((each for each in _above(path) if writers.get(each, claim) is not claim), None)
         if outer is not None:
-            where = f"{shown(outer, 200)}, the output of job {writers[outer].number}"
+            where = f"{printable(outer, 200)}, the output of job {writers[outer].number}"
             raise RequestError(f"job {claim.number} would write into {where}")
     for path, claim in readers.items():
         if writer := next((writers[each] for each in _above(path) if each in writers), None):
-            raise RequestError(f"job {writer.number} would write where {shown(path, 200)} is, {_read_by(claim)}")
+            raise RequestError(f"job {writer.number} would write where {printable(path, 200)} is, {_read_by(claim)}")
     _check_others(claims, writers, readers)
 
 
@@ -65,7 +65,7 @@ def _writers(claims: Iterable[Claim]) -> dict[str, Claim]:
                 numbers = sorted({other.number, claim.number})
                 both = f"job{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}"
                 hint = "name in output what differs, such as {stem}-{ratio}"
-                raise RequestError(f"{both} would write {shown(path, 200)} twice; {hint}")
+                raise RequestError(f"{both} would write {printable(path, 200)} twice; {hint}")
     return writers
 
 
@@ -79,7 +79,7 @@ def _check_others(claims: Iterable[Claim], writers: Mapping[str, Claim], readers
         for name, other in near.get(_stem(claim.writes[0]), ()) if claim.others else ():
             if other is not claim and matches(name):
                 whose = f"which job {other.number} writes or reads: {_SPLIT}" if other.number else _OWN
-                raise RequestError(f"job {claim.number} may remove {shown(name, 200)}, {whose}")
+                raise RequestError(f"job {claim.number} may remove {printable(name, 200)}, {whose}")
 
 
 def _stem(path: str) -> tuple[str, str]:

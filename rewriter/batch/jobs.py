@@ -28,10 +28,10 @@ from string import Formatter
 from typing import Any
 
 from rewriter.batch.conflicts import Claim, check, real
-from rewriter.errors import CheckpointError, RequestError, guess, shown
-from rewriter.layout.output import Writing
-from rewriter.request import Request
-from rewriter.system.untrusted import TooLongError, read_toml, within
+from rewriter.errors import CheckpointError, RequestError, did_you_mean, printable
+from rewriter.layout.output import WriteOptions
+from rewriter.request import PruneRequest
+from rewriter.system.untrusted import TooLongError, read_toml, time_limit
 
 _LISTED = ("drop", "keep", "strategy", "count", "ratio", "target-size")  # a list of these means several outputs
 _EXACT = ("drop", "keep", "plan")
@@ -62,8 +62,8 @@ class Key:
 class Settings:
     """What the options of a job say. `plan` is the path of a saved plan."""
 
-    request: Request
-    how: Writing
+    request: PruneRequest
+    how: WriteOptions
     plan: str | None = None
 
 
@@ -124,7 +124,7 @@ def read_batch(
     asked = (_jobs(_inherited(defaults, table), number, folder, settings) for number, table in enumerate(tables, 1))
     found = list(islice(chain.from_iterable(asked), _MOST_JOBS + 1))
     if len(found) > _MOST_JOBS:
-        raise RequestError(f"{shown(path.name)} asks for more than {_MOST_JOBS} outputs: make it several batches")
+        raise RequestError(f"{printable(path.name)} asks for more than {_MOST_JOBS} outputs: make it several batches")
     outputs = {os.path.realpath(each) for each in (*made, *kept)} | {real(each.job.output) for each in found}
     split = {real(each.job.output) for each in found if _is_split(each.job)}
     ours = [each for each in found if each.matched and _is_ours(each.job.source, outputs, split)]
@@ -135,7 +135,7 @@ def read_batch(
     if not left:
         raise CheckpointError(
             f"nothing is to be done: all that the patterns match are outputs of this batch, such as "
-            f"{shown(sources[0], 200)}"
+            f"{printable(sources[0], 200)}"
         )
     return Batch(tuple(each.job for each in left), own, sources)
 
@@ -148,10 +148,10 @@ def claim(job: Job) -> Claim:
 def _tables(path: Path, keys: Mapping[str, Key]) -> tuple[list[Values], Values]:
     """The jobs and the defaults, every key known and every value of its type."""
     value = read_toml(path)
-    _check_names(value, ("defaults", "job"), shown(path.name))
+    _check_names(value, ("defaults", "job"), printable(path.name))
     jobs, defaults = value.get("job"), value.get("defaults", {})
     if not isinstance(jobs, list) or not jobs:
-        raise RequestError(f"{shown(path.name)} has no job: write [[job]] with source, output and what to drop")
+        raise RequestError(f"{printable(path.name)} has no job: write [[job]] with source, output and what to drop")
     for number, table in enumerate((defaults, *jobs)):
         where = f"job {number}" if number else "defaults"
         if not isinstance(table, dict):
@@ -168,8 +168,8 @@ def _check_names(table: Iterable[str], known: Iterable[str], where: str) -> None
         if name not in known:
             if name in _ELSEWHERE:
                 raise RequestError(f"{where}: {name} is no key: {_ELSEWHERE[name]}")
-            hint = guess(name.replace("_", "-"), known) or f"; there are {', '.join(known)}"
-            raise RequestError(f"{where} has an unknown key {shown(name)!r}{hint}")
+            hint = did_you_mean(name.replace("_", "-"), known) or f"; there are {', '.join(known)}"
+            raise RequestError(f"{where} has an unknown key {printable(name)!r}{hint}")
 
 
 def _check_value(name: str, value: Any, key: Key, where: str) -> None:
@@ -181,9 +181,9 @@ def _check_value(name: str, value: Any, key: Key, where: str) -> None:
             kinds = (str, int)
         if not _is_a(each, kinds):
             words = {bool: "true or false", int: "a whole number", float: "a number"}.get(key.kind, "a text")
-            raise RequestError(f"{where}: {name} must be {words}, not {shown(each)!r}")
+            raise RequestError(f"{where}: {name} must be {words}, not {printable(each)!r}")
         if key.least is not None and each < key.least:
-            raise RequestError(f"{where}: {name} must be at least {key.least}, not {shown(each)}")
+            raise RequestError(f"{where}: {name} must be at least {key.least}, not {printable(each)}")
     if several and not value:
         raise RequestError(f"{where}: {name} is an empty list")
 
@@ -247,19 +247,19 @@ def _sources(folder: Path, text: str, where: str) -> tuple[list[str], bool]:
     if os.path.lexists(path) or not glob.has_magic(text):
         return [path], False
     try:
-        with within(_SECONDS):
+        with time_limit(_SECONDS):
             found = sorted(os.path.normpath(each) for each in glob.glob(path, recursive=True))
     except TooLongError:
-        raise RequestError(f"{where}: {shown(text, 200)} has too many matches to look at") from None
+        raise RequestError(f"{where}: {printable(text, 200)} has too many matches to look at") from None
     sources = [each for each in found if not _SPLIT.search(each) or "-00001-of-" in each]
     if not sources:
-        raise RequestError(f"{where}: nothing matches {shown(text, 200)}")
+        raise RequestError(f"{where}: nothing matches {printable(text, 200)}")
     return sources, True
 
 
 def _absolute(folder: Path, text: str, where: str) -> str:
     if "\0" in text or len(text) > LONGEST_PATH:
-        raise RequestError(f"{where}: {shown(text)!r} is no path")
+        raise RequestError(f"{where}: {printable(text)!r} is no path")
     return os.path.normpath(folder / os.path.expanduser(text))
 
 
@@ -283,11 +283,11 @@ def _filled(template: str, words: Mapping[str, str], where: str) -> str:
     try:
         parts = [(text, name, spec, way) for text, name, spec, way in Formatter().parse(template)]
     except ValueError as error:
-        raise RequestError(f"{where}: {shown(template, 80)!r} is no template: {error}") from None
+        raise RequestError(f"{where}: {printable(template, 80)!r} is no template: {error}") from None
     result = ""
     for text, name, spec, way in parts:
         if name is not None and (name not in words or spec or way):
-            raise RequestError(f"{where}: {{{shown(name)}}} has no value here; there are {', '.join(words)}")
+            raise RequestError(f"{where}: {{{printable(name)}}} has no value here; there are {', '.join(words)}")
         result += text + ("" if name is None else words[name].replace("/", "-"))
     return result
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from rewriter.batch.jobs import LONGEST_PATH, Job
-from rewriter.checkpoint import Checkpoint, Document, Shard, SideFile, Stamp
-from rewriter.errors import CheckpointError, OutputError, reason, shown
+from rewriter.checkpoint import Checkpoint, Document, FileStamp, Shard, SideFile
+from rewriter.errors import CheckpointError, OutputError, os_reason, printable
 from rewriter.formats import json_edit
-from rewriter.system.files import named, stamp
+from rewriter.system.files import file_stamp, printable_name
 from rewriter.system.untrusted import read_whole
 from rewriter.writing.staging import append, sync
 
@@ -126,16 +126,16 @@ class Results:
         self._lock = threading.Lock()
         self.lines: dict[str, Line] = {}
         if not path.parent.is_dir():
-            raise OutputError(f"the folder {shown(path.parent)} does not exist; make it first")
+            raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
         try:
             raw = read_whole(path, _LIMIT) if os.path.lexists(path) else b""
         except OSError as error:
-            raise OutputError(f"cannot read {named(path)}: {reason(error)}") from None
+            raise OutputError(f"cannot read {printable_name(path)}: {os_reason(error)}") from None
         foreign = bool(raw) and (_START not in raw or raw.count(b"\n") > _MOST_LINES)
         texts = () if foreign else raw.decode(errors="replace").splitlines()
         self._whole = [self._read(text) for text in texts].count(False) == 0
         if foreign or sum(len(line.get("files", ())) for line in self.lines.values()) > _MOST_FILES:
-            raise OutputError(f"{named(path)} is no file of results: --results names another")
+            raise OutputError(f"{printable_name(path)} is no file of results: --results names another")
 
     @property
     def outputs(self) -> list[str]:
@@ -189,7 +189,7 @@ def _text(line: Line) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def fingerprint(job: Job, checkpoint: Checkpoint, others: Iterable[Stamp]) -> str:
+def fingerprint(job: Job, checkpoint: Checkpoint, others: Iterable[FileStamp]) -> str:
     """A hash of all that the output of `job` follows from; `others` are the stamps of what else is read."""
     files: tuple[Shard | Document | SideFile, ...] = (
         *checkpoint.shards, *checkpoint.documents, *checkpoint.side_files,
@@ -219,7 +219,7 @@ def stamps(job: Job, names: Iterable[str]) -> list[Line | None]:
 
 def _stamp(job: Job, name: str) -> Line | None:
     try:
-        found = stamp(os.path.join(_folder(job.output), name))
+        found = file_stamp(os.path.join(_folder(job.output), name))
     except CheckpointError:
         return None
     return {"name": name, "bytes": found.size, "mtime_ns": found.mtime_ns}

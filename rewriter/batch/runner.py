@@ -22,15 +22,15 @@ from typing import Any, TypeVar
 from rewriter.batch.conflicts import Claim, check
 from rewriter.batch.jobs import Batch, Job, claim
 from rewriter.batch.results import DONE, FAILED, RUNNING, SKIPPED, STOPPED, Line, Results, fingerprint, is_done, stamps
-from rewriter.errors import CheckpointError, RequestError, RewriterError, reason_by_file, shown
+from rewriter.errors import CheckpointError, RequestError, RewriterError, os_reason_with_path, printable
 from rewriter.formats import json_edit, open_checkpoint
-from rewriter.layout.output import Output, Writing
+from rewriter.layout.output import Output, WriteOptions
 from rewriter.planning.plan import Plan
 from rewriter.planning.saved_plan import SavedPlan, load_plan, plan_again, saved_plan
 from rewriter.report.json_values import describe_plan
-from rewriter.request import Request, plan_as_saved
+from rewriter.request import PruneRequest, replan_with_file_options
 from rewriter.system.calls import free_bytes
-from rewriter.system.files import stamp
+from rewriter.system.files import file_stamp
 from rewriter.writing.distribute import as_ours, failure
 from rewriter.writing.execute import check_place, clear_killed, disk_needed, was_killed
 from rewriter.writing.staging import staging_path
@@ -89,7 +89,7 @@ class Choice:
 
 def _seen_from() -> str:
     """On a cluster it matters which machine misses a file."""
-    return f", seen from {shown(platform.node())}" if "distributed.worker" in sys.modules else ""
+    return f", seen from {printable(platform.node())}" if "distributed.worker" in sys.modules else ""
 
 
 def look(job: Job, line: Line | None) -> Prepared:
@@ -97,9 +97,9 @@ def look(job: Job, line: Line | None) -> Prepared:
     try:
         for path in job.read:
             if not os.path.exists(path):
-                raise CheckpointError(f"{shown(path, 200)} is not there{_seen_from()}")
+                raise CheckpointError(f"{printable(path, 200)} is not there{_seen_from()}")
         checkpoint, others = open_checkpoint(job.source), _others(job)
-        found = fingerprint(job, checkpoint, map(stamp, others))
+        found = fingerprint(job, checkpoint, map(file_stamp, others))
     except RewriterError as error:
         return Prepared(job, claim(job), error=str(error))
     files = [file.path for part in (checkpoint.shards, checkpoint.documents, checkpoint.side_files) for file in part]
@@ -124,15 +124,15 @@ def _writing(claimed: Claim, names: Iterable[str], directory: bool) -> Claim:
     return replace(claimed, writes=tuple(map(str, (output, *files, staging_path(output)))))
 
 
-def choose(path: str, request: Request) -> Choice:
+def choose(path: str, request: PruneRequest) -> Choice:
     """The layers that `request` keeps of the file at `path`."""
     told: list[str] = []
     try:
         name = os.path.basename(path)
         plan = request.plan(open_checkpoint(path), name, told.append)
-        return Choice(_saved(describe_plan(plan, Output((), False, ()))), (f"chosen on {shown(name, 80)}", *told))
+        return Choice(_saved(describe_plan(plan, Output((), False, ()))), (f"chosen on {printable(name, 80)}", *told))
     except RewriterError as error:
-        return Choice(error=f"{shown(os.path.basename(path), 80)}: {error}")
+        return Choice(error=f"{printable(os.path.basename(path), 80)}: {error}")
 
 
 def prepare(prepared: Prepared, choice: Choice | None) -> Prepared:
@@ -152,13 +152,13 @@ def prepare(prepared: Prepared, choice: Choice | None) -> Prepared:
     except RewriterError as error:
         return replace(prepared, claim=claimed, error=str(error))
     except OSError as error:
-        return replace(prepared, claim=claimed, error=reason_by_file(error))
-    described = json_edit.plain(describe_plan(plan, output))
+        return replace(prepared, claim=claimed, error=os_reason_with_path(error))
+    described = json_edit.json_roundtrip(describe_plan(plan, output))
     work = output.nbytes + output.hashed
     return replace(prepared, claim=claimed, plan=described, needed=needed, work=work, told=tuple(told))
 
 
-def _check_place(output: Output, destination: Path, how: Writing) -> None:
+def _check_place(output: Output, destination: Path, how: WriteOptions) -> None:
     """Raise OutputError for an output that must not go there; folders that are not there yet are made later."""
     if os.path.lexists(destination.parent) and not was_killed(destination):
         check_place(output, destination, how)
@@ -169,14 +169,14 @@ def _plan(job: Job, choice: Choice | None, told: Callable[[str], None]) -> Plan:
     if job.settings.plan is not None:
         if choice:
             raise RequestError("plan says which layers stay: it cannot be combined with choose-on")
-        return plan_as_saved(load_plan(job.settings.plan), checkpoint, request)[0]
+        return replan_with_file_options(load_plan(job.settings.plan), checkpoint, request)[0]
     if choice and choice.saved:
         return plan_again(choice.saved, checkpoint)[0]
     return request.plan(checkpoint, os.path.basename(job.output), told)
 
 
 def _saved(described: Mapping[str, Any]) -> SavedPlan:
-    return saved_plan(json_edit.plain(described), "the plan")
+    return saved_plan(json_edit.json_roundtrip(described), "the plan")
 
 
 def existing_folder(path: str) -> Path:
@@ -280,8 +280,8 @@ class Run:
     def _write(self, each: Prepared, told: Callable[[str], None]) -> Output:
         job, checkpoint = each.job, open_checkpoint(each.job.source)
         plan, same = plan_again(_saved(each.plan or {}), checkpoint)
-        if not same or fingerprint(job, checkpoint, map(stamp, _others(job))) != each.fingerprint:
-            raise CheckpointError(f"{shown(checkpoint.name, 80)} has changed since it was planned")
+        if not same or fingerprint(job, checkpoint, map(file_stamp, _others(job))) != each.fingerprint:
+            raise CheckpointError(f"{printable(checkpoint.name, 80)} has changed since it was planned")
         files = [{"name": file["name"], "bytes": file["bytes"]} for file in (each.plan or {})["files"]]
         before = stamps(job, [file["name"] for file in files])
         os.makedirs(os.path.dirname(job.output), exist_ok=True)
@@ -323,7 +323,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, BrokenExecutor):
         return "its worker process was killed"
     if isinstance(error, OSError):
-        return reason_by_file(error)
+        return os_reason_with_path(error)
     return str(as_ours(error, "the plan"))
 
 

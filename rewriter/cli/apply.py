@@ -10,10 +10,10 @@ import typer
 from rewriter.cli import console, verbose
 from rewriter.cli.companions import Along, described_along, lines_of, texts
 from rewriter.cli.state import Progress
-from rewriter.layout.output import Writing
+from rewriter.layout.output import WriteOptions
 from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.saved_plan import open_plan
-from rewriter.planning.selection.choose import Options
 from rewriter.writing.write import write
 
 
@@ -52,12 +52,12 @@ def apply(
 
     Example: `rewriter apply smaller.gguf imatrix.gguf imatrix-smaller.gguf`
     """
-    options = Options(force=force, strict=strict, keep_fields=tuple(keep_field or ()), provenance=not no_provenance)
+    options = PlanOptions(force=force, strict=strict, keep_fields=tuple(keep_field or ()), provenance=not no_provenance)
     made = Along(plan_along(open_plan(plan), verbose.opened(file), options, base), destination)
     verbose.planned(made.plan)
     (described,) = described_along([made])
     if not dry_run:
-        write(made.plan, destination, Writing(overwrite, verify), committed=_committed, told=console.note)
+        write(made.plan, destination, WriteOptions(overwrite, verify), committed=_committed, told=console.note)
     if json:
         console.print_json(described)
     else:

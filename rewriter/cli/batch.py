@@ -21,9 +21,9 @@ from rewriter.cli import console
 from rewriter.cli.batch_keys import KEYS, as_keys, settings
 from rewriter.cli.batch_progress import WORDS, said, watched
 from rewriter.cli.state import Progress, Stopped
-from rewriter.errors import CheckpointError, OutputError, reason, shown
+from rewriter.errors import CheckpointError, OutputError, os_reason, printable
 from rewriter.system.calls import READING, lock
-from rewriter.system.files import named
+from rewriter.system.files import printable_name
 from rewriter.system.signals import SIGNALS
 from rewriter.writing.executors import DEFAULT_WORKERS, workers
 
@@ -107,12 +107,12 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path, READING)
     except OSError as error:
-        raise CheckpointError(f"cannot read {named(path)}: {reason(error)}") from None
+        raise CheckpointError(f"cannot read {printable_name(path)}: {os_reason(error)}") from None
     try:
         lock(descriptor)
         yield
     except BlockingIOError:
-        raise OutputError(f"another run of {named(path)} is under way") from None
+        raise OutputError(f"another run of {printable_name(path)} is under way") from None
     finally:
         os.close(descriptor)
 
@@ -146,7 +146,8 @@ def _check_room(prepared: Sequence[Prepared]) -> None:
     for disk in disks(prepared):
         if disk.needed > disk.free:
             raise OutputError(
-                f"all outputs together need {disk.needed} bytes on the disk of {shown(disk.folder, 200)}, which has "
+                f"all outputs together need {disk.needed} bytes on the disk of {printable(disk.folder, 200)}, "
+                f"which has "
                 f"{disk.free} free: {disk.needed - disk.free} too few; nothing was started, --partial writes what fits"
             )
 
@@ -166,7 +167,7 @@ def _table(lines: Sequence[Line]) -> Table:
     table = _columns("output", "", "layers", "size", "seconds")
     for line in lines:
         seconds = f"{line['seconds']:.2f}" if "seconds" in line else ""
-        table.add_row(shown(line["output"], 200), WORDS[line["status"]], *_amounts(line), seconds)
+        table.add_row(printable(line["output"], 200), WORDS[line["status"]], *_amounts(line), seconds)
     return table
 
 
@@ -176,7 +177,7 @@ def _plans(prepared: Sequence[Prepared]) -> Table:
         plan = each.plan or {}
         word = "failed" if each.error else "done before" if each.done else "planned"
         drop = console.layers(plan["layers"]["dropped"]) if plan else ""
-        table.add_row(shown(os.path.relpath(each.job.output), 200), word, *_amounts(plan), drop)
+        table.add_row(printable(os.path.relpath(each.job.output), 200), word, *_amounts(plan), drop)
     return table
 
 
@@ -210,11 +211,13 @@ def _shown(found: Batch, prepared: Sequence[Prepared], json: bool) -> bool:
         console.console().print(_plans(prepared))
         for each in prepared:
             if each.error:
-                console.failure(f"failed {shown(os.path.relpath(each.job.output), 200)}: {shown(each.error, 400)}")
+                console.failure(
+                    f"failed {printable(os.path.relpath(each.job.output), 200)}: {printable(each.error, 400)}"
+                )
         for disk in room:
             fits = "" if disk.needed <= disk.free else f": {console.size(disk.needed - disk.free)} too few"
             console.say(
-                f"disk of {shown(disk.folder, 200)}: {console.size(disk.needed)} needed, "
+                f"disk of {printable(disk.folder, 200)}: {console.size(disk.needed)} needed, "
                 f"{console.size(disk.free)} free{fits}"
             )
         shareable = sum(each.plan["shareable"] for each in prepared if each.plan)
@@ -227,5 +230,5 @@ def _shown(found: Batch, prepared: Sequence[Prepared], json: bool) -> bool:
 
 def _planned(each: Prepared) -> dict[str, Any]:
     status = FAILED if each.error else SKIPPED if each.done else "planned"
-    named = {"source": each.job.source, "output": each.job.output, "status": status}
-    return {**named, "error": each.error, "needed": each.needed, "plan": each.plan, "told": list(each.told)}
+    described = {"source": each.job.source, "output": each.job.output, "status": status}
+    return {**described, "error": each.error, "needed": each.needed, "plan": each.plan, "told": list(each.told)}

@@ -11,7 +11,7 @@ from rewriter.batch.results import DONE, FAILED, SKIPPED, STOPPED, Line
 from rewriter.batch.runner import Prepared, Run, Watcher
 from rewriter.cli import console
 from rewriter.cli.state import Voice
-from rewriter.errors import shown
+from rewriter.errors import printable
 
 WORDS = {DONE: "done", SKIPPED: "done before", FAILED: "failed", STOPPED: "stopped"}
 Started = Callable[[Sequence[Prepared]], None]
@@ -46,8 +46,8 @@ class _Lines:
 
 def said(line: Line) -> str:
     """What has become of a job, on one line."""
-    error = f": {shown(line['error'], 400)}" if "error" in line else ""
-    return f"{WORDS[line['status']]} {shown(line['output'], 200)}{error}"
+    error = f": {printable(line['error'], 400)}" if "error" in line else ""
+    return f"{WORDS[line['status']]} {printable(line['output'], 200)}{error}"
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def _display(run: Run) -> Iterator[Started]:
 
         def started(each: Prepared) -> None:
             with lock:
-                rows[each.job.output] = bar.add_task(shown(each.job.output.rpartition("/")[2], 30), total=each.work)
+                rows[each.job.output] = bar.add_task(printable(each.job.output.rpartition("/")[2], 30), total=each.work)
 
         def moved(each: Prepared, nbytes: int) -> None:
             bar.advance(rows[each.job.output], nbytes)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rewriter.cli import console, verbose
-from rewriter.errors import shown
+from rewriter.errors import printable
 from rewriter.writing.checksums import manifest
 
 
@@ -26,7 +26,7 @@ def checksums(
     entries = manifest(checkpoint)
     if not json:
         for entry in entries:
-            console.say(f"{entry.sha256}  {shown(entry.source, 1000)}")
+            console.say(f"{entry.sha256}  {printable(entry.source, 1000)}")
         return
     rows = [
         {

@@ -12,9 +12,9 @@ import typer
 
 from rewriter.cli import console, verbose
 from rewriter.cli.options import output_name
-from rewriter.errors import RequestError, shown
+from rewriter.errors import RequestError, printable
 from rewriter.layout import layout
-from rewriter.layout.output import Writing
+from rewriter.layout.output import WriteOptions
 from rewriter.planning.companions.plan import plan_along
 from rewriter.planning.plan import Plan
 from rewriter.planning.saved_plan import saved_from
@@ -57,18 +57,18 @@ def _parted(text: str) -> tuple[str, str]:
     if not sign or os.path.lexists(text):
         return text, ""
     if not target or not file:
-        raise RequestError(f"--with {shown(text, 80)}: write it as FILE or FILE=OUT")
+        raise RequestError(f"--with {printable(text, 80)}: write it as FILE or FILE=OUT")
     return file, target
 
 
-def check(outputs: list[tuple[Plan, str]], how: Writing) -> None:
+def check(outputs: list[tuple[Plan, str]], how: WriteOptions) -> None:
     """Raise before the first of several outputs is written if one of them must not be."""
     if len(outputs) == 1:
         return
     places = [os.path.abspath(destination) for _, destination in outputs]
     twice = next((place for at, place in enumerate(places) if place in places[:at]), None)
     if twice is not None:
-        raise RequestError(f"two outputs would go to {shown(twice, 200)}: say where with --with FILE=OUT")
+        raise RequestError(f"two outputs would go to {printable(twice, 200)}: say where with --with FILE=OUT")
     for plan, destination in outputs:
         check_name(plan, destination)
         check_destination(planned(plan, destination, how), Path(destination), how)
@@ -83,17 +83,17 @@ def texts(described: Iterable[dict[str, Any]]) -> Iterator[str]:
     """What `plan` shows of each."""
     for each in described:
         yield f"along: {_what(each)}"
-        yield from (f"  {shown(edit['key'], 80)}: {_change(edit)}" for edit in each["changes"])
-        yield from (f"  {file['bytes']:>15,}  {shown(file['name'], 80)}" for file in each["files"])
+        yield from (f"  {printable(edit['key'], 80)}: {_change(edit)}" for edit in each["changes"])
+        yield from (f"  {file['bytes']:>15,}  {printable(file['name'], 80)}" for file in each["files"])
         yield from (f"  warning: {warning}" for warning in each["warnings"])
 
 
 def lines_of(each: Along) -> list[str]:
     """What a command says once `each` is written."""
     described = describe_plan(each.plan, layout(each.plan, Path(each.destination).name))
-    left = ", ".join(shown(name) for name in described["left_behind"])
+    left = ", ".join(printable(name) for name in described["left_behind"])
     return [
-        f"{shown(each.destination, 200)}: {_what(described)}",
+        f"{printable(each.destination, 200)}: {_what(described)}",
         *(f"warning: {warning}" for warning in described["warnings"]),
         *([f"left behind: {left}"] if left else []),
     ]
@@ -102,7 +102,7 @@ def lines_of(each: Along) -> list[str]:
 def _what(described: dict[str, Any]) -> str:
     tensors, nbytes = described["tensors"], described["bytes"]
     kind = described.get("companion", described["source"]["format"])
-    name = f"{kind} {shown(described['source']['name'], 80)}"
+    name = f"{kind} {printable(described['source']['name'], 80)}"
     if tensors["before"] == tensors["after"] and not described["changes"]:
         return f"{name}: unchanged, it has none of the dropped layers"
     return (

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rewriter import units
 from rewriter.cli.state import Voice
-from rewriter.errors import shown
-from rewriter.planning.selection.choose import format_layers
+from rewriter.errors import printable
+from rewriter.planning.layer_ranges import format_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.table import Table
 
-number, size, counted = units.number, units.size, units.counted
+number, size, counted = units.format_count, units.format_bytes, units.pluralize
 _ENDLESS = 1_000_000  # characters of a line where nobody looks at a screen
 _BAR, _BESIDE = 24, 54  # characters of the longest bar, and of what stands beside one on a line
 
@@ -98,10 +98,10 @@ def value(item: object, limit: int = 60) -> str:
     """A metadata value on one line; a long list as its runs, since its beginning alone would hide what changes."""
     text = "absent" if item is None else json.dumps(item, ensure_ascii=False)
     if len(text) <= limit or not isinstance(item, list | tuple):
-        return shown(text, limit)
+        return printable(text, limit)
     parts = ((len(tuple(group)), json.dumps(each, ensure_ascii=False)) for each, group in groupby(item))
-    runs = ", ".join(shown(each) if times == 1 else f"{times} x {shown(each)}" for times, each in parts)
-    return f"{len(item)} entries: {shown(runs, 3 * limit)}"
+    runs = ", ".join(printable(each) if times == 1 else f"{times} x {printable(each)}" for times, each in parts)
+    return f"{len(item)} entries: {printable(runs, 3 * limit)}"
 
 
 def print_json(data: Any) -> None:

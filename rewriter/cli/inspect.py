@@ -10,9 +10,9 @@ import typer
 from rewriter.architectures.custom import load_architecture
 from rewriter.cli import console, verbose
 from rewriter.cli.options import Source
-from rewriter.errors import shown
+from rewriter.errors import printable
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
-from rewriter.planning.selection.choose import Options
 from rewriter.report.json_values import describe
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def inspect(
 
     Example: `rewriter inspect model.gguf`
     """
-    options = Options(generic=generic, architecture=load_architecture(architecture) if architecture else None)
+    options = PlanOptions(generic=generic, architecture=load_architecture(architecture) if architecture else None)
     checkpoint = verbose.opened(source)
-    described = describe(checkpoint, None if options == Options() else open_stacks(checkpoint, options)[0])
+    described = describe(checkpoint, None if options == PlanOptions() else open_stacks(checkpoint, options)[0])
     if json:
         console.print_json(described)
         return
@@ -46,7 +46,7 @@ def inspect(
 
 def _head(described: dict[str, Any]) -> str:
     lines = [
-        f"{shown(described['name'], 80)}: {described['format']}, {_kind(described)}",
+        f"{printable(described['name'], 80)}: {described['format']}, {_kind(described)}",
         f"{console.number(described['parameters'])} parameters, {console.size(described['bytes'])} in "
         f"{console.counted(described['tensors'], 'tensor')}: " + ", ".join(map(_share, described["dtypes"])),
     ]
@@ -58,15 +58,15 @@ def _kind(described: dict[str, Any]) -> str:
     if "companion" in described:
         return f"{described['companion']}: it follows the layers of a pruned model, see rewriter apply"
     known = "" if described["known"] else " (no rules for it: --generic may work)"
-    return f"architecture {shown(described['architecture'] or 'unknown')}{known}"
+    return f"architecture {printable(described['architecture'] or 'unknown')}{known}"
 
 
 def _origin(record: object) -> list[str]:
     """Where a pruned file comes from; a record that is damaged says nothing here."""
     try:
         original = record["original"]  # type: ignore[index]
-        stacks = ", ".join(f"{shown(stack)} {console.layers(kept)}" for stack, kept in original["layers"].items())
-        return [f"pruned from {shown(original['name'], 80)}: its layers {stacks}"]
+        stacks = ", ".join(f"{printable(stack)} {console.layers(kept)}" for stack, kept in original["layers"].items())
+        return [f"pruned from {printable(original['name'], 80)}: its layers {stacks}"]
     except (KeyError, TypeError, AttributeError, IndexError):
         return []
 
@@ -77,7 +77,7 @@ def _share(row: dict[str, Any]) -> str:
 
 def _table(stack: dict[str, Any]) -> Table:
     more = f" and {stack['prediction_layers']} for prediction" if stack["prediction_layers"] else ""
-    title = f"stack {shown(stack['name'])}: {console.counted(stack['layers'], 'layer')}{more}, {_amount(stack)}"
+    title = f"stack {printable(stack['name'])}: {console.counted(stack['layers'], 'layer')}{more}, {_amount(stack)}"
     table = console.table(title)
     for column in ("layer", "tensors", "parameters", "size"):
         table.add_column(column, justify="right")
@@ -96,9 +96,9 @@ def _rest(described: dict[str, Any]) -> str:
     outside = described["outside"]
     lines = [f"outside the layers: {console.counted(outside['tensors'], 'tensor')}, {_amount(outside)}"]
     if len(described["shards"]) > 1:
-        lines += [f"  {shown(shard['name'], 80)}: {_shard(shard)}" for shard in described["shards"]]
+        lines += [f"  {printable(shard['name'], 80)}: {_shard(shard)}" for shard in described["shards"]]
     if described["left_behind"]:
-        lines.append("would stay behind: " + ", ".join(shown(name) for name in described["left_behind"]))
+        lines.append("would stay behind: " + ", ".join(printable(name) for name in described["left_behind"]))
     return "\n".join(lines)
 
 

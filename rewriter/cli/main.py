@@ -96,7 +96,7 @@ def _drop_unsaid() -> None:
 def _run() -> None:
     from rewriter.cli.command_group import app
     from rewriter.cli.completion import mend_words
-    from rewriter.errors import RequestError, RewriterError, reason_by_file
+    from rewriter.errors import RequestError, RewriterError, os_reason_with_path
     from rewriter.scoring import blas_threads  # noqa: F401  # before numpy, whoever imports that
 
     mend_words(os.environ)
@@ -111,7 +111,7 @@ def _run() -> None:
     except RewriterError as error:
         _end(2 if isinstance(error, RequestError) else 1, str(error))
     except OSError as error:
-        _end(1, reason_by_file(error))
+        _end(1, os_reason_with_path(error))
     except MemoryError:
         _end(1, "there is not enough memory for this input")
 

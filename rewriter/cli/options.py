@@ -14,10 +14,11 @@ import typer
 
 from rewriter.architectures.custom import load_architecture
 from rewriter.cli import completion
-from rewriter.errors import RequestError, shown
-from rewriter.layout.output import Writing
-from rewriter.planning.selection.choose import Options, Selection, parse_size
-from rewriter.request import Request
+from rewriter.errors import RequestError, printable
+from rewriter.layout.output import WriteOptions
+from rewriter.planning.options import LayerSelection, PlanOptions
+from rewriter.request import PruneRequest
+from rewriter.units import parse_size
 
 _LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
 _FILES, _CARD = "Into which files", "Model card"
@@ -42,7 +43,7 @@ def _share(option: str) -> Callable[[str], float]:
         try:
             return float(text)
         except ValueError:
-            raise RequestError(f"{option} {shown(text)}: write a number between 0 and 1, such as 0.25") from None
+            raise RequestError(f"{option} {printable(text)}: write a number between 0 and 1, such as 0.25") from None
 
     return parsed
 
@@ -148,17 +149,21 @@ def request_of(
     no_provenance: Annotated[
         bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
     ] = False,
-) -> Request:
+) -> PruneRequest:
     """What the options of these names ask for. Raises RequestError or CheckpointError."""
     dropped, kept = (None if each is None else ",".join(each) for each in (drop, keep))  # given twice, they add up
-    selection = Selection(dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last, contiguous)
+    selection = LayerSelection(
+        dropped, kept, strategy, count, ratio, target_size, protect_first, protect_last, contiguous
+    )
     named = tuple(keep_field or ()), tuple(per_layer_field or ())
     own = load_architecture(architecture) if architecture else None
     size = _file_size(max_size, single_file)
     refusals = force, align, strict
     about = card, base_model
-    options = Options(stack, generic, *named, not no_provenance, *refusals, drop_mtp, own, size, single_file, *about)
-    return Request(selection, options, sparsity)
+    options = PlanOptions(
+        stack, generic, *named, not no_provenance, *refusals, drop_mtp, own, size, single_file, *about
+    )
+    return PruneRequest(selection, options, sparsity)
 
 
 def _file_size(text: str | None, single_file: bool) -> int | None:
@@ -180,9 +185,9 @@ def writing(
     no_share: bool = False,
     hardlink: bool = False,
     no_fsync: bool = False,
-) -> Writing:
+) -> WriteOptions:
     """How the options of these names have an output written."""
-    return Writing(overwrite, verify, resume, checksums, share=not no_share, hardlink=hardlink, sync=not no_fsync)
+    return WriteOptions(overwrite, verify, resume, checksums, share=not no_share, hardlink=hardlink, sync=not no_fsync)
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
@@ -207,7 +212,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 
 def said_again(context: typer.Context) -> list[str]:
     """The options on the command line that `plan` and `prune` share, as words, without those that choose layers."""
-    choosing = {each.name for each in fields(Selection)} | {"sparsity"}
+    choosing = {each.name for each in fields(LayerSelection)} | {"sparsity"}
     return _again(context, set(inspect.signature(request_of).parameters) - choosing)
 
 

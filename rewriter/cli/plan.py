@@ -13,20 +13,20 @@ import typer
 from rewriter.cli import console, verbose
 from rewriter.cli.companions import With, along, described_along, texts
 from rewriter.cli.options import Source, output_name, selecting
-from rewriter.errors import CheckpointError, OutputError, shown
+from rewriter.errors import CheckpointError, OutputError, printable
 from rewriter.layout import layout
+from rewriter.planning.layer_ranges import moves
 from rewriter.planning.saved_plan import load_plan
-from rewriter.planning.selection.choose import moves
 from rewriter.report.json_values import describe_plan
-from rewriter.request import Request
-from rewriter.system.files import named
+from rewriter.request import PruneRequest
+from rewriter.system.files import printable_name
 from rewriter.writing.write import save
 
 
 @selecting
 def plan(
     source: Source,
-    request: Request,
+    request: PruneRequest,
     json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Save it for `prune --plan`.")
@@ -55,7 +55,7 @@ def plan(
     if json:
         console.print_json(described)
     else:
-        saved = [] if output is None else [f"saved: {shown(output, 200)}"]
+        saved = [] if output is None else [f"saved: {printable(output, 200)}"]
         console.say("\n".join([_text(described), *texts(described.get("companions", [])), *told, *saved]))
 
 
@@ -63,20 +63,20 @@ def _check_is_plan(path: Path) -> None:
     try:
         load_plan(path)
     except CheckpointError:
-        raise OutputError(f"{named(path)} is no saved plan: it is not replaced") from None
+        raise OutputError(f"{printable_name(path)} is no saved plan: it is not replaced") from None
 
 
 def _moved(old: str, new: str) -> str:
     """What becomes of a tensor that is stored once, under a layer that goes."""
     if old == new:
-        return f"stays: {shown(old, 80)}, for the layer that has this number now"
-    return f"moved: {shown(old, 80)} -> {shown(new, 80)}"
+        return f"stays: {printable(old, 80)}, for the layer that has this number now"
+    return f"moved: {printable(old, 80)} -> {printable(new, 80)}"
 
 
 def _text(described: dict[str, Any]) -> str:
     layers = described["layers"]
     lines = [
-        f"{shown(described['source']['name'], 80)}: stack {described['stack']}, "
+        f"{printable(described['source']['name'], 80)}: stack {described['stack']}, "
         f"{console.counted(layers['before'], 'layer')} -> {layers['after']}",
         f"  keep     {console.layers(layers['kept'])}",
         f"  drop     {console.layers(layers['dropped'])}",
@@ -104,9 +104,9 @@ def notes(described: dict[str, Any]) -> list[str]:
         lines.append(f"note: nothing is dropped, {what}")
     lines += [_moved(old, new) for old, new in described["moved"]]
     if described["card"] and described["card"]["note"]:
-        lines.append(f"note: {shown(described['card']['note'], 200)}")
+        lines.append(f"note: {printable(described['card']['note'], 200)}")
     if described["left_behind"]:
-        names = ", ".join(shown(name) for name in described["left_behind"])
+        names = ", ".join(printable(name) for name in described["left_behind"])
         lines.append(f"left behind (they belong to the unpruned model): {names}")
     return lines
 
@@ -120,7 +120,7 @@ def _card(card: dict[str, Any] | None) -> list[str]:
 
 
 def _file(file: dict[str, Any]) -> str:
-    return f"{shown(file['name'], 80)}{' (unchanged)' if file['unchanged'] else ''}"
+    return f"{printable(file['name'], 80)}{' (unchanged)' if file['unchanged'] else ''}"
 
 
 def _numbers(numbers: Iterable[tuple[int, int]]) -> str:
@@ -136,4 +136,4 @@ def _change(change: dict[str, int], form: Callable[[int], str]) -> str:
 def _edit(edit: dict[str, Any]) -> str:
     place = f"{edit['file']}: " if "file" in edit else ""
     change = f"{console.value(edit['before'])} -> {console.value(edit['after'])}"
-    return f"  {place}{shown(edit['key'], 80)}: {change}  ({edit['rule']})"
+    return f"  {place}{printable(edit['key'], 80)}: {change}  ({edit['rule']})"

@@ -18,12 +18,12 @@ from rewriter.cli.companions import With, along, check, lines_of
 from rewriter.cli.options import Source, rules_again, selecting, writing
 from rewriter.cli.plan import notes
 from rewriter.cli.state import Progress, Voice
-from rewriter.errors import shown
-from rewriter.layout.output import Output, Writing
+from rewriter.errors import printable
+from rewriter.layout.output import Output, WriteOptions
 from rewriter.planning.plan import Plan
 from rewriter.planning.saved_plan import load_plan
 from rewriter.report.json_values import describe_plan
-from rewriter.request import Request, plan_as_saved
+from rewriter.request import PruneRequest, replan_with_file_options
 from rewriter.writing.copy import Progress as Report
 from rewriter.writing.copy import source_of
 from rewriter.writing.write import about_name, planned, write
@@ -39,7 +39,7 @@ def prune(
     context: typer.Context,
     source: Source,
     destination: Annotated[str, typer.Argument(metavar="DST", help="What to write: the same kind as SRC.")],
-    request: Request,
+    request: PruneRequest,
     saved_plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Do what `rewriter plan -o FILE` saved.")
     ] = None,
@@ -146,7 +146,7 @@ def _links(output: Output, destination: str) -> Iterator[str]:
     copied = [file for file in unchanged if not os.path.samefile(folder / file.name, source_of(file))]
     yield f"hard links: {len(unchanged) - len(copied)} of {len(output.files)} files are one with the source's"
     if copied:
-        names = ", ".join(shown(file.name, 80) for file in copied)
+        names = ", ".join(printable(file.name, 80) for file in copied)
         yield f"note: no link could be made for {names}: copied"
 
 
@@ -158,7 +158,7 @@ def _say(text: str, written: str) -> None:
     except OSError as error:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # what is still buffered goes nowhere
         if not isinstance(error, BrokenPipeError):
-            console.note(f"{shown(written, 200)} is written; its summary could not be printed")
+            console.note(f"{printable(written, 200)} is written; its summary could not be printed")
 
 
 def _next(plan: Plan, written: str, source: str, rules: list[str]) -> str:
@@ -180,19 +180,20 @@ def _committed() -> None:
     Progress.committed = True
 
 
-def _saved(path: Path, checkpoint: Checkpoint, request: Request) -> Plan:
+def _saved(path: Path, checkpoint: Checkpoint, request: PruneRequest) -> Plan:
     request.looks()
     saved = load_plan(path)
-    plan, same = plan_as_saved(saved, checkpoint, request)
+    plan, same = replan_with_file_options(saved, checkpoint, request)
     if not same:
         console.note(
-            f"the plan was made for {shown(saved.source_name)}; planned again for this file from the layers it keeps"
+            f"the plan was made for {printable(saved.source_name)}; planned again for this file from the layers "
+            f"it keeps"
         )
     return plan
 
 
 @contextmanager
-def _progress(plan: Plan, destination: str, how: Writing) -> Iterator[Report]:
+def _progress(plan: Plan, destination: str, how: WriteOptions) -> Iterator[Report]:
     """A bar on a terminal: bytes, rate, time left. Nothing where nobody looks."""
     if Voice.quiet or not sys.stderr.isatty():
         yield lambda nbytes: None
@@ -211,7 +212,7 @@ def _summary(plan: Plan, output: Output, destination: str, seconds: float) -> li
     layers, weights, nbytes = (described[key] for key in ("layers", "parameters", "bytes"))
     written = _written(output, destination)
     lines = [
-        f"{shown(written, 200)}: stack {plan.layers.stack}, {console.counted(layers['before'], 'layer')} -> "
+        f"{printable(written, 200)}: stack {plan.layers.stack}, {console.counted(layers['before'], 'layer')} -> "
         f"{layers['after']}, dropped {console.layers(layers['dropped'])}",
         f"parameters {console.number(weights['before'])} -> {console.number(weights['after'])}, "
         f"{console.size(nbytes['before'])} -> {console.size(nbytes['after'])}, {seconds:.2f} s",
@@ -219,7 +220,7 @@ def _summary(plan: Plan, output: Output, destination: str, seconds: float) -> li
         *about_name(plan, destination),
     ]
     if not output.directory and len(output.files) > 1:
-        lines.append("files: " + ", ".join(shown(file.name, 80) for file in output.files))
+        lines.append("files: " + ", ".join(printable(file.name, 80) for file in output.files))
     return lines
 
 

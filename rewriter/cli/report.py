@@ -11,9 +11,9 @@ import typer
 from rewriter.architectures.custom import load_architecture
 from rewriter.cli import completion, console, verbose
 from rewriter.cli.options import Source, output_name
-from rewriter.errors import OutputError, RequestError, shown
-from rewriter.planning.selection.choose import Options
-from rewriter.system.files import named, opened, read_at
+from rewriter.errors import OutputError, RequestError, printable
+from rewriter.planning.options import PlanOptions
+from rewriter.system.files import open_for_reading, printable_name, read_at
 from rewriter.writing.write import check_free, save
 
 
@@ -52,14 +52,14 @@ def report(
         raise RequestError("--metric and --no-scores cannot be combined: give one")
     made = templates()
     name = output_name(source)
-    path = output or Path(f"{shown(_stem(name), 200)}-report.html")
+    path = output or Path(f"{printable(_stem(name), 200)}-report.html")
     _check_free(path, overwrite)
     own = load_architecture(architecture) if architecture else None
     rules = [*(["--generic"] if generic else []), *(["--architecture", str(architecture)] if architecture else [])]
     checkpoint = verbose.opened(source)
     with verbose.scoring() as watch:
         described = describe_report(
-            checkpoint, name, () if no_scores else metric, Options(generic=generic, architecture=own),
+            checkpoint, name, () if no_scores else metric, PlanOptions(generic=generic, architecture=own),
             lambda words: _commands(source, name, (*words, *rules)), watch,
         )  # fmt: skip
     save(render(made, described).encode(), path, overwrite, checkpoint)
@@ -88,10 +88,10 @@ def _check_free(path: Path, overwrite: bool) -> None:
     check_free(path, overwrite)
     if not os.path.lexists(path):
         return
-    with opened(path) as (descriptor, found):
-        start = read_at(descriptor, 0, min(1000, found.size), named(path))
+    with open_for_reading(path) as (descriptor, found):
+        start = read_at(descriptor, 0, min(1000, found.size), printable_name(path))
     if MARK.encode() not in start:
-        raise OutputError(f"{named(path)} is no page of an earlier run: it is not replaced")
+        raise OutputError(f"{printable_name(path)} is no page of an earlier run: it is not replaced")
 
 
 def _summary(described: dict[str, Any], path: Path) -> list[str]:
@@ -102,4 +102,4 @@ def _summary(described: dict[str, Any], path: Path) -> list[str]:
         lines += [f"  {each['name']} does not apply: {each['why']}" for each in stack["unscored"]]
         if stack["why"]:
             lines.append(f"  nothing can be dropped: {stack['why']}")
-    return [*lines, f"open {shown(path, 200)} in a browser"]
+    return [*lines, f"open {printable(path, 200)} in a browser"]

@@ -10,10 +10,10 @@ import typer
 
 from rewriter.cli import completion, console, verbose
 from rewriter.cli.options import Source, output_name, said_again, selecting
-from rewriter.errors import RequestError, shown
+from rewriter.errors import RequestError, printable
 from rewriter.report.json_values import describe_suggestion
 from rewriter.report.plot import about_bars, bar_lengths, kind_of, plot_scores
-from rewriter.request import Request
+from rewriter.request import PruneRequest
 from rewriter.writing.write import check_free, save
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def score(
     context: typer.Context,
     source: Source,
-    request: Request,
+    request: PruneRequest,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -64,17 +64,17 @@ def score(
         console.print_json(described)
         return
     out = console.console()
-    out.print(_table(described, shown(checkpoint.name, 80)))
+    out.print(_table(described, printable(checkpoint.name, 80)))
     out.print(_components(described["components"]))
     if plot is not None:
-        out.print(f"saved: {shown(plot, 200)}")
+        out.print(f"saved: {printable(plot, 200)}")
     out.print(_conclusion(described, source, said_again(context)))
 
 
 def _table(described: dict[str, Any], name: str) -> Table:
     values = [row["score"] for row in described["scores"]]
     caption = "\n".join(filter(None, (described["why"], about_bars(values))))
-    table = console.table(f"{name}: stack {shown(described['stack'])}, scored by {described['metric']}", caption)
+    table = console.table(f"{name}: stack {printable(described['stack'])}, scored by {described['metric']}", caption)
     for column in ("layer", "score", "rank"):
         table.add_column(column, justify="right")
     table.add_column("")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from rewriter.checkpoint import Checkpoint
 from rewriter.cli import console
 from rewriter.cli.state import Voice
-from rewriter.errors import shown
+from rewriter.errors import printable
 from rewriter.formats import open_checkpoint
-from rewriter.layout.output import Output, Writing
+from rewriter.layout.output import Output, WriteOptions
 from rewriter.planning.plan import Plan, open_stacks
 from rewriter.writing.copy import can_share
 
@@ -34,7 +34,7 @@ def opened(source: str | os.PathLike[str]) -> Checkpoint:
         parts = [(shard.path, f"{shard.stamp.size:,} bytes, for its header") for shard in checkpoint.shards]
         parts += [(document.path, "whole") for document in checkpoint.documents]
         for path, what in parts:
-            console.detail(f"read: {shown(path, 200)} ({what})")
+            console.detail(f"read: {printable(path, 200)} ({what})")
         more = console.counted(len(checkpoint.side_files), "file")
         count = f"{console.counted(len(checkpoint.tensors), 'tensor')}, {more} beside them"
         console.detail(f"opened: {checkpoint.format}, {count}, {time.monotonic() - began:.3f} s")
@@ -48,10 +48,10 @@ def planned(plan: Plan) -> None:
     if not plan.checkpoint.companion:
         entry, stacks = open_stacks(plan.checkpoint, plan.options)
         there = ", ".join(f"{stack.name} ({stack.count} layers)" for stack in stacks)
-        console.detail(f"rules: {entry.format}/{shown(entry.name)}, {_why(plan)}")
-        console.detail(f"stacks: {shown(there, 400)}; layers go from {shown(plan.layers.stack)}")
+        console.detail(f"rules: {entry.format}/{printable(entry.name)}, {_why(plan)}")
+        console.detail(f"stacks: {printable(there, 400)}; layers go from {printable(plan.layers.stack)}")
     for edit in plan.edits:
-        console.detail(f"field: {shown(edit.key, 80)} follows by the rule {edit.rule}")
+        console.detail(f"field: {printable(edit.key, 80)} follows by the rule {edit.rule}")
     renamed = sum(copy.name != copy.tensor.name for copy in plan.tensors)
     console.detail(f"tensors: {len(plan.tensors)} stay, {renamed} of them renamed, {len(plan.dropped)} go")
 
@@ -59,13 +59,13 @@ def planned(plan: Plan) -> None:
 def _why(plan: Plan) -> str:
     if plan.options.architecture is not None:
         return "as --architecture says"
-    said = shown(plan.checkpoint.architecture or "nothing")
+    said = printable(plan.checkpoint.architecture or "nothing")
     if plan.options.generic:
         return f"the metadata says {said}: --generic goes by tensor names and counts where the tables know no more"
     return f"the metadata says {said}" if plan.checkpoint.architecture else "as the tensors' names show"
 
 
-def written(output: Output, destination: str, how: Writing, seconds: float) -> None:
+def written(output: Output, destination: str, how: WriteOptions, seconds: float) -> None:
     """Say how the bytes of `output` got to `destination`."""
     if not Voice.verbose:
         return
@@ -73,7 +73,7 @@ def written(output: Output, destination: str, how: Writing, seconds: float) -> N
     shares = how.share and bool(output.sources) and can_share(output.sources[0][0], folder)
     for file in output.files:
         same = ", the same as in the source" if file.unchanged else ""
-        console.detail(f"wrote: {shown(file.name, 200)}, {file.nbytes:,} bytes{same}")
+        console.detail(f"wrote: {printable(file.name, 200)}, {file.nbytes:,} bytes{same}")
     shared = f"up to {output.shareable:,} bytes share blocks with the source, the rest is copied inside the kernel"
     asked = "the filesystem shares no blocks" if how.share else "--no-share"
     console.detail(f"bytes: {shared if shares else f'copied inside the kernel ({asked})'}")

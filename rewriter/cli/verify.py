@@ -9,8 +9,8 @@ import typer
 
 from rewriter.architectures.custom import load_architecture
 from rewriter.cli import console, verbose
-from rewriter.errors import shown
-from rewriter.planning.selection.choose import Options
+from rewriter.errors import printable
+from rewriter.planning.options import PlanOptions
 from rewriter.writing.verify import verify as problems_of
 
 
@@ -39,18 +39,20 @@ def verify(
 
     Example: `rewriter verify smaller.gguf --source model.gguf`
     """
-    options = Options(
+    options = PlanOptions(
         architecture=load_architecture(architecture) if architecture else None,
         generic=generic,
         keep_fields=tuple(keep_field or ()),
         per_layer_fields=tuple(per_layer_field or ()),
     )
-    problems = problems_of(destination, source, None if options == Options() else options, checksums, verbose.opened)
+    problems = problems_of(
+        destination, source, None if options == PlanOptions() else options, checksums, verbose.opened
+    )
     for problem in problems:
         typer.echo(str(problem))
     if problems:
         raise typer.Exit(1)
     against = "itself and its checksums" if checksums else "itself"
     if source is not None:
-        against += f" and {shown(source, 200)}"
-    console.say(f"ok: {shown(destination, 200)} agrees with {against}")
+        against += f" and {printable(source, 200)}"
+    console.say(f"ok: {printable(destination, 200)} agrees with {against}")

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from rewriter.checkpoint import Checkpoint
-from rewriter.errors import CheckpointError, reason
+from rewriter.errors import CheckpointError, os_reason
 from rewriter.formats import gguf, huggingface, imatrix, safetensors
-from rewriter.system.files import named, opened, read_at
+from rewriter.system.files import open_for_reading, printable_name, read_at
 
 _CONVERT = (
     "neither a GGUF nor a safetensors file: save the model with transformers' save_pretrained, or convert it with "
@@ -37,8 +37,8 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         if path.is_dir():
             return huggingface.open_directory(path)
     except OSError as error:
-        raise CheckpointError(f"cannot read {named(path)}: {reason(error)}") from None
-    with opened(path) as (descriptor, found):
+        raise CheckpointError(f"cannot read {printable_name(path)}: {os_reason(error)}") from None
+    with open_for_reading(path) as (descriptor, found):
         start = read_at(descriptor, 0, min(16, found.size), path.name)
     if gguf.looks_like(start):
         return gguf.open_gguf(path)
@@ -46,7 +46,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return huggingface.open_file(path)
     if imatrix.looks_like(start):
         return imatrix.open_imatrix(path)
-    raise CheckpointError(f"{named(path)} is {_other_kind(path, start)}")
+    raise CheckpointError(f"{printable_name(path)} is {_other_kind(path, start)}")
 
 
 def _other_kind(path: Path, start: bytes) -> str:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.checkpoint import GGUF, Checkpoint, TensorInfo
-from rewriter.errors import UnsupportedError, shown
+from rewriter.errors import UnsupportedError, printable
 from rewriter.formats.ggml_types import GGML_TYPES
 from rewriter.system.calls import processors
-from rewriter.system.files import named, opened, read_at
+from rewriter.system.files import open_for_reading, printable_name, read_at
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -30,7 +30,7 @@ _CHUNK = 1 << 18  # weights decoded at once: they stay in a core's cache
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class WeightMatrix:
     """One matrix, or vector, or stack of matrices, of the model. `read(start, stop)` decodes rows of its last axis.
 
     `outputs_first`: stored as (outputs, inputs) by its quantisation, whichever way the model has it.
@@ -60,20 +60,20 @@ class Weight:
         """All of it, in its shape."""
         return self.read(0, self.rows).reshape(self.shape)
 
-    def part(self, index: int) -> Weight:
+    def part(self, index: int) -> WeightMatrix:
         """Matrix number `index` of a stack of matrices."""
         rows = self.shape[-2]
-        return Weight(
+        return WeightMatrix(
             f"{self.name}[{index}]", self.shape[1:], lambda a, b: self.read(index * rows + a, index * rows + b)
         )
 
-    def span(self, start: int, stop: int) -> Weight:
+    def span(self, start: int, stop: int) -> WeightMatrix:
         """Rows `start` to `stop` of a matrix, as one of their own."""
-        return Weight(self.name, (stop - start, *self.shape[1:]), lambda a, b: self.read(start + a, start + b))
+        return WeightMatrix(self.name, (stop - start, *self.shape[1:]), lambda a, b: self.read(start + a, start + b))
 
-    def flat(self) -> Weight:
+    def flat(self) -> WeightMatrix:
         """A stack of matrices as one matrix, one below the other."""
-        return Weight(self.name, (self.rows, self.columns), self.read)
+        return WeightMatrix(self.name, (self.rows, self.columns), self.read)
 
     def chunks(self, weights: int = _CHUNK) -> Iterator[tuple[int, int]]:
         """The rows in runs of about `weights`: their size depends on the shape alone, so sums over them are the same
@@ -128,7 +128,7 @@ def _decoder(tensor: TensorInfo) -> Callable[[Bytes], Floats]:
     if tensor.dtype in PLAIN:
         return PLAIN[tensor.dtype]
     if tensor.dtype not in {name for name, _, _ in GGML_TYPES.values()}:
-        raise UnsupportedError(f"{shown(tensor.name)} is {shown(tensor.dtype)}, which cannot be scored")
+        raise UnsupportedError(f"{printable(tensor.name)} is {printable(tensor.dtype)}, which cannot be scored")
     return partial(_ggml, tensor)
 
 
@@ -141,7 +141,8 @@ def _ggml(tensor: TensorInfo, raw: Bytes) -> Floats:
         found: Floats = dequantize(raw.reshape(1, -1), GGMLQuantizationType[tensor.dtype])
     except (NotImplementedError, KeyError):
         raise UnsupportedError(
-            f"{shown(tensor.name)} is {tensor.dtype}, which the installed gguf package cannot decode; score the F16 "
+            f"{printable(tensor.name)} is {tensor.dtype}, which the installed gguf package cannot decode; score "
+            f"the F16 "
             "file and carry its plan over: rewriter plan F16.gguf --ratio 0.25 -o plan.json"
         ) from None
     return found.ravel()
@@ -153,22 +154,22 @@ def logical_shape(checkpoint: Checkpoint, tensor: TensorInfo) -> tuple[int, ...]
 
 
 @contextmanager
-def open_weights(checkpoint: Checkpoint, wanted: Iterable[str] | None = None) -> Iterator[dict[str, Weight]]:
+def open_weights(checkpoint: Checkpoint, wanted: Iterable[str] | None = None) -> Iterator[dict[str, WeightMatrix]]:
     """Give the weights of the checkpoint, those called `wanted` or all, by the name that the model has for them.
 
     Files stay open meanwhile. Reading from several threads is fine. Raises UnsupportedError, CheckpointError.
     """
     with ExitStack() as stack:
-        descriptors = [stack.enter_context(opened(shard.path))[0] for shard in checkpoint.shards]
+        descriptors = [stack.enter_context(open_for_reading(shard.path))[0] for shard in checkpoint.shards]
         tensors = {tensor.name: _weight(checkpoint, tensor, descriptors[tensor.shard]) for tensor in checkpoint.tensors}
         joined = _joined(checkpoint, tensors)
         yield joined if wanted is None else {name: joined[name] for name in wanted}
 
 
-def _weight(checkpoint: Checkpoint, tensor: TensorInfo, descriptor: int) -> Weight:
+def _weight(checkpoint: Checkpoint, tensor: TensorInfo, descriptor: int) -> WeightMatrix:
     shape = logical_shape(checkpoint, tensor)
     row = tensor.nbytes // max(1, prod(shape[:-1]))  # bytes: quantised blocks lie along the last axis
-    where = named(checkpoint.shards[tensor.shard].path)
+    where = printable_name(checkpoint.shards[tensor.shard].path)
     decode: list[Callable[[Bytes], Floats]] = []
 
     def read(start: int, stop: int) -> Floats:
@@ -177,10 +178,10 @@ def _weight(checkpoint: Checkpoint, tensor: TensorInfo, descriptor: int) -> Weig
         raw = read_at(descriptor, tensor.offset + start * row, (stop - start) * row, where)
         return decode[0](np.frombuffer(raw, np.uint8)).reshape(stop - start, -1)
 
-    return Weight(tensor.name, shape, read)
+    return WeightMatrix(tensor.name, shape, read)
 
 
-def _joined(checkpoint: Checkpoint, tensors: dict[str, Weight]) -> dict[str, Weight]:
+def _joined(checkpoint: Checkpoint, tensors: dict[str, WeightMatrix]) -> dict[str, WeightMatrix]:
     """Values and scales together, under the name of the values."""
     joined = {name: weight for name, weight in tensors.items() if not name.endswith(_OF_ACTIVATIONS)}
     dtypes = {tensor.name: tensor.dtype for tensor in checkpoint.tensors}
@@ -209,7 +210,8 @@ def _check(checkpoint: Checkpoint, dtypes: dict[str, str], values: str, scales: 
 def _refusal(checkpoint: Checkpoint, name: str) -> UnsupportedError:
     kind = checkpoint.metadata.get(_METHOD) or "a quantisation"
     return UnsupportedError(
-        f"{shown(name, 120)} is packed by {shown(kind)}, which cannot be decoded yet: score the unquantised model and "
+        f"{printable(name, 120)} is packed by {printable(kind)}, which cannot be decoded yet: score the "
+        f"unquantised model and "
         "carry its plan over (rewriter plan ... -o plan.json)"
     )
 
@@ -228,7 +230,7 @@ _OF_ACTIVATIONS = (".input_scale", ".output_scale", ".k_scale", ".v_scale", ".we
 _PACKED = (".qweight", ".qzeros", ".weight.absmax", ".weight.quant_map", ".weight_packed", ".weight_zero_point")
 
 
-def _scaled(checkpoint: Checkpoint, values: Weight, scales: Weight, name: str) -> Weight:
+def _scaled(checkpoint: Checkpoint, values: WeightMatrix, scales: WeightMatrix, name: str) -> WeightMatrix:
     """FP8 and INT8: one scale for all, for each matrix, row, part of a row, or block of `weight_block_size`."""
     factor = _factors(checkpoint, values, scales)
     (_, lines, groups), rows, columns = factor.shape, _lines(values), values.columns
@@ -242,15 +244,15 @@ def _scaled(checkpoint: Checkpoint, values: Weight, scales: Weight, name: str) -
         scale = factor[line // rows % len(factor), line % rows // height]
         return values.read(start, stop) * np.repeat(scale, width, axis=1)[:, :columns]
 
-    return Weight(name, values.shape, read)
+    return WeightMatrix(name, values.shape, read)
 
 
-def _lines(values: Weight) -> int:
+def _lines(values: WeightMatrix) -> int:
     """Rows of one matrix."""
     return values.shape[-2] if len(values.shape) > 1 else 1
 
 
-def _factors(checkpoint: Checkpoint, values: Weight, scales: Weight) -> Floats:
+def _factors(checkpoint: Checkpoint, values: WeightMatrix, scales: WeightMatrix) -> Floats:
     """The scales as (matrices, rows of scales, scales in a row)."""
     rows, matrices = _lines(values), max(1, values.rows // max(1, _lines(values)))
     factor = scales.whole().astype(np.float32)
@@ -265,13 +267,13 @@ def _factors(checkpoint: Checkpoint, values: Weight, scales: Weight) -> Floats:
     raise _refusal(checkpoint, values.name)
 
 
-def _scaled_rows(checkpoint: Checkpoint, values: Weight, scales: Weight, name: str) -> Weight:
+def _scaled_rows(checkpoint: Checkpoint, values: WeightMatrix, scales: WeightMatrix, name: str) -> WeightMatrix:
     """bitsandbytes' INT8: the largest magnitude of each row stands for 127."""
-    whole = Weight(scales.name, scales.shape, lambda start, stop: scales.read(start, stop) / np.float32(127))
+    whole = WeightMatrix(scales.name, scales.shape, lambda start, stop: scales.read(start, stop) / np.float32(127))
     return _scaled(checkpoint, values, whole, name)
 
 
-def _mxfp4(checkpoint: Checkpoint, values: Weight, scales: Weight, name: str) -> Weight:  # noqa: ARG001  # as _scaled
+def _mxfp4(checkpoint: Checkpoint, values: WeightMatrix, scales: WeightMatrix, name: str) -> WeightMatrix:  # noqa: ARG001  # as _scaled
     """Two 4-bit values a byte, low half first: (..., rows, groups, 16) bytes, (..., rows, groups) scales."""
     *outer, groups = scales.shape
     runs = values.rows // prod(outer)  # of bytes in a row: one, or one for each group
@@ -283,10 +285,10 @@ def _mxfp4(checkpoint: Checkpoint, values: Weight, scales: Weight, name: str) ->
         exponent = scales.read(start, stop).astype(np.uint8)
         return (pairs * _EXPONENTS[exponent][:, :, None]).reshape(stop - start, columns)
 
-    return Weight(name, (*outer, columns), read, outputs_first=True)
+    return WeightMatrix(name, (*outer, columns), read, outputs_first=True)
 
 
-Join = Callable[[Checkpoint, Weight, Weight, str], Weight]
+Join = Callable[[Checkpoint, WeightMatrix, WeightMatrix, str], WeightMatrix]
 # what the values' name ends in, what the scales' name ends in instead, how they make one weight
 _PAIRS: tuple[tuple[str, str, Join], ...] = (
     (".weight", ".weight_scale_inv", _scaled),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rewriter.system.untrusted import TooLongError, within
+from rewriter.system.untrusted import TooLongError, time_limit
 
 LIMIT = 1_000_000  # characters; the cards with the longest lists of results have some 300,000
 _DEPTH = 100  # cards have 6; libyaml needs time in proportion to the square
@@ -37,13 +37,13 @@ class CardError(Exception):
 class _Entry:
     """One entry of the mapping, by places in the text: its key, its value, and where the value's items begin and end.
 
-    `said` is what it says, as far as that is a text or a list of texts; `events` tell two values apart.
+    `value` is a text or a list of texts, as far as it is either; `events` tell two values apart.
     """
 
     key: int
     start: int
     end: int
-    said: Value
+    value: Value
     style: str
     items: tuple[tuple[int, int], ...]
     events: tuple[tuple[object, ...], ...]
@@ -69,21 +69,21 @@ def end_of_line(text: str) -> str:
     return "\r\n" if "\r\n" in text else "\n"
 
 
-def said(yaml: str, key: str) -> Value:
+def get(yaml: str, key: str) -> Value:
     """What the block says under `key`; None for nothing, and for what is neither a text nor a list of texts.
 
     Raises CardError.
     """
     entry = _entries(yaml).get(key)
-    return entry.said if entry else None
+    return entry.value if entry else None
 
 
-def has(yaml: str, key: str) -> bool:
+def contains(yaml: str, key: str) -> bool:
     """Whether there is such an entry. Raises CardError."""
     return key in _entries(yaml)
 
 
-def changed(yaml: str, eol: str, texts: Mapping[str, str], tags: tuple[str, ...], without: tuple[str, ...]) -> str:
+def edit(yaml: str, eol: str, texts: Mapping[str, str], tags: tuple[str, ...], without: tuple[str, ...]) -> str:
     """The block with the entries `texts`, with `tags` among its tags, and without the entries `without`.
 
     Raises CardError.
@@ -99,7 +99,7 @@ def changed(yaml: str, eol: str, texts: Mapping[str, str], tags: tuple[str, ...]
         raise CardError(_UNSAFE)  # an anchor that something else may mean
     rest = [{key: entry.events for key, entry in one.items() if key not in touched} for one in (before, after)]
     wanted = {**texts, "tags": _merged(before, tags)}
-    there = {key: entry.said for key, entry in after.items() if key in touched}
+    there = {key: entry.value for key, entry in after.items() if key in touched}
     if rest[0] != rest[1] or there != wanted:
         raise CardError(_UNSAFE)
     return text
@@ -107,7 +107,7 @@ def changed(yaml: str, eol: str, texts: Mapping[str, str], tags: tuple[str, ...]
 
 def _merged(entries: Mapping[str, _Entry], tags: tuple[str, ...]) -> list[str]:
     entry = entries.get("tags")
-    there = entry.said if entry else None
+    there = entry.value if entry else None
     known = there if isinstance(there, list) else [there] if there else []
     return [*known, *(tag for tag in tags if tag not in known)]
 
@@ -117,7 +117,7 @@ def _with_text(text: str, key: str, value: str, eol: str) -> str:
     written = value if _BARE.fullmatch(value) else _quoted(value)
     if entry is None:
         return _added(text, f"{key}: {written}", eol)
-    if isinstance(entry.said, str):
+    if isinstance(entry.value, str):
         return text[: entry.start] + written + text[entry.end :]
     return _replaced(text, entry, f"{key}: {written}", eol)
 
@@ -127,13 +127,13 @@ def _with_tags(text: str, tags: tuple[str, ...], eol: str) -> str:
     entry, merged = entries.get("tags"), _merged(entries, tags)
     if entry is None:
         return _added(text, f"tags:{eol}" + eol.join(f"- {tag}" for tag in merged), eol)
-    if entry.said == merged:
+    if entry.value == merged:
         return text
-    if not isinstance(entry.said, list) or not entry.items:
-        if entry.said is None and entry.style != "empty":
+    if not isinstance(entry.value, list) or not entry.items:
+        if entry.value is None and entry.style != "empty":
             raise CardError("its tags are not a list of texts")
         return _replaced(text, entry, f"tags: [{', '.join(_quoted(tag) for tag in merged)}]", eol)
-    new, end = merged[len(entry.said) :], entry.items[-1][1]
+    new, end = merged[len(entry.value) :], entry.items[-1][1]
     if entry.style == "flow":
         return text[:end] + "".join(f", {tag}" for tag in new) + text[end:]
     line = text.rfind("\n", 0, entry.items[-1][0]) + 1
@@ -192,7 +192,7 @@ def _entries(text: str) -> Mapping[str, _Entry]:
     if len(text) > LIMIT:
         raise CardError("its front matter is too long")
     try:
-        with within(_SECONDS):
+        with time_limit(_SECONDS):
             events = iter(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
             return _mapping(events, yaml)
     except TooLongError:
@@ -236,15 +236,15 @@ def _one(events: Iterator[Any], yaml: Any) -> Iterator[Any]:
 def _entry(key: Any, events: list[Any], yaml: Any) -> _Entry:
     first, last, inner = events[0], events[-1], events[1:-1]
     plain = all(isinstance(event, yaml.ScalarEvent) and not event.anchor and not event.tag for event in inner)
-    said: Value = None
+    value: Value = None
     style = "other"
     if isinstance(first, yaml.SequenceStartEvent) and plain and not first.anchor and not first.tag:
-        said, style = [event.value for event in inner], "flow" if first.flow_style else "block"
+        value, style = [event.value for event in inner], "flow" if first.flow_style else "block"
     elif isinstance(first, yaml.ScalarEvent) and not first.anchor and not first.tag and first.style not in ("|", ">"):
         empty = not first.style and first.value in ("", "~", "null")
-        said, style = None if empty else first.value, "empty" if empty else "text"
+        value, style = None if empty else first.value, "empty" if empty else "text"
     return _Entry(
-        key.start_mark.index, first.start_mark.index, last.end_mark.index, said, style,
+        key.start_mark.index, first.start_mark.index, last.end_mark.index, value, style,
         tuple((event.start_mark.index, event.end_mark.index) for event in inner) if style in ("flow", "block") else (),
         tuple((type(event).__name__, *(getattr(event, name, None) for name in _TELLING)) for event in events),
     )  # fmt: skip

@@ -13,11 +13,11 @@ from itertools import chain
 from pathlib import Path
 
 from rewriter.checkpoint import CONTROL_VECTOR, GGUF, IMPORTANCES, LORA, Checkpoint, Shard, TensorInfo
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, printable
 from rewriter.formats import json_edit
 from rewriter.formats.gguf_header import MAGIC, open_shard
 from rewriter.formats.limits import check_entries, check_total
-from rewriter.system.files import named, opened, read_at
+from rewriter.system.files import open_for_reading, printable_name, read_at
 
 PROVENANCE_KEY = "rewriter.provenance"
 SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
@@ -68,7 +68,7 @@ def _within_bounds(
     tensors = headers = entries = 0
     for shard, infos in opened_shards:
         tensors, headers, entries = tensors + len(infos), headers + shard.data_start, entries + len(shard.fields or ())
-        where = f"up to {shown(shard.name)}: "
+        where = f"up to {printable(shard.name)}: "
         check_total(tensors, headers, where)
         check_entries(entries, where)
         found.append((shard, infos))
@@ -93,19 +93,21 @@ def _others(path: Path, first: Shard) -> Iterator[tuple[Shard, tuple[TensorInfo,
     values = shard_values(first)
     number, count = values.get("split.no", 0), values.get("split.count", 1)
     if type(number) is not int or type(count) is not int:
-        raise CheckpointError(f"{shown(path.name)}: split.no and split.count must be numbers")
+        raise CheckpointError(f"{printable(path.name)}: split.no and split.count must be numbers")
     match = SPLIT_NAME.fullmatch(path.name)
     if number:
         name = f"{match['prefix']}-00001-of-{match['count']}.gguf" if match else "the one that ends in -00001-of-..."
-        raise CheckpointError(f"{shown(path.name)} is file {number + 1} of a split set; give the first: {shown(name)}")
+        raise CheckpointError(
+            f"{printable(path.name)} is file {number + 1} of a split set; give the first: {printable(name)}"
+        )
     if count > 1 and (match is None or (int(match["number"]), int(match["count"])) != (1, count)):
         raise CheckpointError(
-            f"{shown(path.name)} begins a set of {count}: its name must end in -00001-of-{count:05}.gguf"
+            f"{printable(path.name)} begins a set of {count}: its name must end in -00001-of-{count:05}.gguf"
         )
     for index in range(1, count):
         name = f"{match['prefix'] if match else ''}-{index + 1:05}-of-{count:05}.gguf"
         if not path.with_name(name).exists():
-            raise CheckpointError(f"cannot open {shown(name)}: it is missing; is the download complete?")
+            raise CheckpointError(f"cannot open {printable(name)}: it is missing; is the download complete?")
         yield open_shard(str(path.with_name(name)), name, index)
 
 
@@ -120,7 +122,9 @@ def _check_set(shards: tuple[Shard, ...], tensors: tuple[TensorInfo, ...]) -> No
         values = shard_values(shard)
         for key, value in {"split.no": index, **expected}.items():
             if values.get(key, None if len(shards) > 1 else value) != value:
-                raise CheckpointError(f"{shown(shard.name)}: {key} is {shown(values.get(key))}, expected {value}")
+                raise CheckpointError(
+                    f"{printable(shard.name)}: {key} is {printable(values.get(key))}, expected {value}"
+                )
 
 
 def _header_sha256(shards: tuple[Shard, ...]) -> str:
@@ -128,7 +132,7 @@ def _header_sha256(shards: tuple[Shard, ...]) -> str:
     digest = hashlib.sha256()
     for shard in shards:
         end = min(shard.data_start, shard.stamp.size)
-        with opened(shard.path) as (descriptor, _):
+        with open_for_reading(shard.path) as (descriptor, _):
             for at in range(0, end, _BLOCK):
-                digest.update(read_at(descriptor, at, min(_BLOCK, end - at), named(shard.path)))
+                digest.update(read_at(descriptor, at, min(_BLOCK, end - at), printable_name(shard.path)))
     return digest.hexdigest()

@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from math import prod
 
 from rewriter.checkpoint import Field, LongArray, Shard, TensorInfo
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, printable
 from rewriter.formats.binary_reader import SpanReader
 from rewriter.formats.ggml_types import GGML_TYPES
 from rewriter.formats.limits import check_entries, check_total
-from rewriter.system.files import opened
+from rewriter.system.files import open_for_reading
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -46,7 +46,7 @@ def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInf
 
     Raises CheckpointError, with the file's name and the byte, for anything that the format does not allow.
     """
-    with opened(path) as (descriptor, stamp):
+    with open_for_reading(path) as (descriptor, stamp):
         reader = SpanReader(descriptor, stamp.size, name)
         try:
             version, tensor_count, field_count = _preamble(reader)
@@ -60,7 +60,7 @@ def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInf
             start = aligned(reader.at, alignment)
             tensors = tuple(_placed(records, index, start, alignment, stamp.size))
         except CheckpointError as error:
-            raise CheckpointError(f"{shown(name)}: {error}") from None
+            raise CheckpointError(f"{printable(name)}: {error}") from None
     return Shard(name, path, start, stamp, fields, version, alignment), tensors
 
 
@@ -99,7 +99,7 @@ def _field(reader: SpanReader, lists: bool) -> Field:
             kind, code = _value_type(number)
             value = reader.number(code)
     except CheckpointError as error:
-        raise CheckpointError(f"key {shown(key)}: {error}") from None
+        raise CheckpointError(f"key {printable(key)}: {error}") from None
     return Field(key, kind, value, start, reader.at - start)
 
 
@@ -134,7 +134,7 @@ def _check_unique(names: Iterable[str], what: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise CheckpointError(f"the {what} {shown(name)} stands twice")
+            raise CheckpointError(f"the {what} {printable(name)} stands twice")
         seen.add(name)
 
 
@@ -143,7 +143,7 @@ def _alignment(fields: Iterable[Field]) -> int:
         ((field.type, field.value) for field in fields if field.key == "general.alignment"), ("u32", DEFAULT_ALIGNMENT)
     )
     if type(value) is not int or value < 1 or value & (value - 1):
-        raise CheckpointError(f"general.alignment must be a power of two, not {shown(value)}")
+        raise CheckpointError(f"general.alignment must be a power of two, not {printable(value)}")
     if value > ALIGNMENT_LIMIT:
         raise CheckpointError(f"general.alignment is {value}, more than {ALIGNMENT_LIMIT}")
     if kind != "u32":
@@ -155,7 +155,9 @@ def _tensor_record(reader: SpanReader) -> tuple[str, tuple[int, ...], int, int]:
     name = reader.string()
     dimensions = reader.number("I")
     if dimensions > MAX_DIMENSIONS:
-        raise CheckpointError(f"tensor {shown(name)} has {dimensions} dimensions; ggml has at most {MAX_DIMENSIONS}")
+        raise CheckpointError(
+            f"tensor {printable(name)} has {dimensions} dimensions; ggml has at most {MAX_DIMENSIONS}"
+        )
     shape = struct.unpack(f"<{dimensions}Q", reader.take(8 * dimensions))
     return name, shape, reader.number("I"), reader.number("Q")
 
@@ -167,16 +169,18 @@ def _placed(
     at = 0
     for name, shape, number, offset in records:
         if number not in GGML_TYPES:
-            raise CheckpointError(f"tensor {shown(name)} has the unknown type {number}; a newer gguf may know it")
+            raise CheckpointError(f"tensor {printable(name)} has the unknown type {number}; a newer gguf may know it")
         dtype, block, width = GGML_TYPES[number]
         if (shape[0] if shape else 1) % block:
-            raise CheckpointError(f"tensor {shown(name)}: rows of {shape[:1]} do not fill {dtype} blocks of {block}")
+            raise CheckpointError(
+                f"tensor {printable(name)}: rows of {shape[:1]} do not fill {dtype} blocks of {block}"
+            )
         nbytes = prod(shape) // block * width
         if offset != at:
-            raise CheckpointError(f"tensor {shown(name)} starts at offset {offset}, expected {at}")
+            raise CheckpointError(f"tensor {printable(name)} starts at offset {offset}, expected {at}")
         if start + offset + nbytes > size:
             raise CheckpointError(
-                f"tensor {shown(name)} ends at byte {start + offset + nbytes}, the file has {size}: it is cut off"
+                f"tensor {printable(name)} ends at byte {start + offset + nbytes}, the file has {size}: it is cut off"
             )
         yield TensorInfo(name, dtype, shape, shard, start + offset, nbytes, block)
         at = aligned(offset + nbytes, alignment)
@@ -202,7 +206,7 @@ def field_bytes(key: str, kind: str, value: object) -> bytes:
     try:
         return head + struct.pack(f"<{len(items)}{_CODES[item]}", *items)
     except struct.error:
-        raise CheckpointError(f"key {shown(key)}: {shown(value)} does not fit its type {kind}") from None
+        raise CheckpointError(f"key {printable(key)}: {printable(value)} does not fit its type {kind}") from None
 
 
 def kind_of(value: object) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rewriter.checkpoint import CARD, Document, SideFile
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, printable
 from rewriter.formats import json_edit, safetensors
 from rewriter.formats.limits import FILES
-from rewriter.system.files import named, opened, read_at, read_document, stamp
+from rewriter.system.files import file_stamp, open_for_reading, printable_name, read_at, read_document
 
 CARD_LIMIT = 4_000_000  # bytes of a model card; the longest there are have some 500,000
 SINGLE = "model.safetensors"
@@ -50,25 +50,26 @@ def _chosen_index(indexes: list[str]) -> str | None:
     preferred = "model" + INDEX_SUFFIX
     if preferred in indexes or len(indexes) < 2:
         return preferred if preferred in indexes else next(iter(indexes), None)
-    raise CheckpointError(f"several indexes: {', '.join(map(shown, indexes))}; remove all but one")
+    raise CheckpointError(f"several indexes: {', '.join(map(printable, indexes))}; remove all but one")
 
 
 def _no_weights(path: Path, single: list[str]) -> str:
     if single:
-        return f"{named(path)} has {len(single)} safetensors files but no {SINGLE} and no model{INDEX_SUFFIX}"
+        return f"{printable_name(path)} has {len(single)} safetensors files but no {SINGLE} and no model{INDEX_SUFFIX}"
     ggufs = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(".gguf"))
     if ggufs:
-        return f"{named(path)} holds GGUF files: give one of them, such as {shown(path / ggufs[0], 200)}"
+        return f"{printable_name(path)} holds GGUF files: give one of them, such as {printable(path / ggufs[0], 200)}"
     others = sorted(entry.name for entry in path.iterdir() if _STALE.fullmatch(entry.name))
     if others:
         return (
-            f"{named(path)} holds no safetensors files; {shown(others[0])} would have to be converted first: save the "
+            f"{printable_name(path)} holds no safetensors files; {printable(others[0])} would have to be "
+            f"converted first: save the "
             "model with transformers' save_pretrained, or convert it with llama.cpp's convert_hf_to_gguf.py"
         )
     inside = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and any(entry.glob("*.safetensors")))
     if inside:
-        return f"{named(path)} holds no safetensors files; did you mean {shown(path / inside[0], 80)}?"
-    return f"{named(path)} holds no safetensors files"
+        return f"{printable_name(path)} holds no safetensors files; did you mean {printable(path / inside[0], 80)}?"
+    return f"{printable_name(path)} holds no safetensors files"
 
 
 def _shard_names(index: Document) -> list[str]:
@@ -81,7 +82,7 @@ def _shard_names(index: Document) -> list[str]:
     odd = [name for name in weight_map.values() if not isinstance(name, str)]
     for name in (*odd, *sorted(names)):
         if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
-            raise CheckpointError(f"{index.name} names the shard {shown(name)}, which is not a plain file name")
+            raise CheckpointError(f"{index.name} names the shard {printable(name)}, which is not a plain file name")
     return sorted(names)
 
 
@@ -99,7 +100,7 @@ def companions(path: Path, weights: set[str], adapter: bool = False) -> tuple[tu
         if _is_stale(path, name) or (adapter and name == "config.json"):
             left_behind.append(name)
         else:
-            side_files.append(SideFile(name, str(path / name), stamp(path / name)))
+            side_files.append(SideFile(name, str(path / name), file_stamp(path / name)))
     _leave_params(left_behind, side_files)
     return tuple(side_files), tuple(sorted(left_behind))
 
@@ -113,11 +114,11 @@ def _walk(path: Path, left_behind: list[str]) -> Iterator[str]:
         status = os.stat(path / folder)
         real = status.st_dev, status.st_ino
         if real in above:
-            raise CheckpointError(f"the folder {shown(folder)} is a link to one that holds it")
+            raise CheckpointError(f"the folder {printable(folder)} is a link to one that holds it")
         entries = sorted(os.scandir(path / folder), key=lambda entry: entry.name)
         met += len(entries)
         if met > FILES:  # links that double at every level are no loop, and have no end either
-            raise CheckpointError(f"{named(path)} holds more than {FILES} files and folders")
+            raise CheckpointError(f"{printable_name(path)} holds more than {FILES} files and folders")
         for entry in entries:
             name = f"{folder}{entry.name}"
             if not entry.is_dir():
@@ -140,7 +141,7 @@ def _is_stale(path: Path, name: str) -> bool:
 
 def _has_layers(path: Path) -> bool:
     """Whether a second safetensors file holds numbered layers: then it belongs to the unpruned model."""
-    with opened(path) as (descriptor, found):
+    with open_for_reading(path) as (descriptor, found):
         start = read_at(descriptor, 0, min(16, found.size), path.name)
     if not safetensors.looks_like(start, found.size):
         return False

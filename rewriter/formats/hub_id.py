@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rewriter.formats.front_matter import CardError, said, split
+from rewriter.formats.front_matter import CardError, get, split
 
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)  # ORG/NAME, or gpt2
 _CACHED = re.compile(r"models--([A-Za-z0-9][\w.-]*)", re.ASCII)
@@ -30,7 +30,7 @@ def hub_name(path: Path, config: object, card: str | None) -> str:
     if not isinstance(name, str) or name.count("/") != 1 or not _NAME.fullmatch(name):
         return ""
     try:
-        base = said(split(card or "")[1], "base_model")
+        base = get(split(card or "")[1], "base_model")
     except CardError:
         return ""
     return "" if name in (base if isinstance(base, list) else [base]) else name

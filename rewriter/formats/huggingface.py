@@ -25,7 +25,7 @@ from rewriter.checkpoint import (  # fmt: skip
     Shard,
     TensorInfo,
 )
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, printable
 from rewriter.formats import json_edit, safetensors
 from rewriter.formats.hf_directory import (
     ADAPTER_CONFIG,
@@ -57,7 +57,7 @@ def open_file(path: Path) -> Checkpoint:
     _refuse_part(path)
     adapter = _is_adapter(opened)
     if adapter and path.with_name(ADAPTER_CONFIG).exists():
-        raise CheckpointError(f"{ADAPTER_CONFIG} beside {shown(path.name)} belongs to it: give their directory")
+        raise CheckpointError(f"{ADAPTER_CONFIG} beside {printable(path.name)} belongs to it: give their directory")
     config = None if adapter else _beside(path)
     documents = () if config is None else (read_document(config, CONFIG),)
     record = (safetensors.metadata_of(opened[0][0]) or {}).get(PROVENANCE_ENTRY)
@@ -89,7 +89,7 @@ def _refuse_part(path: Path) -> None:
     match = SHARD_NAME.fullmatch(path.name)
     if match and int(match["count"]) > 1:
         raise CheckpointError(
-            f"{shown(path.name)} is one of {int(match['count'])} shards; give the directory that holds them all"
+            f"{printable(path.name)} is one of {int(match['count'])} shards; give the directory that holds them all"
         )
 
 
@@ -108,7 +108,7 @@ def open_directory(path: Path) -> Checkpoint:
     index, names = weight_files(path)
     missing = next((name for name in names if not (path / name).exists()), None)
     if missing is not None:
-        raise CheckpointError(f"cannot open {shown(missing)}: it is missing; is the download complete?")
+        raise CheckpointError(f"cannot open {printable(missing)}: it is missing; is the download complete?")
     opened = _shards(path, names)
     documents = [read_document(path / name, name) for name in _described_by(names) if (path / name).exists()]
     if index is not None:
@@ -139,7 +139,7 @@ def _shards(path: Path, names: list[str]) -> tuple[Opened, ...]:
     for number, name in enumerate(names):
         opened.append(safetensors.open_shard(str(path / name), name, number))
         tensors, headers = tensors + len(opened[-1][1]), headers + opened[-1][0].data_start
-        check_total(tensors, headers, f"up to {shown(name)}: ")
+        check_total(tensors, headers, f"up to {printable(name)}: ")
     return tuple(opened)
 
 
@@ -211,9 +211,9 @@ def _check_index(index: Document, opened: tuple[Opened, ...]) -> None:
     for name in expected:
         if found.get(name) != expected[name]:
             raise CheckpointError(
-                f"{index.name} puts tensor {shown(name)} into {shown(expected[name])}, "
-                f"it is in {shown(found.get(name, 'none of the shards'))}"
+                f"{index.name} puts tensor {printable(name)} into {printable(expected[name])}, "
+                f"it is in {printable(found.get(name, 'none of the shards'))}"
             )
     for name, shard in found.items():
         if name not in expected:
-            raise CheckpointError(f"{index.name} does not name tensor {shown(name)} of {shown(shard)}")
+            raise CheckpointError(f"{index.name} does not name tensor {printable(name)} of {printable(shard)}")

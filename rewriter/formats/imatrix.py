@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rewriter.checkpoint import IMATRIX, IMPORTANCES, Checkpoint, Field, Shard, TensorInfo
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, printable
 from rewriter.formats.binary_reader import SpanReader
 from rewriter.formats.limits import TENSORS, check_total
-from rewriter.system.files import opened
+from rewriter.system.files import open_for_reading
 
 _NAME_LIMIT = 1024  # bytes; ggml's names have at most 64
 _DATASET_LIMIT = 1 << 16  # bytes; it is a path
@@ -35,13 +35,13 @@ def looks_like(start: bytes) -> bool:
 
 def open_imatrix(path: Path) -> Checkpoint:
     """Open the importance matrix at `path`. Raises CheckpointError for anything that the format does not allow."""
-    with opened(path) as (descriptor, stamp):
+    with open_for_reading(path) as (descriptor, stamp):
         reader = SpanReader(descriptor, stamp.size, path.name, stamp.size)
         try:
             tensors = tuple(_entries(reader))
             ending = _ending(reader, stamp.size)
         except CheckpointError as error:
-            raise CheckpointError(f"{shown(path.name)}: {error}") from None
+            raise CheckpointError(f"{printable(path.name)}: {error}") from None
     shard = Shard(path.name, str(path), 4, stamp, (ending,) if ending.nbytes else None)
     said = repr([(tensor.name, tensor.nbytes, tensor.extra) for tensor in tensors] + [ending.value])
     return Checkpoint(
@@ -65,11 +65,11 @@ def _entries(reader: SpanReader) -> Iterator[TensorInfo]:
     seen: set[str] = set()
     for _ in range(count):
         name = _text(reader, _NAME_LIMIT)
-        calls, values = reader.number("i"), _size(reader, f"values of {shown(name)}")
+        calls, values = reader.number("i"), _size(reader, f"values of {printable(name)}")
         if name in seen or not name:
-            raise CheckpointError(f"the entry {shown(name)} stands twice" if name else "an entry has no name")
+            raise CheckpointError(f"the entry {printable(name)} stands twice" if name else "an entry has no name")
         seen.add(name)
-        reader.check_room(values, 4, f"values of {shown(name)}")
+        reader.check_room(values, 4, f"values of {printable(name)}")
         yield TensorInfo(name, "F32", (values,), 0, reader.at, 4 * values, extra={"calls": calls})
         reader.skip(4 * values)
 

@@ -12,7 +12,7 @@ from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 from math import isfinite
 from typing import Any
 
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, printable
 
 _DECODER = json.JSONDecoder()
 # Commas and opening brackets, and colons, of one text: more would not fit into 2 GiB or 10 s. A million tensors do.
@@ -31,7 +31,7 @@ def parse(text: str, where: str, finite: bool = False) -> Any:
     for what, marks, most in (("values", ",[{", VALUES), ("members", ":", MEMBERS)):
         count = sum(map(text.count, marks))
         if count > most:
-            raise CheckpointError(f"{shown(where)} holds {count} {what}, more than {most}")
+            raise CheckpointError(f"{printable(where)} holds {count} {what}, more than {most}")
     try:
         number = _finite if finite else None
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=number, parse_float=number)
@@ -39,7 +39,7 @@ def parse(text: str, where: str, finite: bool = False) -> Any:
         return value
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise CheckpointError(f"{shown(where)} is not valid JSON: {shown(reason, 80)}") from None
+        raise CheckpointError(f"{printable(where)} is not valid JSON: {printable(reason, 80)}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)!r} stands twice")
+        raise ValueError(f"the key {printable(twice)!r} stands twice")
     return members
 
 
@@ -84,7 +84,7 @@ def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def edited(text: str, changes: Mapping[str, Any]) -> str:
+def edit(text: str, changes: Mapping[str, Any]) -> str:
     """Return the JSON `text` with the values under the dotted keys of `changes` replaced, or added at the end.
 
     New values take the style of the text: indented where the text is.
@@ -161,6 +161,6 @@ def _dumped(text: str, value: Any, depth: int, old: str) -> str:
     return json.dumps(value, indent=unit).replace("\n", "\n" + (unit or "") * depth)
 
 
-def plain(value: Any) -> Any:
+def json_roundtrip(value: Any) -> Any:
     """`value` as it reads after a trip through JSON: tuples are lists."""
     return json.loads(json.dumps(value))

@@ -17,11 +17,11 @@ from math import prod
 from operator import attrgetter
 from typing import Any
 
-from rewriter.checkpoint import Field, Shard, Stamp, TensorInfo
-from rewriter.errors import CheckpointError, shown
+from rewriter.checkpoint import Field, FileStamp, Shard, TensorInfo
+from rewriter.errors import CheckpointError, printable
 from rewriter.formats import json_edit
 from rewriter.formats.limits import check_entries, check_total
-from rewriter.system.files import opened, read_at
+from rewriter.system.files import open_for_reading, read_at
 
 HEADER_LIMIT = 100_000_000
 DIMENSION_LIMIT = 64  # torch's and numpy's own; a product of thousands of large numbers takes forever
@@ -48,14 +48,14 @@ def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInf
 
     Raises CheckpointError, with the file's name, for anything that the format does not allow.
     """
-    with opened(path) as (descriptor, stamp):
+    with open_for_reading(path) as (descriptor, stamp):
         if stamp.size < 8:
-            raise CheckpointError(f"{shown(name)} is not safetensors: it has {stamp.size} bytes")
+            raise CheckpointError(f"{printable(name)} is not safetensors: it has {stamp.size} bytes")
         prefix = read_at(descriptor, 0, 8, name)
         length = struct.unpack("<Q", prefix)[0]
         if length > HEADER_LIMIT or length > stamp.size - 8:
             raise CheckpointError(
-                f"{shown(name)} says its header has {length} bytes; the file has {stamp.size}, the format's limit "
+                f"{printable(name)} says its header has {length} bytes; the file has {stamp.size}, the format's limit "
                 f"is {HEADER_LIMIT}"
             )
         header = read_at(descriptor, 8, length, name)
@@ -63,17 +63,17 @@ def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInf
     return shard, tensors, hashlib.sha256(prefix + header).digest()
 
 
-def _parsed(header: bytes, path: str, name: str, index: int, stamp: Stamp) -> tuple[Shard, tuple[TensorInfo, ...]]:
+def _parsed(header: bytes, path: str, name: str, index: int, stamp: FileStamp) -> tuple[Shard, tuple[TensorInfo, ...]]:
     start = 8 + len(header)
     entries = _json(header, f"the header of {name}")
     if not isinstance(entries, dict):
-        raise CheckpointError(f"the header of {shown(name)} is not a JSON object")
+        raise CheckpointError(f"the header of {printable(name)} is not a JSON object")
     try:
         fields = _metadata(entries.pop(METADATA, None))
         check_total(len(entries))
         tensors = tuple(_tensor(key, entry, index, start) for key, entry in entries.items())
     except CheckpointError as error:
-        raise CheckpointError(f"{shown(name)}: {error}") from None
+        raise CheckpointError(f"{printable(name)}: {error}") from None
     _check_coverage(tensors, start, stamp.size, name)
     return Shard(name, path, start, stamp, fields), tensors
 
@@ -85,7 +85,7 @@ def _json(header: bytes, where: str) -> Any:
         if b"\\ud" in header.lower():
             json.dumps(entries, ensure_ascii=False).encode("utf-8")
     except UnicodeError as error:
-        raise CheckpointError(f"{shown(where)} is not UTF-8: {error.reason}") from None  # type: ignore[attr-defined]
+        raise CheckpointError(f"{printable(where)} is not UTF-8: {error.reason}") from None  # type: ignore[attr-defined]
     return entries
 
 
@@ -102,22 +102,23 @@ def _tensor(name: str, entry: object, shard: int, start: int) -> TensorInfo:
     members = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = members.pop("dtype", None), members.pop("shape", None), members.pop("data_offsets", None)
     if dtype is None or not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
-        raise CheckpointError(f"tensor {shown(name)} needs a dtype, a shape and two data_offsets")
+        raise CheckpointError(f"tensor {printable(name)} needs a dtype, a shape and two data_offsets")
     numbers = [*shape, *offsets]
     if len(shape) > DIMENSION_LIMIT or not _are_sizes(numbers):
         raise CheckpointError(
-            f"tensor {shown(name)}: shape and offsets must be numbers from 0 to 2^63, at most {DIMENSION_LIMIT} of them"
+            f"tensor {printable(name)}: shape and offsets must be numbers from 0 to 2^63, at most "
+            f"{DIMENSION_LIMIT} of them"
         )
     bits = DTYPE_BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is None:
-        raise CheckpointError(f"tensor {shown(name)} has the unknown dtype {shown(dtype)}")
+        raise CheckpointError(f"tensor {printable(name)} has the unknown dtype {printable(dtype)}")
     begin, end = offsets
     size = prod(shape) * bits
     if (size or prod(filter(None, shape))) >= 2**64:  # the library multiplies before it meets a zero
-        raise CheckpointError(f"tensor {shown(name)}: the shape {shown(shape)} is too large")
+        raise CheckpointError(f"tensor {printable(name)}: the shape {printable(shape)} is too large")
     if size % 8 or size != (end - begin) * 8:
         raise CheckpointError(
-            f"tensor {shown(name)}: {dtype} of shape {shown(list(shape))} needs {size / 8:g} bytes, "
+            f"tensor {printable(name)}: {dtype} of shape {printable(list(shape))} needs {size / 8:g} bytes, "
             f"its offsets {begin} to {end} give {end - begin}"
         )
     return TensorInfo(name, dtype, tuple(shape), shard, start + begin, end - begin, extra=members or None)
@@ -138,12 +139,13 @@ def _check_coverage(tensors: Iterable[TensorInfo], start: int, size: int, name: 
         if tensor.offset != at:
             flaw = "overlaps the one before it" if tensor.offset < at else "leaves a hole before it"
             raise CheckpointError(
-                f"{shown(name)}: tensor {shown(tensor.name)} starts at byte {tensor.offset - start} of the data "
+                f"{printable(name)}: tensor {printable(tensor.name)} starts at byte {tensor.offset - start} of "
+                f"the data "
                 f"and {flaw}, which ends at {at - start}"
             )
         at += tensor.nbytes
     if at != size:
-        raise CheckpointError(f"{shown(name)} has {size} bytes, its tensors end at byte {at}")
+        raise CheckpointError(f"{printable(name)} has {size} bytes, its tensors end at byte {at}")
 
 
 def metadata_of(shard: Shard) -> dict[str, object] | None:

@@ -9,10 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rewriter.checkpoint import Field, FieldEdit, Shard, TensorInfo
-from rewriter.errors import UnsupportedError, shown
+from rewriter.errors import UnsupportedError, printable
 from rewriter.formats.gguf import PROVENANCE_KEY, SPLIT_NAME, shard_values
 from rewriter.formats.gguf_header import MAGIC, aligned, field_bytes, kind_of, tensor_record
-from rewriter.layout.output import BLOCK, CopyRange, Literal, Output, OutputFile, Piece, best_start, merged, whole_file
+from rewriter.layout.output import (
+    BLOCK,
+    CopyRange,
+    Literal,
+    Output,
+    OutputFile,
+    Piece,
+    best_alignment,
+    coalesce,
+    whole_file,
+)
 from rewriter.layout.sharding import Group, by_size, by_source, is_unchanged, tensors_by_shard
 from rewriter.layout.tensor_pieces import tensor_pieces
 from rewriter.planning.plan import Plan
@@ -97,7 +107,7 @@ def _refuse_other_metadata(shards: tuple[Shard, ...]) -> None:
         for key in shard_values(shard):
             if key not in known:
                 raise UnsupportedError(
-                    f"{shown(shard.name)} has metadata of its own, {shown(key)}: files stay as they are"
+                    f"{printable(shard.name)} has metadata of its own, {printable(key)}: files stay as they are"
                 )
 
 
@@ -144,20 +154,20 @@ def _file(plan: Plan, name: str, part: _Part, tensors: Sequence[Sequence[TensorI
         same_fields = [isinstance(each, CopyRange) for each in fields] == [True] * len(part.shard.fields or ())
         if same_fields and is_unchanged(part.copies, tensors[part.source]):
             return whole_file(name, part.shard.path, part.shard.stamp.size)
-    return OutputFile(name, merged(_pieces(plan, part, fields)))
+    return OutputFile(name, coalesce(_pieces(plan, part, fields)))
 
 
 def _pieces(plan: Plan, part: _Part, fields: list[Piece]) -> Iterator[Piece]:
     """The pieces of a file: its metadata, then its tensors."""
     alignment = part.shard.alignment
-    data = merged(piece for copy in part.copies for piece in _data_pieces(plan, copy.tensor, alignment))
+    data = coalesce(piece for copy in part.copies for piece in _data_pieces(plan, copy.tensor, alignment))
     records, at = [], 0
     for copy in part.copies:
         records.append(tensor_record(copy.name, copy.tensor, at))
         at += aligned(copy.tensor.nbytes, alignment)
     size = 24 + sum(piece.nbytes for piece in fields) + sum(map(len, records))
     if plan.provenance is not None:
-        fields += _filler(size, alignment, best_start(data))
+        fields += _filler(size, alignment, best_alignment(data))
         size = 24 + sum(piece.nbytes for piece in fields) + sum(map(len, records))
     yield Literal(MAGIC + struct.pack("<IQQ", part.shard.version, len(part.copies), len(fields)))
     yield from fields

@@ -15,7 +15,7 @@ from rewriter.checkpoint import (  # fmt: skip
     Checkpoint,
     TensorInfo,
 )
-from rewriter.errors import RequestError, UnsupportedError, shown
+from rewriter.errors import RequestError, UnsupportedError, printable
 from rewriter.formats import json_edit
 from rewriter.formats.hf_directory import INDEX_SUFFIX
 from rewriter.formats.huggingface import PROVENANCE_ENTRY, PROVENANCE_FILE, SHARD_NAME, config_name
@@ -109,7 +109,7 @@ def _regrouped(plan: Plan) -> list[_Part]:
         names = [f"{stem}.safetensors"]
     taken = {file.name for file in checkpoint.side_files} & set(names)
     if taken:
-        raise UnsupportedError(f"{shown(min(taken))} goes along as it is, and the weights would take its name")
+        raise UnsupportedError(f"{printable(min(taken))} goes along as it is, and the weights would take its name")
     return [_Part(name, copies, metadata) for name, copies in zip(names, groups, strict=True)]
 
 
@@ -121,7 +121,7 @@ def _common_metadata(checkpoint: Checkpoint) -> dict[str, object] | None:
         for key, value in (metadata or {}).items():
             if common is not None and common.get(key, value) != value:
                 raise UnsupportedError(
-                    f"the files disagree about {shown(key)} in their __metadata__: they stay as they are"
+                    f"the files disagree about {printable(key)} in their __metadata__: they stay as they are"
                 )
         if metadata is not None:
             common = {**(common or {}), **metadata}
@@ -181,7 +181,7 @@ def _index(plan: Plan, text: str, files: Mapping[str, str]) -> str:
     metadata = old.get("metadata")
     for key, value in _totals(plan, metadata if isinstance(metadata, dict) else {}).items():
         changes[f"metadata.{key}"] = value
-    return json_edit.edited(text, changes)
+    return json_edit.edit(text, changes)
 
 
 def _totals(plan: Plan, metadata: Mapping[str, Any]) -> dict[str, int]:
@@ -203,4 +203,4 @@ def _configs(plan: Plan, name: str) -> Iterator[OutputFile]:
             continue
         changes = {edit.key: edit.after for edit in plan.edits if edit.file == document.name}
         target = document.name if plan.checkpoint.format == HUGGINGFACE else config_name(name)
-        yield OutputFile(target, (Literal(json_edit.edited(document.text, changes).encode()),))
+        yield OutputFile(target, (Literal(json_edit.edit(document.text, changes).encode()),))

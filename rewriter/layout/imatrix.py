@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from rewriter.checkpoint import Shard
-from rewriter.layout.output import CopyRange, Literal, Output, OutputFile, Piece, merged, whole_file
+from rewriter.layout.output import CopyRange, Literal, Output, OutputFile, Piece, coalesce, whole_file
 from rewriter.layout.sharding import is_unchanged
 from rewriter.planning.plan import Plan
 
@@ -17,7 +17,7 @@ def layout(plan: Plan, name: str) -> Output:
     sources = ((shard.path, shard.stamp),)
     if is_unchanged(plan.tensors, plan.checkpoint.tensors):
         return Output((whole_file(name, shard.path, shard.stamp.size),), False, sources)
-    return Output((OutputFile(name, merged(_pieces(plan, shard))),), False, sources)
+    return Output((OutputFile(name, coalesce(_pieces(plan, shard))),), False, sources)
 
 
 def _pieces(plan: Plan, shard: Shard) -> Iterator[Piece]:

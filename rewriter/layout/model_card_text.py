@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rewriter.checkpoint import CARD
-from rewriter.formats.front_matter import CardError, changed, end_of_line, has, said, split
+from rewriter.formats.front_matter import CardError, contains, edit, end_of_line, get, split
 from rewriter.formats.hub_id import is_hub_name
+from rewriter.planning.layer_ranges import format_layers, moves
 from rewriter.planning.model_card import wants_card
 from rewriter.planning.plan import Plan
 from rewriter.planning.provenance import composed, origin_of
-from rewriter.planning.selection.choose import format_layers, moves
-from rewriter.units import number, size
+from rewriter.units import format_bytes, format_count
 from rewriter.version import VERSION
 
 TAGS = ("pruned", "layer-pruning")
@@ -74,9 +74,9 @@ def _extended(plan: Plan, text: str) -> Card:
     head, yaml, rest = split(text)
     eol = end_of_line(text)
     entries, note = _lineage(plan, yaml, _BEGIN in rest)
-    results = (_RESULTS,) if has(yaml, _RESULTS) else ()
+    results = (_RESULTS,) if contains(yaml, _RESULTS) else ()
     left_out = bool(results) or (_BEGIN in rest and f"(`{_RESULTS}`)" in rest)  # of a run before as well
-    new = changed(yaml, eol, entries, TAGS, results)
+    new = edit(yaml, eol, entries, TAGS, results)
     end = rest.index("\n") + 1 if "\n" in rest else len(rest)
     section = "\n".join(_section(plan, _base(plan, yaml, _BEGIN in rest), left_out)).replace("\n", eol)
     tail = rest[:end] if rest[:end].endswith("\n") else rest[:end] + eol
@@ -93,16 +93,16 @@ def _lineage(plan: Plan, yaml: str, ours: bool) -> tuple[dict[str, str], str]:
     base = plan.options.base_model
     if base:
         return {"base_model": base, "base_model_relation": RELATION}, ""
-    if ours and said(yaml, "base_model_relation") == RELATION:
+    if ours and get(yaml, "base_model_relation") == RELATION:
         return {}, ""
-    if has(yaml, "base_model"):
+    if contains(yaml, "base_model"):
         return {}, f"{CARD} keeps the base_model of its source: what the Hub calls the source, only --base-model says"
     return {"base_model_relation": RELATION}, f"{CARD} names no base_model: which it is, only --base-model says"
 
 
 def _base(plan: Plan, yaml: str, ours: bool) -> str:
     """What the Hub calls the model that all this started from, "" where nothing says it."""
-    base = said(yaml, "base_model") if ours and said(yaml, "base_model_relation") == RELATION else None
+    base = get(yaml, "base_model") if ours and get(yaml, "base_model_relation") == RELATION else None
     return plan.options.base_model or (base if isinstance(base, str) and is_hub_name(base) else "")
 
 
@@ -142,8 +142,8 @@ def _section(plan: Plan, base: str, results: bool) -> Iterator[str]:
     yield "for bit. **Nothing was trained after that.**\n"
     yield "| | before | after |\n|---|---|---|"
     yield f"| layers of the stack `{_plain(layers.stack)}` | {layers.count} | {len(layers.main)} |"
-    yield f"| parameters | {number(parameters)} | {number(plan.parameters)} |"
-    yield f"| bytes of weights | {size(nbytes)} | {size(plan.nbytes)} |\n"
+    yield f"| parameters | {format_count(parameters)} | {format_count(plan.parameters)} |"
+    yield f"| bytes of weights | {format_bytes(nbytes)} | {format_bytes(plan.nbytes)} |\n"
     yield f"Dropped, counted from 0: **{_list(layers.dropped)}**{chosen}.\n"
     yield "| layer before | layer now |\n|---|---|"
     yield from (f"| {_list(old)} | {_list(new)} |" for old, new in moves(layers.numbers))

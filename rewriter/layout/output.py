@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rewriter.checkpoint import Stamp
+from rewriter.checkpoint import FileStamp
 
 BLOCK = 4096  # bytes that filesystems and the page cache move as one
 
@@ -115,7 +115,7 @@ class Output:
 
     files: tuple[OutputFile, ...]
     directory: bool
-    sources: tuple[tuple[str, Stamp], ...]
+    sources: tuple[tuple[str, FileStamp], ...]
     claims: str = ""
 
     def __repr__(self) -> str:
@@ -138,7 +138,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class WriteOptions:
     """How an output is written; what it holds is the plan's business.
 
     overwrite: replace an earlier output. verify_bytes: compare every byte that stayed before the output appears.
@@ -165,12 +165,12 @@ def whole_file(name: str, path: str, nbytes: int) -> OutputFile:
     return OutputFile(name, (CopyRange(path, 0, nbytes),) if nbytes else (), unchanged=nbytes > 0)
 
 
-def most_padding(nbytes: int) -> int:
+def max_padding(nbytes: int) -> int:
     """How much longer a header may become for the sake of its data's place, in a file of at most `nbytes` bytes."""
     return BLOCK if nbytes >= _WORTH_PADDING else 0
 
 
-def best_start(pieces: Iterable[Piece]) -> int | None:
+def best_alignment(pieces: Iterable[Piece]) -> int | None:
     """Where `pieces` should start, modulo BLOCK, so that most of their bytes keep their place within a block.
 
     Blocks that keep their place are shared on filesystems that can, and copied faster elsewhere. None if there is
@@ -188,7 +188,7 @@ def best_start(pieces: Iterable[Piece]) -> int | None:
     return max(votes, key=lambda place: (votes[place], -place))
 
 
-def merged(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+def coalesce(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
     """`pieces` with neighbours joined: ranges that continue each other, literals that follow each other."""
     result: list[Piece] = []
     run: list[Piece] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from rewriter.checkpoint import TensorInfo
 from rewriter.formats.safetensors import DTYPE_BITS, METADATA
-from rewriter.layout.output import BLOCK, Literal, Piece, best_start, merged
+from rewriter.layout.output import BLOCK, Literal, Piece, best_alignment, coalesce
 from rewriter.layout.tensor_pieces import tensor_pieces
 
 
@@ -28,9 +28,9 @@ def pieces(
     header: dict[str, Any] = {} if metadata is None else {METADATA: dict(metadata)}
     header |= {name: _entry(tensor, offsets[name]) for tensor, name in copies}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    ranges = merged(piece for tensor, _ in order for piece in tensor_pieces(tensor, path_of(tensor.shard)))
-    text += b" " * _padding(len(text), best_start(ranges))
-    return merged([Literal(struct.pack("<Q", len(text)) + text), *ranges])
+    ranges = coalesce(piece for tensor, _ in order for piece in tensor_pieces(tensor, path_of(tensor.shard)))
+    text += b" " * _padding(len(text), best_alignment(ranges))
+    return coalesce([Literal(struct.pack("<Q", len(text)) + text), *ranges])
 
 
 def _ordered(copies: Sequence[tuple[TensorInfo, str]]) -> list[tuple[TensorInfo, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rewriter.checkpoint import TensorInfo
-from rewriter.layout.output import most_padding
+from rewriter.layout.output import max_padding
 from rewriter.planning.plan import Plan
 from rewriter.planning.tensor_renaming import TensorCopy
 
@@ -32,7 +32,7 @@ def by_size(plan: Plan, size_of: Callable[[TensorCopy], int], head: Callable[[in
     if limit is None:
         return [plan.tensors]
     groups: list[list[TensorCopy]] = [[]]
-    limit -= most_padding(limit)
+    limit -= max_padding(limit)
     room = limit - head(0)
     for copy in plan.tensors:
         size = size_of(copy)

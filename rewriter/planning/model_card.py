@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rewriter.checkpoint import CARD, HUGGINGFACE, Checkpoint, LayerMap
-from rewriter.errors import RequestError, shown
+from rewriter.errors import RequestError, printable
 from rewriter.formats.hub_id import is_hub_name
-from rewriter.planning.selection.choose import Options
+from rewriter.planning.options import PlanOptions
 
 
-def wants_card(checkpoint: Checkpoint, layers: LayerMap, options: Options) -> bool:
+def wants_card(checkpoint: Checkpoint, layers: LayerMap, options: PlanOptions) -> bool:
     """Whether the output gets a card of its own: where layers go, and there is one already or one was asked for."""
     able = checkpoint.format == HUGGINGFACE and not checkpoint.companion and layers.dropped
     return bool(able and (checkpoint.has_card if options.card is None else options.card))
 
 
-def for_card(checkpoint: Checkpoint, layers: LayerMap, options: Options) -> Options:
+def for_card(checkpoint: Checkpoint, layers: LayerMap, options: PlanOptions) -> PlanOptions:
     """What is said for a model card, as far as there will be one. Raises RequestError."""
     if (options.card or options.base_model) and checkpoint.format != HUGGINGFACE:
         raise RequestError(
-            f"a model card is the {CARD} of a directory: {shown(checkpoint.name)} is a file and has none"
+            f"a model card is the {CARD} of a directory: {printable(checkpoint.name)} is a file and has none"
         )
     if options.base_model and not is_hub_name(options.base_model):
-        raise RequestError(f"--base-model is ORG/NAME as on the Hub, not {shown(options.base_model)}")
+        raise RequestError(f"--base-model is ORG/NAME as on the Hub, not {printable(options.base_model)}")
     if wants_card(checkpoint, layers, options):
         return replace(options, base_model=options.base_model or checkpoint.hub_name)
     if options.base_model and layers.dropped:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from rewriter.architectures.lookup import Stack, find, generic, resolve, select, table_of
 from rewriter.architectures.schema import Architecture
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
-from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, printable
 from rewriter.planning.constraints.constraint import SEARCHED, Bound, broken, nearest
 from rewriter.planning.constraints.custom_rules import own_stacks
 from rewriter.planning.constraints.limit_kinds import bound_for
 from rewriter.planning.constraints.unknown_architecture import refuse_doubts
+from rewriter.planning.layer_ranges import format_layers
 from rewriter.planning.metadata import field_rules
 from rewriter.planning.metadata.edits import (
     count_problems,
@@ -35,8 +36,8 @@ from rewriter.planning.metadata.layer_patterns import (
 )
 from rewriter.planning.metadata.quantization_config import refuse_unfollowed
 from rewriter.planning.model_card import for_card
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.provenance import Provenance, composed, origin_of
-from rewriter.planning.selection.choose import Options, format_layers
 from rewriter.planning.tensor_renaming import TensorCopy, other_lists, tensor_copies
 
 DROPPED, MOVED, FIRST = "{dropped}", "{moved}", "{first}"  # when a warning is said
@@ -55,7 +56,7 @@ class Plan:
     edits: tuple[FieldEdit, ...]
     warnings: tuple[str, ...]
     provenance: Provenance | None
-    options: Options
+    options: PlanOptions
 
     def __repr__(self) -> str:
         return f"<Plan for {self.checkpoint.name!r}: stack {self.layers.stack}, keep {format_layers(self.layers.kept)}>"
@@ -77,14 +78,14 @@ class Plan:
         return tuple(tensor for tensor in self.checkpoint.tensors if tensor.name not in kept)
 
 
-def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture, tuple[Stack, ...]]:
+def open_stacks(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Architecture, tuple[Stack, ...]]:
     """The architecture and its stacks: the user's own, else from the tables, else with `generic` from the checkpoint.
 
     Raises UnsupportedError where there is none, CheckpointError where tensors and entry contradict each other.
     """
     if checkpoint.companion:
         raise UnsupportedError(
-            f"{shown(checkpoint.name)} is no model ({checkpoint.companion}): it has no layers of its own and "
+            f"{printable(checkpoint.name)} is no model ({checkpoint.companion}): it has no layers of its own and "
             "follows those of a model, see rewriter apply"
         )
     if options.architecture is not None:
@@ -97,7 +98,7 @@ def open_stacks(checkpoint: Checkpoint, options: Options) -> tuple[Architecture,
     return architecture, resolve(checkpoint, architecture)
 
 
-def guessed(checkpoint: Checkpoint, options: Options) -> bool:
+def guessed(checkpoint: Checkpoint, options: PlanOptions) -> bool:
     """Whether nobody has said what this architecture's loader does: `generic` went by names and counts."""
     return options.architecture is None and find(checkpoint) is None
 
@@ -111,29 +112,30 @@ def _unknown(checkpoint: Checkpoint) -> str:
             "tensor names alone"
         )
     return (
-        f"there are no rules for architecture {shown(checkpoint.architecture)!r} (rewriter list architectures shows "
+        f"there are no rules for architecture {printable(checkpoint.architecture)!r} (rewriter list "
+        f"architectures shows "
         "those there are); --generic tries it by its tensor names and its layer count, --architecture takes rules"
     )
 
 
-def make_plan(checkpoint: Checkpoint, keep: Iterable[int], options: Options | None = None) -> Plan:
+def make_plan(checkpoint: Checkpoint, keep: Iterable[int], options: PlanOptions | None = None) -> Plan:
     """Return the plan that keeps the layers `keep` (numbers from 0) of one stack and drops the others.
 
     Raises RequestError for layers that are not there, CheckpointError when metadata and tensors disagree,
     UnsupportedError when the kept layers could not all behave as before.
     """
-    options = options or Options()
+    options = options or PlanOptions()
     if options.architecture is None:
         return _planned(checkpoint, keep, options)
     try:
         return _planned(checkpoint, keep, options)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the entry {shown(options.architecture.name)} has a wrong value: {shown(error)}"
+            f"the entry {printable(options.architecture.name)} has a wrong value: {printable(error)}"
         ) from None
 
 
-def _planned(checkpoint: Checkpoint, keep: Iterable[int], options: Options) -> Plan:
+def _planned(checkpoint: Checkpoint, keep: Iterable[int], options: PlanOptions) -> Plan:
     architecture, stacks = open_stacks(checkpoint, options)
     stack = select(stacks, options.stack)
     options = _canonical(checkpoint, stack, options)
@@ -154,7 +156,7 @@ def _as_stated(checkpoint: Checkpoint, edit: FieldEdit) -> FieldEdit:
     return edit if _whole_key(edit) in checkpoint.metadata else replace(edit, before=None)
 
 
-def _canonical(checkpoint: Checkpoint, stack: Stack, options: Options) -> Options:
+def _canonical(checkpoint: Checkpoint, stack: Stack, options: PlanOptions) -> PlanOptions:
     """`options` written one way only: equal plans must give equal bytes."""
     lists = (
         tuple(sorted({name if name in checkpoint.metadata else stack.key(name) for name in names}))
@@ -165,7 +167,7 @@ def _canonical(checkpoint: Checkpoint, stack: Stack, options: Options) -> Option
 
 
 def allowed_layers(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, keep: Iterable[int], options: Options
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, keep: Iterable[int], options: PlanOptions
 ) -> tuple[LayerMap, tuple[str, ...]]:
     """The layers to keep, and what was overruled. Raises UnsupportedError, naming selections that would work."""
     layers = _layer_map(stack, keep, options)
@@ -197,10 +199,10 @@ def _alternatives(others: list[tuple[int, ...]], count: int) -> str:
     return f"this would work: {' or '.join(f'--keep {format_layers(kept)}' for kept in others)}"
 
 
-def _layer_map(stack: Stack, keep: Iterable[int], options: Options | None = None) -> LayerMap:
+def _layer_map(stack: Stack, keep: Iterable[int], options: PlanOptions | None = None) -> LayerMap:
     kept = tuple(sorted(set(keep)))
     if not all(type(number) is int for number in kept):
-        raise RequestError(f"layers are numbers, not {shown(kept)}; parse_layers reads text such as 3,7-9")
+        raise RequestError(f"layers are numbers, not {printable(kept)}; parse_layers reads text such as 3,7-9")
     total = stack.count + stack.predictions
     if kept and (kept[0] < 0 or kept[-1] >= total):
         raise RequestError(f"layers run from 0 to {total - 1} in stack {stack.name}, not {kept[0]} to {kept[-1]}")
@@ -233,7 +235,7 @@ def stack_bounds(
 
 
 def selection_bounds(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions
 ) -> tuple[Bound, ...]:
     """What limits every selection of layers of `stack`, whichever it is."""
     known = with_list_defaults(checkpoint, stack)
@@ -247,7 +249,7 @@ def _warnings(
     stacks: tuple[Stack, ...],
     stack: Stack,
     layers: LayerMap,
-    options: Options,
+    options: PlanOptions,
 ) -> Iterator[str]:
     moved = layers.main != tuple(range(len(layers.main)))
     is_so = {DROPPED: bool(layers.dropped), MOVED: moved, FIRST: layers.main[0] > 0}
@@ -257,14 +259,15 @@ def _warnings(
 
 
 def possible_warnings(
-    checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...], stack: Stack, options: Options
+    checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions
 ) -> Iterator[tuple[str, str]]:
     """When, and what is then said: DROPPED once a layer goes, MOVED once one gets another number, FIRST once another
     one becomes the first; its number belongs where the text says FIRST.
     """
     if guessed(checkpoint, options):
         text = (
-            f"no rules for architecture {shown(architecture.name)!r}: went by its tensor names and layer count; what "
+            f"no rules for architecture {printable(architecture.name)!r}: went by its tensor names and layer "
+            f"count; what "
             "its loader derives from layer numbers would shift, so compare what the result computes"
         )
         yield DROPPED, text
@@ -278,7 +281,7 @@ def possible_warnings(
         yield DROPPED, text
 
 
-def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:
+def problems(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Problem, ...]:
     """What in the metadata contradicts the tensors, all of it. Raises like make_plan where nothing can be said."""
     if checkpoint.companion:
         return ()
@@ -290,7 +293,7 @@ def problems(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:
             try:
                 field_rules.apply(rule, key, checkpoint.metadata[key], layers)
             except CheckpointError as error:
-                found.append(Problem(shown(key, 80), f"a value for {stack.count} layers", str(error)))
+                found.append(Problem(printable(key, 80), f"a value for {stack.count} layers", str(error)))
     return tuple(dict.fromkeys(found))
 
 
@@ -328,7 +331,7 @@ def _whole_key(edit: FieldEdit) -> str:
     return edit.key if edit.file in ("", "config.json") else f"{edit.file}:{edit.key}"
 
 
-def effective(checkpoint: Checkpoint, options: Options) -> dict[str, object]:
+def effective(checkpoint: Checkpoint, options: PlanOptions) -> dict[str, object]:
     """The metadata with what each layer is in the place of how that is said: equal for two files that mean the same."""
     written = dict(checkpoint.metadata)
     for stack in () if checkpoint.companion else open_stacks(checkpoint, options)[1]:

@@ -15,7 +15,8 @@ from rewriter.architectures.custom import from_values, to_values
 from rewriter.architectures.lookup import MOST_LAYERS
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
 from rewriter.errors import CheckpointError
-from rewriter.planning.selection.choose import Options, format_layers
+from rewriter.planning.layer_ranges import format_layers
+from rewriter.planning.options import PlanOptions
 from rewriter.version import VERSION
 
 SCHEMA = 1
@@ -41,7 +42,7 @@ class Provenance:
     source_name: str
     source_sha256: str
     layers: LayerMap
-    options: Options
+    options: PlanOptions
     edits: tuple[FieldEdit, ...]
     warnings: tuple[str, ...]
     origin: Origin
@@ -75,7 +76,7 @@ class Provenance:
         }
 
 
-def options_to_json(options: Options) -> dict[str, Any]:
+def options_to_json(options: PlanOptions) -> dict[str, Any]:
     """What was asked for besides the layers, as a JSON value."""
     return {
         "generic": options.generic,
@@ -92,10 +93,10 @@ def options_to_json(options: Options) -> dict[str, Any]:
     }
 
 
-def options_from_json(value: Any) -> Options:
+def options_from_json(value: Any) -> PlanOptions:
     """The inverse. Raises KeyError or TypeError for anything else."""
     keep, per_layer = value["keep_fields"], value["per_layer_fields"]
-    return Options(
+    return PlanOptions(
         generic=value["generic"] is True,
         force=value["force"] is True,
         drop_mtp=value["drop_mtp"] is True,

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rewriter.architectures import Stack
+from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
-from rewriter.errors import CheckpointError, RequestError, shown
+from rewriter.errors import CheckpointError, RequestError, printable
 from rewriter.formats import json_edit, open_checkpoint
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, make_plan, open_stacks
 from rewriter.planning.provenance import (
     Provenance,
@@ -24,8 +25,7 @@ from rewriter.planning.provenance import (
     options_from_json,
     recorded,
 )
-from rewriter.planning.selection.choose import Options
-from rewriter.system.files import named, opened, read_at, read_document
+from rewriter.system.files import open_for_reading, printable_name, read_at, read_document
 
 _SCHEMA = 1  # docs/json.md
 PROJECTOR = "clip"  # the general.architecture of an mmproj file: towers of its own beside a model
@@ -44,7 +44,7 @@ class SavedPlan:
     main: bool
     before: int
     kept: tuple[int, ...]
-    options: Options
+    options: PlanOptions
     changes: tuple[Any, ...] | None
     prefix: str = ""
     predictions: int = 0
@@ -65,8 +65,8 @@ class SavedPlan:
 def open_plan(path: str | Path) -> SavedPlan:
     """The plan saved at `path`, or the one that the pruned checkpoint there carries. Raises CheckpointError."""
     if not Path(path).is_dir():
-        with opened(path) as (descriptor, found):
-            start = read_at(descriptor, 0, min(16, found.size), named(path))
+        with open_for_reading(path) as (descriptor, found):
+            start = read_at(descriptor, 0, min(16, found.size), printable_name(path))
         if not start.strip() or start.lstrip()[:1] == b"{":
             return load_plan(path)
     return plan_of_output(open_checkpoint(path))
@@ -74,7 +74,10 @@ def open_plan(path: str | Path) -> SavedPlan:
 
 def load_plan(path: str | Path) -> SavedPlan:
     """Read the plan saved at `path`. Raises CheckpointError if it is not one."""
-    return saved_plan(json_edit.parse(read_document(Path(path), named(path)).text, named(path)), named(path))
+    return saved_plan(
+        json_edit.parse(read_document(Path(path), printable_name(path)).text, printable_name(path)),
+        printable_name(path),
+    )
 
 
 def saved_plan(value: Any, name: str) -> SavedPlan:
@@ -84,7 +87,7 @@ def saved_plan(value: Any, name: str) -> SavedPlan:
             raise KeyError
         if value["schema"] != _SCHEMA:
             raise CheckpointError(
-                f"{name} is a plan of another version: schema {shown(value['schema'])}, not {_SCHEMA}"
+                f"{name} is a plan of another version: schema {printable(value['schema'])}, not {_SCHEMA}"
             )
         source, layers = value["source"], value["layers"]
         options = replace(options_from_json(value["options"]), provenance=value["options"]["provenance"] is True)
@@ -112,10 +115,11 @@ def plan_of_output(checkpoint: Checkpoint) -> SavedPlan:
     """The plan that `checkpoint`, which was pruned, carries in its record. Raises CheckpointError without one."""
     record = recorded(checkpoint)
     if record is None or checkpoint.companion:
-        raise CheckpointError(f"{shown(checkpoint.name)} is neither a saved plan nor a pruned model with a record")
+        raise CheckpointError(f"{printable(checkpoint.name)} is neither a saved plan nor a pruned model with a record")
     if record.origin.header_sha256 != record.source_sha256:
         raise CheckpointError(
-            f"{shown(checkpoint.name)} was pruned more than once: apply the plans of all runs, or their outputs, one "
+            f"{printable(checkpoint.name)} was pruned more than once: apply the plans of all runs, or their "
+            f"outputs, one "
             "after the other"
         )
     stack, main = recorded_stack(checkpoint, record)
@@ -132,7 +136,9 @@ def recorded_stack(checkpoint: Checkpoint, record: Provenance) -> tuple[Stack, b
     stacks = open_stacks(checkpoint, record.options)[1]
     found = next((stack for stack in stacks if stack.name == record.layers.stack), None)
     if found is None:
-        raise CheckpointError(f"{shown(checkpoint.name)} has no stack {shown(record.layers.stack)}, as its record says")
+        raise CheckpointError(
+            f"{printable(checkpoint.name)} has no stack {printable(record.layers.stack)}, as its record says"
+        )
     return found, found is stacks[0]
 
 
@@ -166,9 +172,9 @@ def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
     same = saved.source_sha256 == checkpoint.header_sha256
     table, architecture = _kind(checkpoint.format, checkpoint.architecture)
     if saved.source_kind[0] == table and saved.source_kind[1] != architecture:
-        raise RequestError(f"the plan is for a {shown(saved.source_kind[1])}, this is a {shown(architecture)}")
+        raise RequestError(f"the plan is for a {printable(saved.source_kind[1])}, this is a {printable(architecture)}")
     if architecture == PROJECTOR and saved.source_kind[1] != PROJECTOR and saved.main:
-        raise RequestError(f"the plan is for the model's layers: {shown(checkpoint.name)} has none of them")
+        raise RequestError(f"the plan is for the model's layers: {printable(checkpoint.name)} has none of them")
     stack = "main" if saved.main and not same else saved.stack
     options = replace(saved.options, stack=stack)
     if not same:  # a sibling has another name on the Hub, and a file no model card
@@ -176,13 +182,13 @@ def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
     plan = make_plan(checkpoint, saved.kept, options)
     if plan.layers.count != saved.before:
         raise RequestError(
-            f"the plan is for {saved.before} layers ({shown(saved.source_name)}), {shown(checkpoint.name)} has "
+            f"the plan is for {saved.before} layers ({printable(saved.source_name)}), {printable(checkpoint.name)} has "
             f"{plan.layers.count} in stack {plan.layers.stack}"
         )
     if (
         same
         and saved.changes is not None
-        and json_edit.plain([edit_to_json(edit) for edit in plan.edits]) != list(saved.changes)
+        and json_edit.json_roundtrip([edit_to_json(edit) for edit in plan.edits]) != list(saved.changes)
     ):
         raise RequestError(
             "the changes in the plan are not those that its layers make here: it was edited, or another version "

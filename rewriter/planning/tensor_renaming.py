@@ -15,11 +15,11 @@ from itertools import pairwise
 from math import prod
 
 from rewriter.architectures.lookup import Stack, first_list, numbered_lists, table_of
-from rewriter.architectures.schema import Shared, Stacked
-from rewriter.checkpoint import GGUF, Checkpoint, Cut, LayerMap, TensorInfo
-from rewriter.errors import CheckpointError, UnsupportedError, shown
+from rewriter.architectures.schema import SharedTensors, StackedTensor
+from rewriter.checkpoint import GGUF, Checkpoint, LayerMap, TensorInfo, TensorSlice
+from rewriter.errors import CheckpointError, UnsupportedError, printable
+from rewriter.planning.layer_ranges import runs
 from rewriter.planning.metadata.layer_patterns import entries
-from rewriter.planning.selection.choose import runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def tensor_copies(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Ite
             yield TensorCopy(tensor if each is None else _cut(checkpoint, tensor, each, layers), name)
 
 
-def stacked_tensors(stack: Stack) -> dict[str, Stacked]:
+def stacked_tensors(stack: Stack) -> dict[str, StackedTensor]:
     """The tensors that hold something for every layer side by side, by the names that they may have."""
     return {name: each for each in stack.entry.stacked for name in (each.name, stack.beside(each.name))}
 
@@ -74,7 +74,7 @@ def other_lists(checkpoint: Checkpoint, stacks: Iterable[Stack], stack: Stack, l
     for prefix, labels in numbered_lists(tuple(tensor.name for tensor in checkpoint.tensors)).items():
         unknown = prefix not in known and not any(pattern.search(f"{prefix}0") for pattern in positions)
         if unknown and numbers == set(labels):
-            yield f"{shown(prefix, 80)}N has as many entries as the stack, and no rule says why: they all stay"
+            yield f"{printable(prefix, 80)}N has as many entries as the stack, and no rule says why: they all stay"
 
 
 def linear_widths(checkpoint: Checkpoint, stack: Stack) -> list[tuple[int, int]]:
@@ -163,7 +163,7 @@ def _labels(checkpoint: Checkpoint, prefix: str) -> set[str]:
 def _some(prefix: str, labels: set[str], layers: LayerMap) -> dict[int, int | None]:
     """Entries for some of the layers, under their numbers."""
     if not all(label.isdigit() and str(int(label)) == label and int(label) < layers.count for label in labels):
-        raise CheckpointError(f"{shown(prefix)}N has entries that are no layers of {layers.count}")
+        raise CheckpointError(f"{printable(prefix)}N has entries that are no layers of {layers.count}")
     return {int(label): layers.numbers.get(int(label)) for label in labels}
 
 
@@ -171,7 +171,7 @@ def _list_numbers(prefix: str, labels: set[str], layers: LayerMap) -> dict[int, 
     """As many entries as layers, or one more: that of what comes before the layers, which stays last."""
     expected = {str(number) for number in range(len(labels))}
     if labels != expected or len(labels) not in (layers.count, layers.count + 1):
-        raise CheckpointError(f"{shown(prefix)}N has {len(labels)} entries beside {layers.count} layers")
+        raise CheckpointError(f"{printable(prefix)}N has {len(labels)} entries beside {layers.count} layers")
     numbers: dict[int, int | None] = {number: layers.numbers.get(number) for number in range(layers.count)}
     return {**numbers, layers.count: len(layers.main)}
 
@@ -206,7 +206,7 @@ def _moved(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, 
     return moved
 
 
-def users_of(checkpoint: Checkpoint, stack: Stack, shared: Shared, layers: LayerMap) -> Iterator[list[int]]:
+def users_of(checkpoint: Checkpoint, stack: Stack, shared: SharedTensors, layers: LayerMap) -> Iterator[list[int]]:
     """The layers that use what is shared, the first of which stores it; several such lists where they take turns."""
     if not shared.key:
         yield list(range(layers.count))
@@ -219,7 +219,7 @@ def users_of(checkpoint: Checkpoint, stack: Stack, shared: Shared, layers: Layer
 
 
 def _moves(
-    names: Iterable[str], stack: Stack, shared: Shared, holders: tuple[int, int], layers: LayerMap
+    names: Iterable[str], stack: Stack, shared: SharedTensors, holders: tuple[int, int], layers: LayerMap
 ) -> Iterator[tuple[str, str]]:
     """From the old holder to the new one, unless that has its own."""
     old, new = (f"{stack.prefix}{holder}." for holder in holders)
@@ -230,17 +230,17 @@ def _moves(
             yield name, target + rest
 
 
-def _cut(checkpoint: Checkpoint, tensor: TensorInfo, stacked: Stacked, layers: LayerMap) -> TensorInfo:
+def _cut(checkpoint: Checkpoint, tensor: TensorInfo, stacked: StackedTensor, layers: LayerMap) -> TensorInfo:
     """`tensor` without the parts of the dropped layers. Only whole quantisation blocks can be parted."""
     fastest_last = table_of(checkpoint) != GGUF
     shape = tensor.shape if fastest_last else tensor.shape[::-1]
     size = shape[stacked.axis] if stacked.axis < len(shape) else 0
     part, odd = divmod(size - stacked.lead, layers.count)
     if odd or size <= stacked.lead or tensor.cut is not None:
-        raise CheckpointError(f"tensor {shown(tensor.name)} does not hold {layers.count} layers side by side")
+        raise CheckpointError(f"tensor {printable(tensor.name)} does not hold {layers.count} layers side by side")
     if stacked.axis == len(shape) - 1 and (part % tensor.block or stacked.lead % tensor.block):
         raise UnsupportedError(
-            f"tensor {shown(tensor.name)} holds {part} weights for each layer, and {tensor.dtype} stores "
+            f"tensor {printable(tensor.name)} holds {part} weights for each layer, and {tensor.dtype} stores "
             f"{tensor.block} together: they cannot be parted"
         )
     rows = prod(shape[: stacked.axis])
@@ -252,5 +252,5 @@ def _cut(checkpoint: Checkpoint, tensor: TensorInfo, stacked: Stacked, layers: L
     return tensor._replace(
         shape=new_shape if fastest_last else new_shape[::-1],
         nbytes=rows * sum(length for _, length in takes),
-        cut=Cut(stride, rows, takes),
+        cut=TensorSlice(stride, rows, takes),
     )

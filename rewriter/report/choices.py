@@ -19,8 +19,8 @@ from rewriter.planning.metadata import field_rules
 from rewriter.planning.metadata.edits import rules_by_key, with_list_defaults
 from rewriter.planning.metadata.layer_patterns import common_period, unlisted
 from rewriter.planning.metadata.quantization_config import has_expressions
+from rewriter.planning.options import PlanOptions, default_protection
 from rewriter.planning.plan import Plan, guessed, make_plan, possible_warnings, selection_bounds
-from rewriter.planning.selection.choose import Options, default_protection
 from rewriter.report.size_model import Fate, weights
 
 _PAGE = 4096  # bytes by which the padding in a file may differ
@@ -33,7 +33,7 @@ def choices(
     architecture: Architecture,
     stacks: tuple[Stack, ...],
     stack: Stack,
-    options: Options,
+    options: PlanOptions,
     size_of: Callable[[Plan], int],
 ) -> dict[str, Any]:
     """Everything that decides about the layers of `stack`, which `options` name, as JSON values.
@@ -74,7 +74,9 @@ def _stated(value: Bound | Fate, default: Bound | Fate) -> dict[str, Any]:
     }
 
 
-def _by_fields(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> Iterator[Bound]:
+def _by_fields(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions
+) -> Iterator[Bound]:
     """What the rules of fields refuse: a layer that a field names alone, hidden states that would fall together."""
     every = range(stack.count + stack.predictions)
     for key, rule in _rules(checkpoint, stacks, stack, options).items():
@@ -102,7 +104,7 @@ def _refused(stack: Stack, key: str, rule: str, value: object, kept: tuple[int, 
     return []
 
 
-def _rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> dict[str, str]:
+def _rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions) -> dict[str, str]:
     """Key -> rule; nothing where an option is about a field that is not there: the first plan says so."""
     try:
         return rules_by_key(checkpoint, stacks, stack, options)
@@ -111,7 +113,7 @@ def _rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, opti
 
 
 def _tried(
-    checkpoint: Checkpoint, stack: Stack, bounds: tuple[Bound, ...], options: Options
+    checkpoint: Checkpoint, stack: Stack, bounds: tuple[Bound, ...], options: PlanOptions
 ) -> tuple[list[Plan], list[str]]:
     """The plan that drops nothing, some that drop little and much; and what was refused that no bound forbids."""
     plans: list[Plan] = []
@@ -136,7 +138,7 @@ def _tries(checkpoint: Checkpoint, stack: Stack, bounds: tuple[Bound, ...]) -> l
     return list(dict.fromkeys(kept for wish in wishes for kept in nearest(hard, wish, count, 1))) if count > 1 else []
 
 
-def _doubt(checkpoint: Checkpoint, options: Options) -> str:
+def _doubt(checkpoint: Checkpoint, options: PlanOptions) -> str:
     """What only a plan can tell."""
     if guessed(checkpoint, options):
         return "nobody has described this architecture"

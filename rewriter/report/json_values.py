@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rewriter.architectures import Architecture, Stack, all_stacks, find
-from rewriter.architectures.lookup import entries, first_list
+from rewriter.architectures.lookup import Stack, all_stacks, entries, find, first_list
+from rewriter.architectures.schema import Architecture
 from rewriter.checkpoint import CARD, Checkpoint, TensorInfo
 from rewriter.layout.model_card_text import card_of
 from rewriter.layout.output import Output

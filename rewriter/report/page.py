@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewriter.errors import RequestError
 from rewriter.report.page_data import strategies
-from rewriter.units import digits, number, size
+from rewriter.units import format_bytes, format_count, format_score
 from rewriter.version import VERSION
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def templates() -> Environment:
         loader=PackageLoader("rewriter.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"size": size, "number": number, "digits": digits}
+    made.filters |= {"size": format_bytes, "number": format_count, "digits": format_score}
     return made
 
 

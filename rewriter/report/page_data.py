@@ -9,10 +9,10 @@ from typing import Any
 from rewriter.architectures.lookup import Stack, select
 from rewriter.architectures.schema import Architecture
 from rewriter.checkpoint import Checkpoint
-from rewriter.errors import RequestError, UnsupportedError, shown
+from rewriter.errors import RequestError, UnsupportedError, printable
 from rewriter.layout import layout
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
-from rewriter.planning.selection.choose import Options
 from rewriter.planning.selection.published_orders import PREFIX, RECIPES, strategy_of
 from rewriter.planning.selection.strategies import STRATEGIES
 from rewriter.report.choices import choices
@@ -30,7 +30,7 @@ def describe_report(
     checkpoint: Checkpoint,
     name: str,
     metrics: Sequence[str] | None,
-    options: Options,
+    options: PlanOptions,
     commands: Commands,
     watch: Watch = lambda metric, share: None,
 ) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def describe_report(
     return {key: _safe(value) for key, value in described.items() if key != "provenance"}
 
 
-def _opened(checkpoint: Checkpoint, options: Options) -> tuple[Architecture | None, tuple[Stack, ...], str]:
+def _opened(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Architecture | None, tuple[Stack, ...], str]:
     """The architecture and its stacks, or why nothing can be dropped."""
     try:
         return *open_stacks(checkpoint, options), ""
@@ -74,7 +74,7 @@ def _opened(checkpoint: Checkpoint, options: Options) -> tuple[Architecture | No
 
 
 def _stack(
-    checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...], options: Options, name: str
+    checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...], options: PlanOptions, name: str
 ) -> dict[str, Any]:
     """What decides about the layers of the stack that `options` name."""
     stack = select(stacks, options.stack)
@@ -96,7 +96,7 @@ def _recipes(checkpoint: Checkpoint, stack: Stack) -> list[dict[str, Any]]:
     return found
 
 
-def _scored(checkpoint: Checkpoint, metrics: Sequence[str], options: Options, watch: Watch) -> dict[str, Any]:
+def _scored(checkpoint: Checkpoint, metrics: Sequence[str], options: PlanOptions, watch: Watch) -> dict[str, Any]:
     """The scores by each metric, and why others have none."""
     scored, unscored = [], []
     for metric in dict.fromkeys(metrics):
@@ -130,7 +130,7 @@ def strategies() -> list[dict[str, str]]:
 
 
 def _components(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], measured: bool, options: Options
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], measured: bool, options: PlanOptions
 ) -> tuple[list[dict[str, Any]], str]:
     """The components with how large their weights are, or only their sizes and why."""
     if measured and stacks:
@@ -144,7 +144,7 @@ def _components(
 def _safe(value: Any) -> Any:
     """The same with every text safe to show: a name from a file could hide what stands beside it."""
     if isinstance(value, str):
-        return shown(value, _LONGEST)
+        return printable(value, _LONGEST)
     if isinstance(value, dict):  # commands are quoted, and must stay as they are
         return {key: item if key == "commands" else _safe(item) for key, item in value.items()}
     return [_safe(item) for item in value] if isinstance(value, list | tuple) else value

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from rewriter.errors import RequestError, shown
+from rewriter.errors import RequestError, printable
 
 _KINDS = (".png", ".svg")
 _COLOURS = {"drop": "#d1495b", "kept": "#30638e", "protected": "#b8c4cc"}
@@ -43,7 +43,7 @@ def about_bars(values: list[float]) -> str:
 def kind_of(path: Path) -> str:
     """The kind of picture that `path` is to be. Raises RequestError for one that is not drawn."""
     if path.suffix.lower() not in _KINDS:
-        raise RequestError(f"{shown(path.name)}: a picture is a {' or '.join(_KINDS)}")
+        raise RequestError(f"{printable(path.name)}: a picture is a {' or '.join(_KINDS)}")
     return path.suffix.lower()[1:]
 
 
@@ -66,7 +66,7 @@ def plot_scores(described: dict[str, Any], name: str, kind: str) -> bytes:
         axes.set_yscale("log")
     elif min(values) >= 0:
         axes.set_ylim(bottom=0)
-    axes.set_title(f"{shown(name, 60)}: stack {described['stack']}, {described['metric']}", loc="left")
+    axes.set_title(f"{printable(name, 60)}: stack {described['stack']}, {described['metric']}", loc="left")
     axes.set_xlabel("layer")
     axes.set_ylabel(f"importance (the lowest goes first{'; logarithmic' if logarithmic else ''})")
     axes.set_xlim(-0.6, len(rows) - 0.4)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rewriter.architectures.lookup import Stack, table_of
-from rewriter.architectures.schema import Stacked
+from rewriter.architectures.schema import StackedTensor
 from rewriter.checkpoint import GGUF, Checkpoint, LayerMap, TensorInfo
 from rewriter.planning.tensor_renaming import lists_beside, position_lists, stacked_tensors, users_of
 
@@ -66,7 +66,7 @@ class _Places:
     lists: dict[str, dict[int, int | None]]
     positions: tuple[tuple[re.Pattern[str], list[object]], ...]
     shared: tuple[tuple[tuple[str, ...], list[int]], ...]
-    stacked: dict[str, Stacked]
+    stacked: dict[str, StackedTensor]
     names: frozenset[str]
 
 

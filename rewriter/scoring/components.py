@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import Checkpoint
-from rewriter.formats.dequantize import Weight, open_weights, workers
+from rewriter.formats.dequantize import WeightMatrix, open_weights, workers
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
-from rewriter.planning.selection.choose import Options
 from rewriter.scoring.build.tensor_roles import layer_roles, outer_roles
 from rewriter.scoring.metrics.weight_statistics import MAGNITUDES, magnitude_values, magnitudes
 from rewriter.scoring.threads import Team
@@ -53,9 +53,11 @@ class Component:
     survives: float | None = None
 
 
-def components(checkpoint: Checkpoint, options: Options | None = None, threads: int | None = None) -> list[Component]:
+def components(
+    checkpoint: Checkpoint, options: PlanOptions | None = None, threads: int | None = None
+) -> list[Component]:
     """The parts of the checkpoint, the largest first. Raises UnsupportedError for weights that cannot be decoded."""
-    parts = _named(checkpoint, open_stacks(checkpoint, options or Options())[1])
+    parts = _named(checkpoint, open_stacks(checkpoint, options or PlanOptions())[1])
     with open_weights(checkpoint) as weights, Team(threads or workers()) as team:
         tallies = {
             part: _tally(team, [weights[name] for name in names if name in weights]) for part, names in parts.items()
@@ -107,7 +109,7 @@ def _part(word: str) -> str:
     return next((part for part, beginnings in _PARTS if word.startswith(beginnings)), "other")
 
 
-def _tally(team: Team, weights: Iterable[Weight]) -> Tally:
+def _tally(team: Team, weights: Iterable[WeightMatrix]) -> Tally:
     """How often each magnitude occurs, from some pieces of each tensor, scaled up to all of it."""
     total = np.zeros(MAGNITUDES)
     for weight in weights:
@@ -119,7 +121,7 @@ def _tally(team: Team, weights: Iterable[Weight]) -> Tally:
     return total
 
 
-def _counted(weight: Weight, span: tuple[int, int]) -> NDArray[np.int64]:
+def _counted(weight: WeightMatrix, span: tuple[int, int]) -> NDArray[np.int64]:
     return magnitudes(weight.read(*span))
 
 

@@ -19,10 +19,10 @@ import numpy as np
 
 from rewriter.architectures.lookup import Stack, select
 from rewriter.checkpoint import Checkpoint
-from rewriter.errors import UnsupportedError, shown
-from rewriter.formats.dequantize import Weight, open_weights, workers
+from rewriter.errors import UnsupportedError, printable
+from rewriter.formats.dequantize import WeightMatrix, open_weights, workers
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
-from rewriter.planning.selection.choose import Options
 from rewriter.scoring.build.residual_stream import describe_stream
 from rewriter.scoring.forward.model import Model
 from rewriter.scoring.metrics import find
@@ -65,7 +65,7 @@ class Scores:
 def score_layers(
     checkpoint: Checkpoint,
     metric: str | None = None,
-    options: Options | None = None,
+    options: PlanOptions | None = None,
     sparsity: float | None = None,
     threads: int | None = None,
     watch: Watch = lambda metric, share: None,
@@ -76,7 +76,7 @@ def score_layers(
     does not apply or the weights cannot be decoded, CheckpointError for a damaged file. The scores do not depend on
     `threads`. `watch(metric, share)` hears how much is done, from 0 to 1.
     """
-    options = options or Options()
+    options = options or PlanOptions()
     chosen = [metric] if metric is not None else list(DEFAULTS)
     functions = [find(name, sparsity) for name in chosen]
     stack = select(open_stacks(checkpoint, options)[1], options.stack)
@@ -107,11 +107,11 @@ def _fitting() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UnsupportedError(f"the shapes of the weights do not fit together: {shown(error)}") from None
+        raise UnsupportedError(f"the shapes of the weights do not fit together: {printable(error)}") from None
 
 
-def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weight], team: Team) -> Model:
-    layers: list[dict[str, Weight]] = [{} for _ in range(stack.count)]
+def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix], team: Team) -> Model:
+    layers: list[dict[str, WeightMatrix]] = [{} for _ in range(stack.count)]
     for name, weight in weights.items():
         number = stack.layer_of(name)
         if number is not None and number < stack.count:

@@ -11,8 +11,9 @@ from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError
 from rewriter.planning.constraints.constraint import Bound, cheapest
 from rewriter.planning.metadata.layer_patterns import common_period
+from rewriter.planning.options import RECIPE, LayerSelection, PlanOptions
 from rewriter.planning.plan import make_plan, open_stacks, selection_bounds
-from rewriter.planning.selection.choose import RECIPE, Options, Selection, choose, protection
+from rewriter.planning.selection.choose import choose, protection
 from rewriter.planning.selection.published_orders import RECIPES, find, strategy_of
 from rewriter.planning.selection.strategies import STRATEGIES, Layers, Strategy, scoreless
 
@@ -23,7 +24,7 @@ _SHARE = 0.25  # of the layers, to suggest where no amount was asked for
 _TRIED = 16  # selections that break no bound, before it is said that none works
 
 
-def by_scores(checkpoint: Checkpoint, options: Options, scores: Scores, contiguous: bool = False) -> Strategy:
+def by_scores(checkpoint: Checkpoint, options: PlanOptions, scores: Scores, contiguous: bool = False) -> Strategy:
     """A strategy that drops the layers of the lowest scores, as far as `make_plan` lets them go together.
 
     With `contiguous` they form one block. It raises UnsupportedError where no `count` of the candidates can go.
@@ -91,8 +92,8 @@ class Suggestion:
 
 def suggest(
     checkpoint: Checkpoint,
-    selection: Selection,
-    options: Options,
+    selection: LayerSelection,
+    options: PlanOptions,
     size_of: Callable[[Layers], int],
     sparsity: float | None = None,
     watch: Watch = lambda metric, share: None,
@@ -118,7 +119,7 @@ def suggest(
     return Suggestion(scores, ends, tuple(layer for layer in range(count) if layer not in set(kept)), refusal)
 
 
-def check_strategy(selection: Selection, sparsity: float | None = None) -> None:
+def check_strategy(selection: LayerSelection, sparsity: float | None = None) -> None:
     """Raise RequestError if `selection` names nothing that chooses layers, or `sparsity` has nothing to do with it."""
     name = selection.strategy or ""
     if sparsity is not None and not (name and selection.scored):
@@ -134,9 +135,9 @@ def check_strategy(selection: Selection, sparsity: float | None = None) -> None:
 
 
 def strategy_for(
-    selection: Selection,
+    selection: LayerSelection,
     checkpoint: Checkpoint,
-    options: Options,
+    options: PlanOptions,
     sparsity: float | None = None,
     watch: Watch = lambda metric, share: None,
 ) -> tuple[Strategy | None, Scores | None]:

@@ -26,7 +26,7 @@ _START_WRITING = 2  # linux/fs.h: SYNC_FILE_RANGE_WRITE
 _SECTOR = 512  # bytes that st_blocks counts in, everywhere (POSIX: sys/stat.h)
 
 
-def flags(*names: str) -> int:
+def open_flags(*names: str) -> int:
     """The flags for os.open of these names, as far as the system has them. Bytes stay bytes (O_BINARY)."""
     value = 0
     for name in (*names, "O_CLOEXEC", "O_BINARY"):
@@ -40,9 +40,9 @@ def hold_back(signals: Collection[int]) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
 
-READING = flags("O_RDONLY", "O_NONBLOCK")
-CREATING = flags("O_WRONLY", "O_CREAT", "O_EXCL")
-APPENDING = flags("O_WRONLY", "O_CREAT", "O_APPEND", "O_NOFOLLOW")
+READING = open_flags("O_RDONLY", "O_NONBLOCK")
+CREATING = open_flags("O_WRONLY", "O_CREAT", "O_EXCL")
+APPENDING = open_flags("O_WRONLY", "O_CREAT", "O_APPEND", "O_NOFOLLOW")
 
 _seeking = Lock()  # the place in a file belongs to all threads
 
@@ -63,14 +63,14 @@ def clone(source: int, target: int) -> None:
     fcntl.ioctl(target, _FICLONE, source)
 
 
-def nameless(folder: Path) -> int:
+def open_unnamed(folder: Path) -> int:
     """A new file in `folder` that has no name, and goes when it is closed. Raises OSError."""
     if not hasattr(os, "O_TMPFILE"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    return os.open(folder, flags("O_TMPFILE", "O_RDWR"))
+    return os.open(folder, open_flags("O_TMPFILE", "O_RDWR"))
 
 
-def to_disk(descriptor: int) -> None:
+def fsync(descriptor: int) -> None:
     """Wait until the disk has the file. macOS: fsync alone waits for the drive's cache, F_FULLFSYNC for the drive."""
     if hasattr(fcntl, "F_FULLFSYNC"):
         try:
@@ -87,7 +87,7 @@ def to_disk(descriptor: int) -> None:
             raise
 
 
-def start_writing(descriptor: int, first: int, nbytes: int) -> None:
+def start_writeback(descriptor: int, first: int, nbytes: int) -> None:
     """Let the disk begin with some bytes, without waiting for it. Only an offer."""
     start = libc("sync_file_range")
     if start is not None:
@@ -112,7 +112,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def hole_bytes(status: os.stat_result) -> int:
+def sparse_bytes(status: os.stat_result) -> int:
     """How many bytes of a file take no room on its disk, as far as the system tells."""
     blocks: int | None = getattr(status, "st_blocks", None)
     return 0 if blocks is None else max(0, status.st_size - blocks * _SECTOR)
@@ -131,7 +131,7 @@ def lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-class Folder:
+class DirectoryHandle:
     """An open directory, no link to one, to be locked and synced. Where the system opens none, neither does anything.
 
     Raises NotADirectoryError, and OSError as os.open does.
@@ -140,7 +140,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self._path, self._descriptor = path, None
         if hasattr(os, "O_DIRECTORY"):
-            self._descriptor = os.open(path, flags("O_RDONLY", "O_DIRECTORY", "O_NOFOLLOW"))
+            self._descriptor = os.open(path, open_flags("O_RDONLY", "O_DIRECTORY", "O_NOFOLLOW"))
         elif not stat.S_ISDIR(os.lstat(path).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
@@ -153,7 +153,7 @@ class Folder:
         """Whether it belongs to us, as what we make does: on some filesystems somebody else. Raises OSError."""
         if self._descriptor is None or os.fstat(self._descriptor).st_uid == os.geteuid():
             return True
-        probe = nameless(self._path)
+        probe = open_unnamed(self._path)
         try:
             return os.fstat(probe).st_uid == os.fstat(self._descriptor).st_uid
         finally:
@@ -169,7 +169,7 @@ class Folder:
         if self._descriptor is None:
             return
         try:
-            to_disk(self._descriptor)
+            fsync(self._descriptor)
         except OSError as error:
             if error.errno != errno.EINVAL:  # some filesystems cannot sync a directory
                 raise

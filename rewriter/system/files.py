@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rewriter.checkpoint import Document, Stamp
-from rewriter.errors import CheckpointError, guess, reason, shown
+from rewriter.checkpoint import Document, FileStamp
+from rewriter.errors import CheckpointError, did_you_mean, os_reason, printable
 from rewriter.system import calls
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -18,18 +18,18 @@ JSON_LIMIT = 100_000_000  # bytes, as the header of safetensors; the largest ind
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[tuple[int, Stamp]]:
+def open_for_reading(path: str | Path) -> Iterator[tuple[int, FileStamp]]:
     """Give a descriptor for reading and the file's stamp. Raises CheckpointError if it is no regular file."""
     try:
         descriptor = os.open(path, calls.READING)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         hint = _near(path) if isinstance(error, FileNotFoundError) else ""
-        raise CheckpointError(f"cannot open {named(path)}: {_reason(error)}{hint}") from None
+        raise CheckpointError(f"cannot open {printable_name(path)}: {_reason(error)}{hint}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{named(path)} is not a regular file")
-        yield descriptor, Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+            raise CheckpointError(f"{printable_name(path)} is not a regular file")
+        yield descriptor, FileStamp(status.st_ino, status.st_size, status.st_mtime_ns)
     finally:
         os.close(descriptor)
 
@@ -38,8 +38,8 @@ def _near(path: str | Path) -> str:
     """What in the folder has nearly this name."""
     folder, name = os.path.split(os.fspath(path).rstrip("/"))
     try:
-        before = shown(os.path.join(folder, ""), 200) if folder else ""
-        return guess(name, os.listdir(folder or "."), before, os.path.splitext(name)[1])
+        before = printable(os.path.join(folder, ""), 200) if folder else ""
+        return did_you_mean(name, os.listdir(folder or "."), before, os.path.splitext(name)[1])
     except OSError:
         if _HUB.fullmatch(os.fspath(path)):
             return f"; if that is a name on the Hub, fetch it first: hf download {path} --local-dir {name}"
@@ -47,17 +47,17 @@ def _near(path: str | Path) -> str:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return reason(error) if isinstance(error, OSError) else str(error)
+    return os_reason(error) if isinstance(error, OSError) else str(error)
 
 
-def named(path: str | Path) -> str:
+def printable_name(path: str | Path) -> str:
     """The last part of a path, safe to print."""
-    return shown(os.path.basename(os.fspath(path).rstrip("/")) or path)
+    return printable(os.path.basename(os.fspath(path).rstrip("/")) or path)
 
 
-def stamp(path: str | Path) -> Stamp:
+def file_stamp(path: str | Path) -> FileStamp:
     """The stamp of a regular file that can be read."""
-    with opened(path) as (_, found):
+    with open_for_reading(path) as (_, found):
         return found
 
 
@@ -68,27 +68,27 @@ def read_at(descriptor: int, offset: int, nbytes: int, where: str) -> bytes:
         try:
             part = calls.read_part(descriptor, nbytes, offset)
         except OSError as error:
-            raise CheckpointError(f"cannot read {shown(where)} at byte {offset}: {reason(error)}") from None
+            raise CheckpointError(f"cannot read {printable(where)} at byte {offset}: {os_reason(error)}") from None
         if not part:
-            raise CheckpointError(f"{shown(where)} ends at byte {offset}, {nbytes} bytes too early")
+            raise CheckpointError(f"{printable(where)} ends at byte {offset}, {nbytes} bytes too early")
         parts.append(part)
         offset += len(part)
         nbytes -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def read_small(path: str | Path) -> tuple[bytes, Stamp]:
+def read_json_bytes(path: str | Path) -> tuple[bytes, FileStamp]:
     """Return the whole of a JSON file, and its stamp."""
-    with opened(path) as (descriptor, found):
+    with open_for_reading(path) as (descriptor, found):
         if found.size > JSON_LIMIT:
-            raise CheckpointError(f"{named(path)} has {found.size} bytes, far too many for a JSON file")
-        return read_at(descriptor, 0, found.size, named(path)) if found.size else b"", found
+            raise CheckpointError(f"{printable_name(path)} has {found.size} bytes, far too many for a JSON file")
+        return read_at(descriptor, 0, found.size, printable_name(path)) if found.size else b"", found
 
 
 def read_document(path: Path, name: str) -> Document:
     """Return the JSON text at `path`, which the checkpoint calls `name`. Raises CheckpointError if it is not UTF-8."""
-    raw, found = read_small(path)
+    raw, found = read_json_bytes(path)
     try:
         return Document(name, str(path), raw.decode("utf-8"), found)
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{shown(name)} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise CheckpointError(f"{printable(name)} is not UTF-8: {error.reason} at byte {error.start}") from None

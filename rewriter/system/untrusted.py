@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
 
-from rewriter.errors import CheckpointError, reason, shown
+from rewriter.errors import CheckpointError, os_reason, printable
 from rewriter.system import calls
 
 _LIMIT = 4 << 20  # bytes; a batch of ten thousand jobs has one
@@ -46,7 +46,7 @@ def read_whole(path: str | Path, most: int) -> bytes:
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Raise TooLongError in what takes more than `seconds` of the processor: regular expressions and parsers may never
     come to an end. Only the main thread can be interrupted; elsewhere, and on Windows, all goes on.
     """
@@ -71,12 +71,12 @@ def within(seconds: float) -> Iterator[None]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in the TOML file at `path`. Raises CheckpointError."""
     try:
-        with within(_SECONDS):
+        with time_limit(_SECONDS):
             return tomllib.loads(read_whole(path, _LIMIT).decode())
     except TooLongError:
         why = "it takes too long"
     except OSError as error:
-        why = reason(error)
+        why = os_reason(error)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
-        why = f"it is not valid TOML: {shown(error, 100)}"
-    raise CheckpointError(f"cannot read {shown(path.name or path)}: {why}")
+        why = f"it is not valid TOML: {printable(error, 100)}"
+    raise CheckpointError(f"cannot read {printable(path.name or path)}: {why}")

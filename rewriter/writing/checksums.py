@@ -15,19 +15,19 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from rewriter.architectures import Stack
+from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import HUGGINGFACE, Checkpoint, Problem, TensorInfo
-from rewriter.errors import CheckpointError, RequestError, shown
+from rewriter.errors import CheckpointError, RequestError, printable
 from rewriter.formats import json_edit, open_checkpoint
 from rewriter.formats.huggingface import PROVENANCE_FILE
 from rewriter.formats.limits import FILES, TENSORS
-from rewriter.layout.output import CopyRange, Digest, Literal, Output, OutputFile, Piece, merged
+from rewriter.layout.output import CopyRange, Digest, Literal, Output, OutputFile, Piece, coalesce
 from rewriter.layout.tensor_pieces import tensor_pieces
 from rewriter.planning.companions.plan import source_numbers
 from rewriter.planning.plan import Plan
 from rewriter.planning.provenance import SCHEMA, recorded
 from rewriter.planning.saved_plan import recorded_stack
-from rewriter.system.files import named, opened, read_document
+from rewriter.system.files import open_for_reading, printable_name, read_document
 from rewriter.version import VERSION
 from rewriter.writing.hashing import digests
 
@@ -63,7 +63,7 @@ def with_checksums(output: Output, plan: Plan) -> Output:
     name = PROVENANCE_FILE if output.directory else output.files[0].name + BESIDE
     files = [file for file in output.files if file.name != name]
     pieces = tuple(_pieces(plan, files, output.directory))
-    sealed = merged((*pieces, Digest(pieces), Literal(_END.encode())))
+    sealed = coalesce((*pieces, Digest(pieces), Literal(_END.encode())))
     return replace(output, files=(*files, OutputFile(name, sealed)))
 
 
@@ -143,7 +143,7 @@ def _read(path: Path) -> tuple[str, _Record | None]:
         tensors = {name: _hash(entry["sha256"]) for name, entry in said["tensors"].items()}
         sources = {name: str(entry["source"]) for name, entry in said["tensors"].items()}
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise CheckpointError(f"the checksums in {named(place)} are damaged") from None
+        raise CheckpointError(f"the checksums in {printable_name(place)} are damaged") from None
     return text, _Record(files, tensors, sources)
 
 
@@ -163,7 +163,7 @@ def _plain(name: str) -> str:
 def problems(path: str | os.PathLike[str]) -> Iterator[Problem]:
     """Everything at `path` that is not as it was recorded. The source is not needed."""
     target = Path(path)
-    where = named(_place(target))
+    where = printable_name(_place(target))
     try:
         text, record = _read(target)
     except CheckpointError as error:
@@ -193,16 +193,16 @@ def _files(folder: Path, record: _Record) -> Iterator[Problem]:
     there: dict[str, tuple[Piece, ...]] = {}
     for name in record.files:
         if not os.path.lexists(folder / name):  # without a look at what else is there
-            yield Problem(shown(name, 80), f"sha256 {record.files[name]}", "cannot open it: there is none")
+            yield Problem(printable(name, 80), f"sha256 {record.files[name]}", "cannot open it: there is none")
             continue
         try:
-            with opened(folder / name) as (_, found):
+            with open_for_reading(folder / name) as (_, found):
                 there[name] = (CopyRange(str(folder / name), 0, found.size),)
         except CheckpointError as error:
-            yield Problem(shown(name, 80), f"sha256 {record.files[name]}", str(error))
+            yield Problem(printable(name, 80), f"sha256 {record.files[name]}", str(error))
     for name, sha256 in zip(there, digests(list(there.values())), strict=True):
         if sha256 != record.files[name]:
-            yield Problem(shown(name, 80), f"sha256 {record.files[name]}", sha256)
+            yield Problem(printable(name, 80), f"sha256 {record.files[name]}", sha256)
 
 
 def _tensors(checkpoint: Checkpoint, record: _Record) -> Iterator[Problem]:
@@ -211,9 +211,9 @@ def _tensors(checkpoint: Checkpoint, record: _Record) -> Iterator[Problem]:
     for tensor, sha256 in zip(checkpoint.tensors, hashes, strict=True):
         wanted = left.pop(tensor.name, None)
         if sha256 != wanted:
-            yield Problem(f"tensor {shown(tensor.name, 80)}", f"sha256 {wanted}" if wanted else "nothing", sha256)
+            yield Problem(f"tensor {printable(tensor.name, 80)}", f"sha256 {wanted}" if wanted else "nothing", sha256)
     for name in islice(left, _MOST_SAID):
-        yield Problem(f"tensor {shown(name, 80)}", f"sha256 {left[name]}", "nothing")
+        yield Problem(f"tensor {printable(name, 80)}", f"sha256 {left[name]}", "nothing")
     if len(left) > _MOST_SAID:
         yield Problem(f"{len(left) - _MOST_SAID} more tensors", "the bytes that were recorded", "nothing")
 
@@ -226,4 +226,4 @@ def _others(checkpoint: Checkpoint, record: _Record) -> Iterator[Problem]:
     names |= {document.name for document in checkpoint.documents} | {shard.name for shard in checkpoint.shards}
     for name in sorted(names - record.files.keys()):
         if not name.startswith("."):
-            yield Problem(shown(name, 80), "nothing", "a file that was not recorded")
+            yield Problem(printable(name, 80), "nothing", "a file that was not recorded")

@@ -19,9 +19,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rewriter.errors import CheckpointError
-from rewriter.layout.output import BLOCK, CopyRange, Digest, Literal, OutputFile, StridedRange, Writing
+from rewriter.layout.output import BLOCK, CopyRange, Digest, Literal, OutputFile, StridedRange, WriteOptions
 from rewriter.system import calls
-from rewriter.system.files import named, opened, read_at
+from rewriter.system.files import open_for_reading, printable_name, read_at
 
 Progress = Callable[[int], None]
 Finished = Callable[[OutputFile], None]
@@ -47,7 +47,7 @@ class _Work:
     """Files to be written by several threads, and what went wrong first."""
 
     def __init__(
-        self, files: Iterable[OutputFile], folder: Path, progress: Progress, finished: Finished, how: Writing
+        self, files: Iterable[OutputFile], folder: Path, progress: Progress, finished: Finished, how: WriteOptions
     ) -> None:
         self._waiting = sorted(files, key=lambda file: file.nbytes)
         self._folder, self._progress, self._finished, self._how = folder, progress, finished, how
@@ -99,7 +99,7 @@ class _Work:
 
 
 def write_files(
-    files: Collection[OutputFile], folder: Path, progress: Progress, finished: Finished, how: Writing
+    files: Collection[OutputFile], folder: Path, progress: Progress, finished: Finished, how: WriteOptions
 ) -> None:
     """Write `files` into `folder`, several large ones at the same time. Raises what write_file raised first.
 
@@ -119,7 +119,7 @@ def write_files(
         raise failure
 
 
-def write_file(file: OutputFile, path: str, progress: Progress, how: Writing) -> None:
+def write_file(file: OutputFile, path: str, progress: Progress, how: WriteOptions) -> None:
     """Write `file` to the new file `path` as `how` says, and wait until the disk has it unless `how` says otherwise.
 
     Raises OSError, or CheckpointError if a source has become too short.
@@ -134,12 +134,12 @@ def write_file(file: OutputFile, path: str, progress: Progress, how: Writing) ->
         else:
             _fill(file, target, progress, how)
         if how.sync:
-            calls.to_disk(target)
+            calls.fsync(target)
     finally:
         os.close(target)
 
 
-def _fill(file: OutputFile, target: int, progress: Progress, how: Writing) -> None:
+def _fill(file: OutputFile, target: int, progress: Progress, how: WriteOptions) -> None:
     with ExitStack() as sources:
         descriptors: dict[str, int] = {}
         for piece in file.pieces:
@@ -150,7 +150,7 @@ def _fill(file: OutputFile, target: int, progress: Progress, how: Writing) -> No
                 progress(piece.nbytes)
                 continue
             if piece.path not in descriptors:
-                descriptors[piece.path] = sources.enter_context(opened(piece.path))[0]
+                descriptors[piece.path] = sources.enter_context(open_for_reading(piece.path))[0]
             if isinstance(piece, StridedRange):
                 _copy_rows(descriptors[piece.path], target, piece, progress)
             else:
@@ -173,15 +173,15 @@ def _linked(file: OutputFile, path: str, sync: bool) -> bool:
     except OSError:
         return False
     if sync:
-        with opened(path) as (descriptor, _):
-            calls.to_disk(descriptor)
+        with open_for_reading(path) as (descriptor, _):
+            calls.fsync(descriptor)
     return True
 
 
 def _cloned(file: OutputFile, target: int) -> bool:
     """Share all blocks of the source; False where that cannot be done."""
     try:
-        with opened(source_of(file)) as (source, _):
+        with open_for_reading(source_of(file)) as (source, _):
             calls.clone(source, target)
     except OSError:
         return False
@@ -196,8 +196,8 @@ def can_link(file: OutputFile, folder: Path) -> bool:
 def can_share(source: str, folder: Path) -> bool:
     """Whether a file in `folder` can share blocks with `source`: tried with one that has no name and goes at once."""
     try:
-        with opened(source) as (descriptor, _):
-            target = calls.nameless(folder)
+        with open_for_reading(source) as (descriptor, _):
+            target = calls.open_unnamed(folder)
             try:
                 calls.clone(descriptor, target)
             finally:
@@ -213,7 +213,7 @@ def _write(target: int, data: bytes) -> None:
         view = view[os.write(target, view) :]
 
 
-def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: Writing) -> None:
+def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: WriteOptions) -> None:
     at, end = piece.offset, piece.offset + piece.nbytes
     together = (at - os.lseek(target, 0, os.SEEK_CUR)) % BLOCK == 0
     ways = _ways(how)
@@ -227,14 +227,16 @@ def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: W
         step = _step(at, hole, os.lseek(target, 0, os.SEEK_CUR)) if together else min(_STEP, hole - at)
         done = _moved(ways, source, target, at, step)
         if not done:
-            raise CheckpointError(f"{named(piece.path)} ended at byte {at} while it was copied: it has changed")
+            raise CheckpointError(
+                f"{printable_name(piece.path)} ended at byte {at} while it was copied: it has changed"
+            )
         if how.sync:
             _start_writing(target, done)
         at += done
         progress(done)
 
 
-def _ways(how: Writing) -> list[Way]:
+def _ways(how: WriteOptions) -> list[Way]:
     """How to copy, as far as the system has it, the best first."""
     ways = [_by_range] if how.share and hasattr(os, "copy_file_range") else []
     ways += [_by_sendfile] if hasattr(os, "sendfile") else []
@@ -255,7 +257,7 @@ def _moved(ways: list[Way], source: int, target: int, at: int, nbytes: int) -> i
 def _start_writing(target: int, nbytes: int) -> None:
     """Let the disk begin with the last `nbytes` bytes, without waiting for it. Only an offer: fsync comes anyway."""
     if nbytes >= _AT_ONCE:
-        calls.start_writing(target, os.lseek(target, 0, os.SEEK_CUR) - nbytes, nbytes)
+        calls.start_writeback(target, os.lseek(target, 0, os.SEEK_CUR) - nbytes, nbytes)
 
 
 def _step(at: int, end: int, place: int) -> int:
@@ -291,7 +293,9 @@ def rows_of(source: int, piece: StridedRange) -> Iterator[bytes]:
     at_once = max(1, _AT_ONCE // piece.stride)
     for first in range(0, piece.rows, at_once):
         rows = min(at_once, piece.rows - first)
-        block = memoryview(read_at(source, piece.offset + first * piece.stride, rows * piece.stride, named(piece.path)))
+        block = memoryview(
+            read_at(source, piece.offset + first * piece.stride, rows * piece.stride, printable_name(piece.path))
+        )
         starts = range(0, rows * piece.stride, piece.stride)
         yield b"".join(block[row + start : row + start + length] for row in starts for start, length in piece.takes)
 

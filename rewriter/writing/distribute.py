@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rewriter.checkpoint import Stamp
-from rewriter.errors import CheckpointError, OutputError, RewriterError, shown
-from rewriter.layout.output import CopyRange, OutputFile, StridedRange, Writing
-from rewriter.system.files import named, stamp
+from rewriter.checkpoint import FileStamp
+from rewriter.errors import CheckpointError, OutputError, RewriterError, printable
+from rewriter.layout.output import CopyRange, OutputFile, StridedRange, WriteOptions
+from rewriter.system.files import file_stamp, printable_name
 from rewriter.system.rename import rename_new
 from rewriter.version import VERSION
 from rewriter.writing.commit import NEW
@@ -50,8 +50,8 @@ class Task:
     file: OutputFile
     folder: str
     attempts: str
-    sources: tuple[tuple[str, Stamp], ...]
-    how: Writing
+    sources: tuple[tuple[str, FileStamp], ...]
+    how: WriteOptions
     version: str = VERSION
 
 
@@ -89,32 +89,33 @@ def _check_here(task: Task) -> None:
         raise OutputError(f"{_here()} has rewriter {VERSION}, the run was started by {task.version}: install the same")
     if not os.path.isdir(task.attempts):
         raise OutputError(
-            f"{_here()} does not see {shown(os.path.dirname(task.attempts), 200)}: workers need the same filesystem "
+            f"{_here()} does not see {printable(os.path.dirname(task.attempts), 200)}: workers need the same "
+            f"filesystem "
             "under the same path"
         )
     for path, _ in task.sources:
         if not os.path.exists(path):
-            raise OutputError(f"{_here()} does not see {shown(path, 200)}: workers need it under the same path")
+            raise OutputError(f"{_here()} does not see {printable(path, 200)}: workers need it under the same path")
     _check_sources(task)
 
 
 def _check_sources(task: Task) -> None:
     for path, before in task.sources:
-        if stamp(path) != before:
-            raise CheckpointError(f"{named(path)} has changed, or {_here()} sees another; nothing was written")
+        if file_stamp(path) != before:
+            raise CheckpointError(f"{printable_name(path)} has changed, or {_here()} sees another; nothing was written")
 
 
 def _here() -> str:
-    return f"the worker on {shown(platform.node())}"
+    return f"the worker on {printable(platform.node())}"
 
 
 def spread(
     files: Collection[OutputFile],
-    sources: tuple[tuple[str, Stamp], ...],
+    sources: tuple[tuple[str, FileStamp], ...],
     staging: Path,
     progress: Progress,
     finished: Finished,
-    how: Writing,
+    how: WriteOptions,
     executor: Executor,
 ) -> None:
     """Have `executor` write `files` into the directory of the new output in `staging`.
@@ -136,7 +137,7 @@ def spread(
             shutil.rmtree(attempts, ignore_errors=True)
 
 
-def _task(file: OutputFile, folder: str, attempts: str, stamps: dict[str, Stamp], how: Writing) -> Task:
+def _task(file: OutputFile, folder: str, attempts: str, stamps: dict[str, FileStamp], how: WriteOptions) -> Task:
     pieces = tuple(
         replace(piece, path=os.path.abspath(piece.path)) if isinstance(piece, CopyRange | StridedRange) else piece
         for piece in file.pieces
@@ -228,6 +229,6 @@ def as_ours(error: BaseException, name: str) -> Exception:
     if isinstance(error, RewriterError | OSError):
         return error
     if isinstance(error, CancelledError):
-        return OutputError(f"{shown(name, 80)} was not written: the cluster has given it up")
-    reason = shown(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
-    return OutputError(f"{shown(name, 80)} could not be written by a worker: {reason}")
+        return OutputError(f"{printable(name, 80)} was not written: the cluster has given it up")
+    reason = printable(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
+    return OutputError(f"{printable(name, 80)} could not be written by a worker: {reason}")

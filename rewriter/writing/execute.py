@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewriter.errors import CheckpointError, OutputError, reason, shown
-from rewriter.layout.output import Output, OutputFile, Writing
+from rewriter.errors import CheckpointError, OutputError, os_reason, printable
+from rewriter.layout.output import Output, OutputFile, WriteOptions
 from rewriter.system import calls
-from rewriter.system.files import named, stamp
+from rewriter.system.files import file_stamp, printable_name
 from rewriter.writing import resume
 from rewriter.writing.commit import NEW, commit_directory, commit_files, undo_killed
 from rewriter.writing.copy import Progress, can_link, can_share, write_files
@@ -38,7 +38,7 @@ OURS = "rewriter.json"  # a directory that holds it was written by this program
 def execute(  # noqa: PLR0913
     output: Output,
     destination: Path,
-    how: Writing,
+    how: WriteOptions,
     *,
     progress: Progress = lambda nbytes: None,
     check: Callable[[Path], None] = lambda written: None,
@@ -74,7 +74,7 @@ def execute(  # noqa: PLR0913
             if how.sync:
                 _settle(destination)
     except OSError as error:
-        raise OutputError(f"cannot write {named(destination)}: {reason(error)}") from None
+        raise OutputError(f"cannot write {printable_name(destination)}: {os_reason(error)}") from None
 
 
 @contextmanager
@@ -92,24 +92,26 @@ def _settle(destination: Path) -> None:
     try:
         sync(destination.parent)
     except OSError as error:
-        raise OutputError(f"{named(destination)} is complete, but the disk may lose it: {reason(error)}") from None
+        raise OutputError(
+            f"{printable_name(destination)} is complete, but the disk may lose it: {os_reason(error)}"
+        ) from None
 
 
 def _absolute(destination: Path) -> Path:
     """The destination with its parent's links followed, but not its own."""
     path = Path(os.path.abspath(destination))
     if not path.name:
-        raise OutputError(f"{shown(destination)} cannot be an output")
+        raise OutputError(f"{printable(destination)} cannot be an output")
     try:
         parent = path.parent.resolve(strict=True)
     except (OSError, ValueError, RuntimeError):
-        raise OutputError(f"the folder {shown(path.parent)} does not exist; make it first") from None
+        raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first") from None
     if not parent.is_dir():
-        raise OutputError(f"{shown(path.parent)} is not a folder")
+        raise OutputError(f"{printable(path.parent)} is not a folder")
     return parent / path.name
 
 
-def check_destination(output: Output, destination: Path, how: Writing, there: int = 0) -> None:
+def check_destination(output: Output, destination: Path, how: WriteOptions, there: int = 0) -> None:
     """Raise OutputError if `output` must not go to `destination`, or does not fit there.
 
     `there` of its bytes are written already.
@@ -118,10 +120,12 @@ def check_destination(output: Output, destination: Path, how: Writing, there: in
     destination = _absolute(destination)
     room = calls.free_bytes(destination.parent)
     if room < output.nbytes - there and room < (need := disk_needed(output, destination.parent, how) - there):
-        raise OutputError(f"{named(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few")
+        raise OutputError(
+            f"{printable_name(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few"
+        )
 
 
-def check_place(output: Output, destination: Path, how: Writing) -> None:
+def check_place(output: Output, destination: Path, how: WriteOptions) -> None:
     """Raise OutputError if `output` must not go to `destination`, whatever room there is."""
     destination = _absolute(destination)
     _refuse_source(output, destination)
@@ -140,12 +144,12 @@ def clear_killed(destination: Path) -> None:
             undo_killed(staging)
 
 
-def disk_needed(output: Output, folder: Path, how: Writing) -> int:
+def disk_needed(output: Output, folder: Path, how: WriteOptions) -> int:
     """How many bytes the output takes on the disk of `folder`: holes stay holes, what is shared takes nothing."""
     if how.share and output.sources and can_share(output.sources[0][0], folder):
         return output.nbytes - output.shareable
     saved = sum(file.nbytes for file in output.files if how.hardlink and can_link(file, folder))
-    saved += sum(calls.hole_bytes(os.stat(path)) for path, _ in output.sources)
+    saved += sum(calls.sparse_bytes(os.stat(path)) for path, _ in output.sources)
     return max(0, output.nbytes - saved)
 
 
@@ -153,7 +157,7 @@ def _refuse_existing(output: Output, destination: Path, overwrite: bool) -> None
     for path in _existing(output, destination):
         _check_replaceable(path, output)
         if not overwrite:
-            raise OutputError(f"{named(path)} exists already; --overwrite replaces it")
+            raise OutputError(f"{printable_name(path)} exists already; --overwrite replaces it")
 
 
 def _targets(output: Output, destination: Path) -> list[Path]:
@@ -175,15 +179,17 @@ def _refuse_source(output: Output, destination: Path) -> None:
     for target in _existing(output, destination):
         first = target.name == output.files[0].name
         if any(_same(target, source) and (first or _one_name(target, source)) for source in sources):
-            raise OutputError(f"{named(target)} is the input itself; give another destination")
+            raise OutputError(f"{printable_name(target)} is the input itself; give another destination")
     if not output.directory:
         return
     folders = {source.parent.resolve() for source in sources}
     if destination.resolve() in folders:
-        raise OutputError(f"{named(destination)} is the input itself; give another destination")
+        raise OutputError(f"{printable_name(destination)} is the input itself; give another destination")
     inside = any(folder in destination.parents or destination in folder.parents for folder in folders)
     if inside or any(destination in source.resolve().parents for source in sources):
-        raise OutputError(f"{named(destination)} lies inside the input, or the input in it; give another place")
+        raise OutputError(
+            f"{printable_name(destination)} lies inside the input, or the input in it; give another place"
+        )
 
 
 def _one_name(one: Path, other: Path) -> bool:
@@ -201,17 +207,21 @@ def _same(one: Path, other: Path) -> bool:
 
 def _check_replaceable(path: Path, output: Output) -> None:
     if path.is_symlink():
-        raise OutputError(f"{named(path)} is a link; it is not replaced")
+        raise OutputError(f"{printable_name(path)} is a link; it is not replaced")
     if output.directory:
         if not path.is_dir() or not ((path / OURS).is_file() or not any(path.iterdir())):
-            raise OutputError(f"{named(path)} is not replaced: neither empty nor a directory that holds our {OURS}")
+            raise OutputError(
+                f"{printable_name(path)} is not replaced: neither empty nor a directory that holds our {OURS}"
+            )
         lost = _added(path, output)
         if lost:
-            names = ", ".join(shown(name) for name in lost[:3]) + (f" and {len(lost) - 3} more" if lost[3:] else "")
-            raise OutputError(f"{named(path)} is not replaced, that would lose {names}: move what you added elsewhere")
+            names = ", ".join(printable(name) for name in lost[:3]) + (f" and {len(lost) - 3} more" if lost[3:] else "")
+            raise OutputError(
+                f"{printable_name(path)} is not replaced, that would lose {names}: move what you added elsewhere"
+            )
         return
     if not path.is_file():
-        raise OutputError(f"{named(path)} is not a regular file; give the name of a file")
+        raise OutputError(f"{printable_name(path)} is not a regular file; give the name of a file")
 
 
 def _added(folder: Path, output: Output) -> list[str]:
@@ -226,7 +236,7 @@ def _fill(
     output: Output,
     staging: Path,
     done: tuple[OutputFile, ...],
-    how: Writing,
+    how: WriteOptions,
     progress: Progress,
     executor: Executor | None,
 ) -> None:
@@ -252,11 +262,11 @@ def _fill(
 
 def _check_sources(output: Output) -> None:
     for path, before in output.sources:
-        if stamp(path) != before:
-            raise CheckpointError(f"{named(path)} has changed while it was read; nothing was written")
+        if file_stamp(path) != before:
+            raise CheckpointError(f"{printable_name(path)} has changed while it was read; nothing was written")
 
 
-def _commit(output: Output, staging: Path, destination: Path, how: Writing) -> None:
+def _commit(output: Output, staging: Path, destination: Path, how: WriteOptions) -> None:
     _refuse_existing(output, destination, how.overwrite)
     if output.directory:
         commit_directory(staging, destination)

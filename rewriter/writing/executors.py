@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from typing import Any
 
-from rewriter.errors import OutputError, RequestError, shown
+from rewriter.errors import OutputError, RequestError, printable
 from rewriter.system.calls import hold_back
 from rewriter.system.signals import SIGNALS
 
@@ -101,7 +101,9 @@ def workers(text: str) -> Iterator[Workers]:
     kind, _, value = text.partition("=")
     if kind == "dask" and value:
         if not re.fullmatch(r"(?!(tcp|tls)://)[a-z]+://.+|.+:[0-9]{1,5}/?", value):
-            raise RequestError(f"{shown(text, 120)} has no port: write dask=tcp://HOST:8786, where `dask scheduler` is")
+            raise RequestError(
+                f"{printable(text, 120)} has no port: write dask=tcp://HOST:8786, where `dask scheduler` is"
+            )
         with _dask(value) as cluster:
             yield cluster
         return
@@ -109,7 +111,8 @@ def workers(text: str) -> Iterator[Workers]:
     count = value if value or "=" in text else str(DEFAULT_WORKERS)
     if kind not in local or not re.fullmatch("[0-9]{1,4}", count) or not 0 < int(count) <= 1024:
         raise RequestError(
-            f"{shown(text)!r} is no executor: write processes=4, threads=4 or dask=tcp://HOST:PORT (a Dask scheduler)"
+            f"{printable(text)!r} is no executor: write processes=4, threads=4 or dask=tcp://HOST:PORT (a Dask "
+            f"scheduler)"
         )
     executor, ended = local[kind](int(count)), False
     try:
@@ -139,14 +142,14 @@ def _dask(address: str) -> Iterator[Workers]:
         try:
             client = Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
-            reason = shown(str(error).partition("\n")[0] or type(error).__name__, 120)
-            raise OutputError(f"no Dask scheduler answers at {shown(address, 80)}: {reason}") from None
+            reason = printable(str(error).partition("\n")[0] or type(error).__name__, 120)
+            raise OutputError(f"no Dask scheduler answers at {printable(address, 80)}: {reason}") from None
         try:
             try:
                 client.wait_for_workers(1, timeout=_PATIENCE)  # they may have been started together with us
             except TimeoutError:
                 raise OutputError(
-                    f"the Dask scheduler at {shown(address, 80)} has no workers: start `dask worker`"
+                    f"the Dask scheduler at {printable(address, 80)} has no workers: start `dask worker`"
                 ) from None
             yield Workers(client.get_executor(pure=False), sum(client.nthreads().values()))
         finally:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from threading import Event
 
 from rewriter.layout.output import CopyRange, Digest, Literal, OutputFile, Piece
-from rewriter.system.files import named, opened, read_at
+from rewriter.system.files import open_for_reading, printable_name, read_at
 from rewriter.writing.copy import Progress, rows_of
 
 _BLOCK = 1 << 20  # bytes in one read
@@ -64,9 +64,9 @@ def _blocks(piece: Piece) -> Iterator[bytes]:
     if isinstance(piece, Literal):
         yield piece.data
     elif isinstance(piece, CopyRange):
-        with opened(piece.path) as (source, _):
+        with open_for_reading(piece.path) as (source, _):
             for at in range(0, piece.nbytes, _BLOCK):
-                yield read_at(source, piece.offset + at, min(_BLOCK, piece.nbytes - at), named(piece.path))
+                yield read_at(source, piece.offset + at, min(_BLOCK, piece.nbytes - at), printable_name(piece.path))
     elif not isinstance(piece, Digest):
-        with opened(piece.path) as (source, _):
+        with open_for_reading(piece.path) as (source, _):
             yield from rows_of(source, piece)

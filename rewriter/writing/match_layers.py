@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rewriter.architectures import Stack
+from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import Checkpoint, TensorInfo
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, printable
 from rewriter.layout.output import CopyRange, Piece, StridedRange
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
 from rewriter.planning.provenance import recorded
-from rewriter.planning.selection.choose import Options
-from rewriter.system.files import named, opened, read_at
+from rewriter.system.files import open_for_reading, printable_name, read_at
 from rewriter.writing.copy import rows_of
 
 _BLOCK = 1 << 20
@@ -28,11 +28,11 @@ class Place:
 
 def first_difference(one: Place, other: Place, nbytes: int) -> int | None:
     """How many of `nbytes` bytes agree before the first that differs; None if all do."""
-    with opened(one.path) as (here, _), opened(other.path) as (there, _):
+    with open_for_reading(one.path) as (here, _), open_for_reading(other.path) as (there, _):
         for at in range(0, nbytes, _BLOCK):
             step = min(_BLOCK, nbytes - at)
-            left = read_at(here, one.offset + at, step, named(one.path))
-            right = read_at(there, other.offset + at, step, named(other.path))
+            left = read_at(here, one.offset + at, step, printable_name(one.path))
+            right = read_at(there, other.offset + at, step, printable_name(other.path))
             if left != right:
                 return at + next(index for index in range(step) if left[index] != right[index])
     return None
@@ -45,15 +45,15 @@ def first_difference_in(one: Place, piece: Piece) -> int | None:
     if not isinstance(piece, StridedRange):
         return None
     at = 0
-    with opened(one.path) as (here, _), opened(piece.path) as (there, _):
+    with open_for_reading(one.path) as (here, _), open_for_reading(piece.path) as (there, _):
         for data in rows_of(there, piece):
-            if read_at(here, one.offset + at, len(data), named(one.path)) != data:
+            if read_at(here, one.offset + at, len(data), printable_name(one.path)) != data:
                 return at
             at += len(data)
     return None
 
 
-def find_layers(checkpoint: Checkpoint, source: Checkpoint, options: Options) -> dict[str, tuple[int, ...]]:
+def find_layers(checkpoint: Checkpoint, source: Checkpoint, options: PlanOptions) -> dict[str, tuple[int, ...]]:
     """Stack -> the numbers in `source` of the layers that `checkpoint` has, for every stack that was pruned.
 
     Raises CheckpointError when `checkpoint` was not made from `source`.
@@ -91,7 +91,8 @@ def _matched(checkpoint: Checkpoint, stack: Stack, source: Checkpoint, other: St
         match = next((old for old in later if _alike(checkpoint, layer, source, originals[old])), None)
         if match is None:
             raise CheckpointError(
-                f"layer {shown(stack.prefix)}{number} matches no later layer of {shown(source.name)}: is that what it "
+                f"layer {printable(stack.prefix)}{number} matches no later layer of {printable(source.name)}: is "
+                f"that what it "
                 "was made from?"
             )
         kept.append(match)

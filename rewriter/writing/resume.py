@@ -17,11 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 
-from rewriter.checkpoint import Stamp
-from rewriter.errors import CheckpointError, shown
+from rewriter.checkpoint import FileStamp
+from rewriter.errors import CheckpointError, printable
 from rewriter.formats import json_edit
 from rewriter.layout.output import CopyRange, Digest, Output, OutputFile, StridedRange
-from rewriter.system.files import stamp
+from rewriter.system.files import file_stamp
 from rewriter.system.untrusted import NoFileError, read_whole
 from rewriter.writing.commit import NEW
 from rewriter.writing.staging import append, emptied, removed, sync
@@ -65,7 +65,9 @@ def keep(staging: Path, output: Output, told: Callable[[str], None]) -> bool:
     except OSError:
         return False
     if done:
-        told(f"{_count(done, output)} are kept in {shown(staging.name, 80)}: the same command with --resume goes on")
+        told(
+            f"{_count(done, output)} are kept in {printable(staging.name, 80)}: the same command with --resume goes on"
+        )
     return bool(done)
 
 
@@ -118,7 +120,7 @@ def _begin(staging: Path, lines: list[Line]) -> None:
 
 
 def _entry(staging: Path, file: OutputFile) -> Line:
-    return {"name": file.name, "stamp": list(astuple(stamp(staging / NEW / file.name)))}
+    return {"name": file.name, "stamp": list(astuple(file_stamp(staging / NEW / file.name)))}
 
 
 def _count(done: tuple[OutputFile, ...], output: Output) -> str:
@@ -143,7 +145,7 @@ def _is_as(path: Path, recorded: object) -> bool:
     if not isinstance(recorded, list) or os.path.realpath(path) != str(path):  # no link leads elsewhere
         return False
     try:
-        return list(astuple(stamp(path))) == recorded
+        return list(astuple(file_stamp(path))) == recorded
     except CheckpointError:
         return False
 
@@ -168,7 +170,7 @@ def _digest(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _source(source: tuple[str, Stamp]) -> str:
+def _source(source: tuple[str, FileStamp]) -> str:
     path, found = source
     return f"{os.path.basename(path)} {astuple(found)} {os.stat(path).st_ctime_ns}"
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from rewriter.errors import OutputError, shown
+from rewriter.errors import OutputError, printable
 from rewriter.system import calls
-from rewriter.system.files import named
+from rewriter.system.files import printable_name
 from rewriter.system.signals import SIGNALS
 
 _ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another name goes the second time
@@ -46,7 +46,7 @@ def staging_path(destination: Path) -> Path:
     return destination.with_name(f".{short}.rewriter-tmp")
 
 
-def _locked(path: Path) -> calls.Folder:
+def _locked(path: Path) -> calls.DirectoryHandle:
     """Make `path`, or take it over, and lock it. Raises OutputError while another run holds it."""
     while True:
         made = False
@@ -64,24 +64,26 @@ def _locked(path: Path) -> calls.Folder:
             return lock
 
 
-def _lock(path: Path) -> calls.Folder | None:
+def _lock(path: Path) -> calls.DirectoryHandle | None:
     """The locked directory, None if another run has just finished and removed it."""
     try:
-        folder = calls.Folder(path)
+        folder = calls.DirectoryHandle(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        raise OutputError(f"{named(path)} is in the way: it is not a directory") from None
+        raise OutputError(f"{printable_name(path)} is in the way: it is not a directory") from None
     ours = False
     try:
         if not folder.is_ours():
-            raise OutputError(f"{named(path)} is in the way: it belongs to somebody else, who could change the output")
+            raise OutputError(
+                f"{printable_name(path)} is in the way: it belongs to somebody else, who could change the output"
+            )
         folder.lock()
         ours = folder.is_at(path)
     except BlockingIOError:
-        raise OutputError(f"another run is writing {shown(path.name)} at this moment") from None
+        raise OutputError(f"another run is writing {printable(path.name)} at this moment") from None
     except FileNotFoundError:
         pass
     finally:
@@ -113,7 +115,7 @@ def removed(folder: str | Path) -> None:
 
 def sync(folder: Path) -> None:
     """Wait until the disk knows the names in `folder`."""
-    opened = calls.Folder(folder)
+    opened = calls.DirectoryHandle(folder)
     try:
         opened.sync()
     finally:
@@ -127,7 +129,7 @@ def append(path: Path, data: bytes, wait: bool = True) -> None:
         while data:
             data = data[os.write(descriptor, data) :]
         if wait:
-            calls.to_disk(descriptor)
+            calls.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -12,16 +12,16 @@ from pathlib import Path
 
 from rewriter.architectures.lookup import table_of
 from rewriter.checkpoint import CARD, GGUF, Checkpoint, LongArray, Problem
-from rewriter.errors import CheckpointError, RewriterError, shown
+from rewriter.errors import CheckpointError, RewriterError, printable
 from rewriter.formats import json_edit, open_checkpoint
 from rewriter.layout.output import Piece
 from rewriter.layout.tensor_pieces import tensor_pieces
 from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, effective, make_plan, problems, result
 from rewriter.planning.provenance import recorded
 from rewriter.planning.saved_plan import plan_of_companion
-from rewriter.planning.selection.choose import Options
-from rewriter.system.files import named
+from rewriter.system.files import printable_name
 from rewriter.writing.checksums import problems as damaged
 from rewriter.writing.match_layers import Place, find_layers, first_difference, first_difference_in
 
@@ -32,7 +32,7 @@ _OURS = "rewriter"  # what we add ourselves: the provenance
 def verify(
     path: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
-    options: Options | None = None,
+    options: PlanOptions | None = None,
     checksums: bool = False,
     opened: Callable[[str | os.PathLike[str]], Checkpoint] = open_checkpoint,
 ) -> tuple[Problem, ...]:
@@ -48,11 +48,11 @@ def verify(
     try:
         checkpoint = opened(path)
     except CheckpointError as error:
-        return (Problem(named(Path(path)), "a well-formed checkpoint", str(error)), *hashes)
+        return (Problem(printable_name(Path(path)), "a well-formed checkpoint", str(error)), *hashes)
     try:
         options = options or _recorded_options(checkpoint)
     except CheckpointError as error:
-        return (Problem(named(Path(path)), "a record of how it was made", str(error)), *hashes)
+        return (Problem(printable_name(Path(path)), "a record of how it was made", str(error)), *hashes)
     found = [*hashes, *structure(checkpoint, options), *_totals(checkpoint), *_second_reader(checkpoint)]
     if source is None:
         return tuple(found)
@@ -65,30 +65,34 @@ def verify(
         differences = compare(checkpoint, expected, options, with_bytes=True)
         return (*found, *(each for each in differences if each.where not in told))
     except RewriterError as error:
-        return (*found, Problem(named(Path(path)), f"layers of {named(Path(source))} by the rules", str(error)))
+        return (
+            *found,
+            Problem(printable_name(Path(path)), f"layers of {printable_name(Path(source))} by the rules", str(error)),
+        )
 
 
 def _refuse_untold(checkpoint: Checkpoint, source: Checkpoint) -> None:
     """The old form of an importance matrix has no place for a record: nothing says which of its layers went."""
     if source.companion and checkpoint.header_sha256 != source.header_sha256 and not recorded(checkpoint):
         raise CheckpointError(
-            f"cannot tell: {shown(checkpoint.name)} carries no record of its pruning, only the source itself can be "
+            f"cannot tell: {printable(checkpoint.name)} carries no record of its pruning, only the source itself "
+            f"can be "
             "told to be the same"
         )
 
 
-def _recorded_options(checkpoint: Checkpoint) -> Options:
+def _recorded_options(checkpoint: Checkpoint) -> PlanOptions:
     """The options that the output was made with, so that `--generic` need not be said again."""
     record = recorded(checkpoint)
-    return record.options if record else Options()
+    return record.options if record else PlanOptions()
 
 
-def structure(checkpoint: Checkpoint, options: Options) -> tuple[Problem, ...]:
+def structure(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Problem, ...]:
     """What contradicts itself in a checkpoint that could be opened."""
     try:
         return problems(checkpoint, options)
     except RewriterError as error:
-        return (Problem(shown(checkpoint.name), "layers and metadata that agree", str(error)),)
+        return (Problem(printable(checkpoint.name), "layers and metadata that agree", str(error)),)
 
 
 def _totals(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -99,7 +103,7 @@ def _totals(checkpoint: Checkpoint) -> Iterator[Problem]:
             stated = metadata.get("total_size") if isinstance(metadata, dict) else None
             actual = sum(tensor.nbytes for tensor in checkpoint.tensors)
             if stated not in (None, actual):
-                yield Problem(f"{document.name} total_size", str(actual), shown(stated))
+                yield Problem(f"{document.name} total_size", str(actual), printable(stated))
 
 
 def _second_reader(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -116,13 +120,13 @@ def _second_reader(checkpoint: Checkpoint) -> Iterator[Problem]:
             with safe_open(shard.path, framework="numpy") as reader:
                 theirs = set(reader.keys())
         except (SafetensorError, OSError) as error:
-            yield Problem(shown(shard.name), "a file that safetensors opens", shown(error, 120))
+            yield Problem(printable(shard.name), "a file that safetensors opens", printable(error, 120))
             continue
         if theirs != ours:
-            yield Problem(shown(shard.name), f"{len(ours)} tensors", f"{len(theirs)} by safetensors")
+            yield Problem(printable(shard.name), f"{len(ours)} tensors", f"{len(theirs)} by safetensors")
 
 
-def _expected(checkpoint: Checkpoint, source: Checkpoint, options: Options) -> Checkpoint:
+def _expected(checkpoint: Checkpoint, source: Checkpoint, options: PlanOptions) -> Checkpoint:
     """What the source becomes when the layers that `checkpoint` lacks are dropped."""
     if source.companion:
         saved = plan_of_companion(checkpoint)
@@ -151,7 +155,7 @@ def check_plan(checkpoint: Checkpoint, plan: Plan, with_bytes: bool) -> None:
         raise CheckpointError(f"{wrong}: {problem}")
 
 
-def compare(checkpoint: Checkpoint, expected: Checkpoint, options: Options, with_bytes: bool) -> Iterator[Problem]:
+def compare(checkpoint: Checkpoint, expected: Checkpoint, options: PlanOptions, with_bytes: bool) -> Iterator[Problem]:
     """Every difference between a checkpoint and what it should be; `expected` lies in the source's files."""
     yield from _compare_tensors(checkpoint, expected, with_bytes)
     yield from _compare_metadata(effective(checkpoint, options), effective(expected, options))
@@ -177,7 +181,7 @@ def _compare_tensors(checkpoint: Checkpoint, expected: Checkpoint, with_bytes: b
 
 
 def _tensor(name: str) -> str:
-    return f"tensor {shown(name, 80)}"
+    return f"tensor {printable(name, 80)}"
 
 
 def _compare_tensor(where: str, here: Place, pieces: tuple[Piece, ...]) -> Iterator[Problem]:
@@ -201,8 +205,8 @@ def _compare_metadata(ours: Mapping[str, object], wanted: Mapping[str, object]) 
     ours, wanted = _leaves(ours), _leaves(wanted)
     for key in {**wanted, **ours}:
         if repr(ours.get(key, _ABSENT)) != repr(wanted.get(key, _ABSENT)):
-            found = shown(ours.get(key, _ABSENT), 120)
-            yield Problem(shown(key, 80), shown(wanted.get(key, _ABSENT), 120), found)
+            found = printable(ours.get(key, _ABSENT), 120)
+            yield Problem(printable(key, 80), printable(wanted.get(key, _ABSENT), 120), found)
 
 
 def _leaves(metadata: Mapping[str, object]) -> dict[str, object]:
@@ -219,7 +223,7 @@ def _compare_headers(checkpoint: Checkpoint, expected: Checkpoint) -> Iterator[P
     if checkpoint.format != GGUF:
         ours, wanted = (_entries(one) for one in (checkpoint, expected))
         if ours != wanted:
-            yield Problem("__metadata__", shown(wanted, 120), shown(ours, 120))
+            yield Problem("__metadata__", printable(wanted, 120), printable(ours, 120))
         return
     shards = checkpoint.shards[0], expected.shards[0]
     there = {field.key: field for field in shards[0].fields or ()}
@@ -227,7 +231,7 @@ def _compare_headers(checkpoint: Checkpoint, expected: Checkpoint) -> Iterator[P
         other = there.get(field.key)
         if isinstance(field.value, LongArray) and other is not None and other.nbytes == field.nbytes:
             places = Place(shards[0].path, other.offset), Place(shards[1].path, field.offset)
-            yield from _compare_bytes(shown(field.key, 80), *places, field.nbytes)
+            yield from _compare_bytes(printable(field.key, 80), *places, field.nbytes)
 
 
 def _entries(checkpoint: Checkpoint) -> set[tuple[str, object]]:
@@ -236,17 +240,17 @@ def _entries(checkpoint: Checkpoint) -> set[tuple[str, object]]:
 
 
 def _compare_side_files(
-    checkpoint: Checkpoint, expected: Checkpoint, options: Options, with_bytes: bool
+    checkpoint: Checkpoint, expected: Checkpoint, options: PlanOptions, with_bytes: bool
 ) -> Iterator[Problem]:
     there = {file.name: file for file in checkpoint.side_files}
     for wanted in expected.side_files:
         file = there.get(wanted.name)
         if file is None:
-            yield Problem(shown(wanted.name, 80), "a side file of the source", "nothing")
+            yield Problem(printable(wanted.name, 80), "a side file of the source", "nothing")
         elif wanted.name == CARD and options.card is not False:
             continue  # it says what was pruned, and people go on writing in it
         elif file.stamp.size != wanted.stamp.size:
-            yield Problem(shown(wanted.name, 80), f"{wanted.stamp.size} bytes", f"{file.stamp.size}")
+            yield Problem(printable(wanted.name, 80), f"{wanted.stamp.size} bytes", f"{file.stamp.size}")
         elif with_bytes:
             places = Place(file.path, 0), Place(wanted.path, 0)
-            yield from _compare_bytes(shown(wanted.name, 80), *places, wanted.stamp.size)
+            yield from _compare_bytes(printable(wanted.name, 80), *places, wanted.stamp.size)

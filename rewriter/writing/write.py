@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, SAFETENSORS, Checkpoint
-from rewriter.errors import OutputError, shown
+from rewriter.errors import OutputError, printable
 from rewriter.formats import open_checkpoint
 from rewriter.layout import layout
-from rewriter.layout.output import Literal, Output, OutputFile, Writing
+from rewriter.layout.output import Literal, Output, OutputFile, WriteOptions
 from rewriter.planning.plan import Plan
-from rewriter.system.files import named
+from rewriter.system.files import printable_name
 from rewriter.writing.checksums import with_checksums
 from rewriter.writing.copy import Progress
 from rewriter.writing.execute import check_destination, execute
@@ -38,7 +38,7 @@ def check_name(plan: Plan, destination: str) -> None:
     if not destination:
         raise OutputError("the destination has no name")
     if destination.endswith("/") and plan.checkpoint.format != HUGGINGFACE:
-        raise OutputError(f"{shown(destination)} names a folder, the output is a file: give its name as well")
+        raise OutputError(f"{printable(destination)} names a folder, the output is a file: give its name as well")
 
 
 def about_name(plan: Plan, destination: str) -> list[str]:
@@ -48,11 +48,12 @@ def about_name(plan: Plan, destination: str) -> list[str]:
         return []
     kind = _KINDS[plan.checkpoint.format]
     return [
-        f"note: {named(destination)} sounds like {_ENDINGS[ending]}, but is {kind}, as the source: nothing is converted"
+        f"note: {printable_name(destination)} sounds like {_ENDINGS[ending]}, but is {kind}, as the source: "
+        f"nothing is converted"
     ]
 
 
-def planned(plan: Plan, destination: str | os.PathLike[str], how: Writing) -> Output:
+def planned(plan: Plan, destination: str | os.PathLike[str], how: WriteOptions) -> Output:
     """What would be written to `destination`. Raises RequestError where `how` does not fit the plan."""
     output = layout(plan, Path(os.path.abspath(destination)).name)
     return with_checksums(output, plan) if how.checksums else output
@@ -61,20 +62,20 @@ def planned(plan: Plan, destination: str | os.PathLike[str], how: Writing) -> Ou
 def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
     """Raise OutputError before the work is done if a file must not appear at `path`."""
     file = OutputFile(Path(os.path.abspath(path)).name, ())
-    check_destination(Output((file,), False, ()), Path(path), Writing(overwrite))
+    check_destination(Output((file,), False, ()), Path(path), WriteOptions(overwrite))
 
 
 def save(data: bytes, path: str | os.PathLike[str], overwrite: bool, made_from: Checkpoint) -> None:
     """Let what was made from a checkpoint appear as the file `path`, as `write` does. Raises OutputError."""
     file = OutputFile(Path(os.path.abspath(path)).name, (Literal(data),))
     sources = tuple((shard.path, shard.stamp) for shard in made_from.shards)
-    execute(Output((file,), False, sources), Path(path), Writing(overwrite))
+    execute(Output((file,), False, sources), Path(path), WriteOptions(overwrite))
 
 
 def write(
     plan: Plan,
     destination: str | os.PathLike[str],
-    how: Writing | None = None,
+    how: WriteOptions | None = None,
     *,
     progress: Progress = lambda nbytes: None,
     committed: Callable[[], None] = lambda: None,
@@ -90,7 +91,7 @@ def write(
     OutputError for the destination, CheckpointError when the source changes meanwhile or the result is not what it
     should be.
     """
-    how = how or Writing()
+    how = how or WriteOptions()
     check_name(plan, os.fspath(destination))
     target = Path(destination)
     output = planned(plan, target, how)

@@ -15,8 +15,8 @@ from rewriter.cli.command_group import app
 from rewriter.errors import CheckpointError, RequestError, RewriterError, UnsupportedError
 from rewriter.formats import open_checkpoint
 from rewriter.planning.constraints import custom_rules
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, make_plan
-from rewriter.planning.selection.choose import Options
 from rewriter.writing.verify import verify
 from tests.support.builders import FIXTURES, huggingface
 from tests.support.checkpoints import changes, hf, numbered
@@ -112,7 +112,7 @@ def test_an_entry_that_does_not_fit(own, change, message):
     other = {"per_layer": "per_lair", "huggingface": "gguf"}[change]
     entry.write_text(OWN.replace(change, other))
     with pytest.raises(RewriterError, match=message):
-        make_plan(open_checkpoint(source), [0], Options(architecture=load_architecture(entry)))
+        make_plan(open_checkpoint(source), [0], PlanOptions(architecture=load_architecture(entry)))
 
 
 def test_an_entry_of_the_tables_is_printed_to_start_from(tmp_path):
@@ -136,7 +136,7 @@ ZEPHYR_NAMES = [*numbered("model.language_model.layers.", 8), *numbered("model.v
 def zephyr(rules: str, **text: object) -> Plan:
     own = from_values(tomllib.loads(rules))
     config = {**ZEPHYR, "text_config": {**ZEPHYR["text_config"], **text}}
-    return make_plan(hf("zephyr", ZEPHYR_NAMES, config), [0, 2, 3, 4, 6, 7], Options(architecture=own))
+    return make_plan(hf("zephyr", ZEPHYR_NAMES, config), [0, 2, 3, 4, 6, 7], PlanOptions(architecture=own))
 
 
 def test_the_example_of_the_docs():
@@ -146,7 +146,9 @@ def test_the_example_of_the_docs():
     kinds = ["linear_attention", "linear_attention", "full_attention"]
     assert after["text_config.layer_types"] == [*kinds, *kinds]
     with pytest.raises(UnsupportedError, match="layer 0 makes the values that all others use"):
-        make_plan(hf("zephyr", ZEPHYR_NAMES, ZEPHYR), [1, 2], Options(architecture=from_values(tomllib.loads(EXAMPLE))))
+        make_plan(
+            hf("zephyr", ZEPHYR_NAMES, ZEPHYR), [1, 2], PlanOptions(architecture=from_values(tomllib.loads(EXAMPLE)))
+        )
 
 
 @pytest.mark.parametrize(

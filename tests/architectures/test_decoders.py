@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from rewriter.errors import UnsupportedError
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan, result
-from rewriter.planning.selection.choose import Options
 from tests.support.checkpoints import changes, hf, llama, names, numbered, without
 
 LAYERS = "model.layers."
@@ -285,13 +285,13 @@ def test_fact_16_prediction_layers_follow_the_main_ones(architecture):
     plan = make_plan(with_predictions(architecture), [0, 3])
     assert names(plan)["model.layers.4.eh_proj.weight"] == "model.layers.2.eh_proj.weight"
     assert changes(plan) == {"num_hidden_layers": 2}
-    dropped = make_plan(with_predictions(architecture), [0, 3], Options(drop_mtp=True))
+    dropped = make_plan(with_predictions(architecture), [0, 3], PlanOptions(drop_mtp=True))
     assert "model.layers.4.eh_proj.weight" not in names(dropped)
     assert changes(dropped) == {"num_hidden_layers": 2, "num_nextn_predict_layers": 0}
 
 
 def test_fact_16_drop_mtp_is_stronger_than_a_list_with_prediction_layers():
-    plan = make_plan(with_predictions(), [0, 3, 4], Options(drop_mtp=True))
+    plan = make_plan(with_predictions(), [0, 3, 4], PlanOptions(drop_mtp=True))
     assert changes(plan)["num_nextn_predict_layers"] == 0
 
 
@@ -398,7 +398,7 @@ def test_fact_18_expressions_that_would_mean_other_layers_are_refused(key, name)
     checkpoint = llama(4, quantization_config={key: value})
     with pytest.raises(UnsupportedError, match=f"quantization_config.{key} has .*other layers; --keep-field"):
         make_plan(checkpoint, [0, 3])
-    kept = Options(keep_fields=(f"quantization_config.{key}",))
+    kept = PlanOptions(keep_fields=(f"quantization_config.{key}",))
     assert changes(make_plan(checkpoint, [0, 3], kept)) == {"num_hidden_layers": 2}
 
 
@@ -438,7 +438,7 @@ def test_fact_19_what_follows_the_new_number_is_reported(architecture, words, by
     assert any(words in warning for warning in make_plan(checkpoint, [0, 2, 3]).warnings)
     assert any(words in warning for warning in make_plan(checkpoint, [0, 1, 2]).warnings) is by_count
     with pytest.raises(UnsupportedError, match="--strict"):
-        make_plan(checkpoint, [0, 2, 3], Options(strict=True))
+        make_plan(checkpoint, [0, 2, 3], PlanOptions(strict=True))
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,16 @@ The numbers are those of the facts about Hugging Face checkpoints: each trap has
 import pytest
 
 from rewriter.errors import CheckpointError, UnsupportedError
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan, open_stacks
-from rewriter.planning.selection.choose import Options
 from tests.support.checkpoints import changes, hf, names, numbered, without
 
 BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
 HEAD = "layers.0.weight"
 
 
-def on(stack: str, **options) -> Options:
-    return Options(stack=stack, provenance=False, **options)
+def on(stack: str, **options) -> PlanOptions:
+    return PlanOptions(stack=stack, provenance=False, **options)
 
 
 def new_names(checkpoint, keep, options=None) -> set[str]:
@@ -159,8 +159,8 @@ def test_fact_8_modernbert_has_no_norm_before_its_first_attention():
     }
     assert len(plan.warnings) == 1
     with pytest.raises(UnsupportedError, match="--strict"):
-        make_plan(source, [1, 3], Options(strict=True))
-    assert make_plan(source, [0, 3], Options(strict=True)).warnings == ()
+        make_plan(source, [1, 3], PlanOptions(strict=True))
+    assert make_plan(source, [0, 3], PlanOptions(strict=True)).warnings == ()
 
 
 # -- fact 9: weights stored once
@@ -303,7 +303,7 @@ def llava(layers=4, blocks=6, text=None, vision=None, **config):
 
 
 def test_fact_14_text_and_vision_are_two_stacks():
-    assert [stack.name for stack in open_stacks(llava(), Options())[1]] == ["text", "vision"]
+    assert [stack.name for stack in open_stacks(llava(), PlanOptions())[1]] == ["text", "vision"]
     assert changes(make_plan(llava(), [0, 2])) == {"text_config.num_hidden_layers": 2}
 
 
@@ -488,8 +488,8 @@ def test_fact_13_feature_maps_that_fall_together_are_warned_of():
     assert changes(plan)["out_indices"] == [2, 4]
     assert len(plan.warnings) == 1
     with pytest.raises(UnsupportedError, match="out_indices"):
-        make_plan(source, [0, 1, 4, 5], Options(strict=True))
-    assert make_plan(source, [0, 2, 5], Options(strict=True)).warnings == ()
+        make_plan(source, [0, 1, 4, 5], PlanOptions(strict=True))
+    assert make_plan(source, [0, 2, 5], PlanOptions(strict=True)).warnings == ()
 
 
 def test_fact_14_some_layer_stays_before_the_feature_layer():

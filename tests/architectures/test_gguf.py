@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import Options, errors, make_plan, open_checkpoint
+from rewriter import PlanOptions, errors, make_plan, open_checkpoint
 from rewriter.architectures import gguf
 from tests.support.builders import prune
 from tests.support.gguf_expected import expected, kept_of
@@ -46,7 +46,7 @@ def test_nearly_every_architecture_of_llama_cpp_has_an_entry():
 def test_pruned(spec: Spec, dropped: tuple[int, ...], folder: Path, tmp_path: Path):
     path, before = source(str(spec), folder)
     kept = kept_of(spec, dropped)
-    options = Options(drop_mtp=bool(spec.predictions) and kept[-1] < spec.layers)
+    options = PlanOptions(drop_mtp=bool(spec.predictions) and kept[-1] < spec.layers)
     metadata, tensors = contents(prune(path, tmp_path / "pruned.gguf", kept, options))
     wanted_metadata, wanted_tensors = expected(spec, before, kept)
     assert list(tensors) == list(wanted_tensors)
@@ -67,7 +67,7 @@ def test_refused(spec: Spec, dropped: tuple[int, ...], folder: Path):
     assert "\n" not in str(caught.value)
     if not spec.forced:
         return
-    forced = make_plan(checkpoint, kept, Options(force=True))
+    forced = make_plan(checkpoint, kept, PlanOptions(force=True))
     assert forced.layers.kept == tuple(kept)
     assert any("--force" in warning for warning in forced.warnings)
 
@@ -85,7 +85,7 @@ def test_alternatives_work(spec: Spec, dropped: tuple[int, ...], folder: Path):
         return
     alternatives = [kept_of(spec, tuple(set(range(spec.layers)) - set(layers(text)))) for text in named]
     plans = [make_plan(checkpoint, each) for each in alternatives]
-    assert make_plan(checkpoint, kept, Options(align=True)).layers == plans[0].layers
+    assert make_plan(checkpoint, kept, PlanOptions(align=True)).layers == plans[0].layers
 
 
 def layers(text: str) -> list[int]:

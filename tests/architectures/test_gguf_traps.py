@@ -14,8 +14,8 @@ import gguf
 import numpy as np
 import pytest
 
-from rewriter import Options, errors, make_plan, open_checkpoint
-from rewriter.architectures import select
+from rewriter import PlanOptions, errors, make_plan, open_checkpoint
+from rewriter.architectures.lookup import select
 from rewriter.planning.plan import Plan, open_stacks
 from tests.support.builders import add_field, prune
 from tests.support.gguf_files import contents, fixture, plain, random, write
@@ -33,7 +33,7 @@ def tiny(path: Path, arch: str, layers: int, keys: Mapping[str, Any] | None = No
 
 def without(path: Path, *dropped: int, **options: Any) -> Plan:
     checkpoint = open_checkpoint(path)
-    chosen = Options(**options)
+    chosen = PlanOptions(**options)
     stack = select(open_stacks(checkpoint, chosen)[1], chosen.stack)
     return make_plan(checkpoint, [layer for layer in range(stack.count) if layer not in dropped], chosen)
 
@@ -287,7 +287,7 @@ def test_position_biases_stay_when_block_0_goes(arch, stack, tmp_path):
     keys = {"block_count": 4} | ({"decoder_block_count": 2} if arch == "t5" else {})
     path = t5(tmp_path / "model.gguf", arch, keys, stacks)
     name = {"enc": "encoder", "dec": "decoder"}[stack]
-    found = contents(prune(path, tmp_path / "pruned.gguf", range(1, stacks[stack]), Options(stack=name)))[1]
+    found = contents(prune(path, tmp_path / "pruned.gguf", range(1, stacks[stack]), PlanOptions(stack=name)))[1]
     assert found[f"{stack}.blk.0.attn_rel_b.weight"] == contents(path)[1][f"{stack}.blk.0.attn_rel_b.weight"]
 
 

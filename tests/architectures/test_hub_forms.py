@@ -7,8 +7,8 @@ import pytest
 
 from rewriter.checkpoint import CONTROL_VECTOR
 from rewriter.errors import CheckpointError, UnsupportedError
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
-from rewriter.planning.selection.choose import Options
 from tests.support.builders import huggingface, prune, tensors_of, write_safetensors
 from tests.support.checkpoints import changes, ggml, hf, numbered, without
 
@@ -171,7 +171,7 @@ def test_mistrals_own_layout_has_a_tower_and_names_of_layers(tmp_path):
     text = json.loads((prune(source, tmp_path / "text", [1, 2]) / "params.json").read_text())
     assert (text["n_layers"], text["vision_encoder"]["num_hidden_layers"]) == (2, 3)
     assert text["quantization"] == {"ignore": ["layers.1.wq"]}
-    target = prune(source, tmp_path / "vision", [0, 2], Options(stack="vision"))
+    target = prune(source, tmp_path / "vision", [0, 2], PlanOptions(stack="vision"))
     vision = json.loads((target / "params.json").read_text())
     assert (vision["n_layers"], vision["vision_encoder"]["num_hidden_layers"]) == (4, 2)
     assert len(tensors_of(target)) == 7
@@ -202,7 +202,7 @@ def test_objects_keyed_by_layers_follow_or_are_refused():
         make_plan(decoder("llama", kv_map={"5": 2}), without(1, 4))
     labels = {"id2label": {"0": "a"}, "audio_config": {"id2label": {"0": "a"}}}
     make_plan(decoder("llama", **labels), without(1, 4))
-    make_plan(decoder("llama", kv_map={"5": 2}), without(1, 4), Options(keep_fields=("kv_map",)))
+    make_plan(decoder("llama", kv_map={"5": 2}), without(1, 4), PlanOptions(keep_fields=("kv_map",)))
 
 
 @pytest.mark.parametrize("generic", [False, True])
@@ -210,7 +210,7 @@ def test_a_control_vector_is_no_model(generic):
     """llama.cpp's `direction.N` belong to the layers of another file."""
     vector = ggml("controlvector", numbered("direction.", 6), {"layer_count": 6}, companion=CONTROL_VECTOR)
     with pytest.raises(UnsupportedError, match="control vector"):
-        make_plan(vector, [0, 1], Options(generic=generic))
+        make_plan(vector, [0, 1], PlanOptions(generic=generic))
 
 
 # -- files beside config.json that name layers

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from rewriter.cli.command_group import app
 from rewriter.formats import open_checkpoint
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
-from rewriter.planning.selection.choose import Options
 from rewriter.report.json_values import describe
 from rewriter.writing.verify import verify
 from tests.support.builders import huggingface, llama_names, write_gguf
@@ -82,4 +82,4 @@ def test_the_api_keeps_them_unless_told(gguf_file):
     checkpoint = open_checkpoint(gguf_file)
     assert make_plan(checkpoint, [0, 1]).layers.kept == (0, 1, 5, 6)
     assert make_plan(checkpoint, [0, 1, 6]).layers.kept == (0, 1, 6)
-    assert make_plan(checkpoint, [0, 1], Options(drop_mtp=True)).layers.kept == (0, 1)
+    assert make_plan(checkpoint, [0, 1], PlanOptions(drop_mtp=True)).layers.kept == (0, 1)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rewriter import Options, make_plan, open_checkpoint
+from rewriter import PlanOptions, make_plan, open_checkpoint
 from rewriter.errors import CheckpointError, UnsupportedError
 from tests.support.builders import (
     everything,
@@ -86,7 +86,7 @@ def test_diffusers_directories_name_their_class(tmp_path):
     write_safetensors(source / "diffusion_pytorch_model.safetensors", tensors)
     double = make_plan(open_checkpoint(source), [0, 3])
     assert changes(double) == {"num_layers": 2}
-    single = make_plan(open_checkpoint(source), [0, 3], Options(stack="single"))
+    single = make_plan(open_checkpoint(source), [0, 3], PlanOptions(stack="single"))
     assert changes(single) == {"num_single_layers": 2}
     assert names(single)["transformer_blocks.3.weight"] == "transformer_blocks.3.weight"
     target = prune(source, tmp_path / "pruned", [0, 3])
@@ -115,7 +115,7 @@ def test_lone_files_of_image_tools_count_in_the_tensors_alone(tmp_path, wrapper)
     double = make_plan(open_checkpoint(source), [0, 3])
     assert (double.stack.name, changes(double)) == ("double_blocks", {})
     assert double.warnings == ()
-    single = make_plan(open_checkpoint(source), [1, 5], Options(stack="single_blocks"))
+    single = make_plan(open_checkpoint(source), [1, 5], PlanOptions(stack="single_blocks"))
     assert names(single)[f"{wrapper}single_blocks.5.linear1.weight"] == f"{wrapper}single_blocks.1.linear1.weight"
     target = prune(source, tmp_path / "pruned.safetensors", [0, 3])
     assert f"{wrapper}double_blocks.1.img_attn.qkv.weight" in tensors_of(target)
@@ -128,7 +128,7 @@ def test_gguf_files_of_image_tools_have_no_count(tmp_path):
     records = [gguf_record(name, (8,), 0, 32 * place) for place, name in enumerate(tensors)]
     data = b"".join(bytes([place]) * 32 for place in range(len(tensors)))
     source = raw_gguf(tmp_path / "flux.gguf", fields, records, data)
-    plan = make_plan(open_checkpoint(source), [1, 5], Options(stack="single_blocks"))
+    plan = make_plan(open_checkpoint(source), [1, 5], PlanOptions(stack="single_blocks"))
     assert changes(plan) == {}
     target = prune(source, tmp_path / "pruned.gguf", [0, 3])
     assert tensors_of(target)["double_blocks.1.img_attn.qkv.weight"][2] == bytes([3]) * 32

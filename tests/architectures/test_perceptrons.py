@@ -10,12 +10,12 @@ from safetensors.numpy import load_file, save_file
 
 from rewriter.errors import UnsupportedError
 from rewriter.formats import open_checkpoint
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
-from rewriter.planning.selection.choose import Options
 from rewriter.writing.verify import verify
 from rewriter.writing.write import write
 
-GENERIC = Options(generic=True)
+GENERIC = PlanOptions(generic=True)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ ALL = {
 def test_keys_mean_what_the_options_mean(folder, monkeypatch):
     """The command line itself is asked what the same words mean."""
     asked = []
-    monkeypatch.setattr("rewriter.request.Request.plan", lambda self, *rest: asked.append(self))
+    monkeypatch.setattr("rewriter.request.PruneRequest.plan", lambda self, *rest: asked.append(self))
     monkeypatch.setattr("rewriter.cli.prune.write", lambda plan, target, how, **rest: asked.append(how) or 1 / 0)
     words = []
     for name, value in ALL.items():

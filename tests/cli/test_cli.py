@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from rewriter import cli as program
-from rewriter.errors import shown
+from rewriter.errors import printable
 from tests.support.builders import (
     MODELS,
     everything,
@@ -518,7 +518,7 @@ def test_names_are_shown_safely(run, tmp_path):
     ],
 )
 def test_shown(text, expected):
-    assert shown(text) == expected
+    assert printable(text) == expected
 
 
 @pytest.mark.parametrize("arguments", [[], ["--verify"]])

@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from rewriter.cli.command_group import COMMANDS, app
-from rewriter.errors import OutputError, guess
+from rewriter.errors import OutputError, did_you_mean
 from tests.cli import test_cli
 from tests.cli.test_cli import ok
 from tests.support.builders import MODELS, huggingface, prune, write_gguf
@@ -401,9 +401,9 @@ def test_that_names_end_alike_does_not_make_them_near(run, tmp_path):
 
 
 def test_guesses_are_shown_safely():
-    assert guess("x\x1bab", ["x\x1babc"]) == r"; did you mean x\x1babc?"
-    assert guess("abc", ["xyz"]) == ""
-    assert guess("a" * 10_000, [f"b{number}" for number in range(100_000)]) == ""
+    assert did_you_mean("x\x1bab", ["x\x1babc"]) == r"; did you mean x\x1babc?"
+    assert did_you_mean("abc", ["xyz"]) == ""
+    assert did_you_mean("a" * 10_000, [f"b{number}" for number in range(100_000)]) == ""
 
 
 # What somebody has added to an output

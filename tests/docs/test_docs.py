@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from rewriter.architectures.lookup import entries
 from rewriter.cli import command_group
-from rewriter.planning.selection.choose import parse_layers
+from rewriter.planning.layer_ranges import parse_layers
 from rewriter.planning.selection.strategies import STRATEGIES
 from rewriter.scoring.metrics import METRICS
 from tests.support.builders import FIXTURES

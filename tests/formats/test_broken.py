@@ -16,7 +16,7 @@ import pytest
 from safetensors import deserialize
 
 from fixtures.make_broken import BROKEN, ODD, place, written
-from rewriter import CheckpointError, Options, RewriterError, layout, make_plan, open_checkpoint, verify
+from rewriter import CheckpointError, PlanOptions, RewriterError, layout, make_plan, open_checkpoint, verify
 from rewriter.report.json_values import describe
 from tests.support.builders import FIXTURES, everything, prune, tensors_of
 
@@ -54,7 +54,7 @@ def check_message(message: str, words: str) -> None:
 def test_broken(name, tmp_path):
     case = BROKEN[name]
     path = place(FIXTURES / "broken", name, case)
-    options = Options(generic=case.generic and case.at == "open")
+    options = PlanOptions(generic=case.generic and case.at == "open")
     for command, run in commands(path, tmp_path / "out", options).items():
         if case.at == "plan" and command == "inspect":
             continue
@@ -133,7 +133,7 @@ def kept_second(contents: dict) -> dict:
 def test_odd_but_allowed(name, tmp_path):
     case = ODD[name]
     path = place(FIXTURES / "odd", name, case)
-    options = Options(generic=case.generic)
+    options = PlanOptions(generic=case.generic)
     target = prune(path, tmp_path / path.name, [1], options)
     assert tensors_of(target) == kept_second(tensors_of(path))
     assert verify(target, path, options) == ()

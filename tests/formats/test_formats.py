@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import Options, open_checkpoint, verify
+from rewriter import PlanOptions, open_checkpoint, verify
 from tests.support.builders import (
     MODELS,
     everything,
@@ -91,8 +91,8 @@ class Case:
         folder.mkdir(parents=True)
         return folder / re.sub("-00001-of-0000.", "", self.path.name)
 
-    def options(self, **others) -> Options:
-        return Options(generic=self.generic, **others)
+    def options(self, **others) -> PlanOptions:
+        return PlanOptions(generic=self.generic, **others)
 
     def prune(self, folder: Path, keep: list[int] | None = None, **options) -> Path:
         return prune(self.path, self.target(folder), self.kept if keep is None else keep, self.options(**options))

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from rewriter import CheckpointError, Options, open_checkpoint, verify
+from rewriter import CheckpointError, PlanOptions, open_checkpoint, verify
 from tests.support.builders import (
     everything,
     huggingface,
@@ -300,7 +300,7 @@ def test_a_damaged_record(tmp_path):
     (source / "rewriter.json").write_text('{"source": 1}')
     with pytest.raises(CheckpointError, match=r"provenance record .* is damaged; --no-provenance"):
         prune(source, tmp_path / "again", [0])
-    prune(source, tmp_path / "again", [0], Options(provenance=False))
+    prune(source, tmp_path / "again", [0], PlanOptions(provenance=False))
     assert set(everything(tmp_path / "again")) == {"config.json", "model.safetensors"}
 
 

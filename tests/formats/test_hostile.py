@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import CheckpointError, Options, OutputError, RequestError, UnsupportedError, layout, open_checkpoint
+from rewriter import CheckpointError, OutputError, PlanOptions, RequestError, UnsupportedError, layout, open_checkpoint
 from rewriter.architectures.custom import load_architecture
 from rewriter.batch.jobs import read_batch
 from rewriter.batch.results import Results
@@ -22,10 +22,10 @@ from rewriter.checkpoint import LayerMap
 from rewriter.cli.batch_keys import KEYS, settings
 from rewriter.planning.companions.peft_adapter import replicated
 from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.layer_ranges import parse_layers
 from rewriter.planning.plan import make_plan
 from rewriter.planning.saved_plan import load_plan, open_plan
-from rewriter.planning.selection.choose import parse_layers
-from rewriter.system.untrusted import TooLongError, read_whole, within
+from rewriter.system.untrusted import TooLongError, read_whole, time_limit
 from rewriter.writing.checksums import manifest, problems
 from tests.formats import test_limits
 from tests.support.builders import gguf_field, gguf_record, gguf_string, huggingface, prune, raw_gguf, raw_safetensors
@@ -59,9 +59,9 @@ def adapter(folder: Path, part: str = "q_proj", **config: object) -> Path:
 
 
 def test_time_is_limited_in_the_main_thread():
-    with pytest.raises(TooLongError), within(0.05):
+    with pytest.raises(TooLongError), time_limit(0.05):
         re.match("(a*)*b", "a" * 60)
-    with within(60):
+    with time_limit(60):
         assert sum(range(1000)) == 499500
 
 
@@ -85,7 +85,7 @@ EXPRESSIONS = {
 def test_expressions_in_an_adapter(case, pruned, tmp_path):
     path = adapter(tmp_path / "lora", "a" * 60, **EXPRESSIONS[case])
     with pytest.raises(CheckpointError, match="to find what its expressions mean takes too long"):
-        plan_along(open_plan(pruned), open_checkpoint(path), Options())
+        plan_along(open_plan(pruned), open_checkpoint(path), PlanOptions())
 
 
 CONFIGS = {
@@ -100,14 +100,14 @@ CONFIGS = {
 def test_configs_of_adapters(case, pruned, tmp_path):
     config, words = CONFIGS[case]
     with pytest.raises(CheckpointError, match=words):
-        plan_along(open_plan(pruned), open_checkpoint(adapter(tmp_path / "lora", **config)), Options())
+        plan_along(open_plan(pruned), open_checkpoint(adapter(tmp_path / "lora", **config)), PlanOptions())
 
 
 def test_expressions_about_quantised_weights(tmp_path):
     said = {"quant_method": "compressed-tensors", "ignore": [r"re:(.*\w)*1!"]}
     source = huggingface(tmp_path / "in", quantization_config=said)
     with pytest.raises(CheckpointError, match="to find what its expressions mean takes too long"):
-        make_plan(open_checkpoint(source), [0, 2, 3, 4, 5], Options())
+        make_plan(open_checkpoint(source), [0, 2, 3, 4, 5], PlanOptions())
 
 
 NUMBERS = [{"before": 10**18}, {"before": 10**4000}, {"kept": []}, {"kept": [-1]}, {"kept": [10**9]},
@@ -238,7 +238,7 @@ def test_the_padding_of_another_file(tmp_path):
     source = raw_gguf(tmp_path / "m-00001-of-00002.gguf", [*head, *fields(0)], first, b"", alignment=1 << 24)
     os.truncate(source, 11 << 24)
     for how in ({}, {"single_file": True}, {"max_size": 1000}):
-        plan = make_plan(open_checkpoint(source), [1], Options(**how))
+        plan = make_plan(open_checkpoint(source), [1], PlanOptions(**how))
         with pytest.raises(UnsupportedError, match="mostly padding"):
             layout(plan, "out.gguf")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors import deserialize
 
-from rewriter import CheckpointError, Options, open_checkpoint
+from rewriter import CheckpointError, PlanOptions, open_checkpoint
 from tests.support.builders import prune, raw_safetensors, tensors_of, write_safetensors
 
-GENERIC = Options(generic=True)
+GENERIC = PlanOptions(generic=True)
 
 
 def entry(begin: int, end: int, shape: object = (1,), dtype: object = "F32") -> dict:
@@ -119,7 +119,7 @@ ODD = {
 def test_odd_but_allowed(header, padding, tmp_path):
     source = raw_safetensors(tmp_path / "x.safetensors", header, DATA, padding)
     count = sum(name.endswith(".w") or "h.0." in name for name in header)
-    target = prune(source, tmp_path / "y.safetensors", range(count), Options(generic=True, provenance=False))
+    target = prune(source, tmp_path / "y.safetensors", range(count), PlanOptions(generic=True, provenance=False))
     assert tensors_of(target) == tensors_of(source)
     new = json.loads(target.read_bytes()[8:].split(b"\n")[0].decode("utf-8", "replace").rpartition("}")[0] + "}")
     assert new.get("__metadata__") == header.get("__metadata__")
@@ -142,7 +142,7 @@ def test_metadata_appears_only_with_a_record(metadata, tmp_path):
     found = []
     for provenance in (False, True):
         name = f"{provenance}.safetensors"
-        raw = prune(source, tmp_path / name, [1], Options(generic=True, provenance=provenance)).read_bytes()
+        raw = prune(source, tmp_path / name, [1], PlanOptions(generic=True, provenance=provenance)).read_bytes()
         found.append(json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]]).get("__metadata__"))
     assert found[0] == metadata
     assert list(found[1]) == [*(metadata or {}), "rewriter"]
@@ -217,5 +217,5 @@ def test_numbers_are_compared_as_numbers(tmp_path):
 def test_what_the_library_wrote_comes_back_byte_for_byte(tmp_path):
     names = ["h.0.ünï", 'h.1."quoted"\\\x7f', "h.2.\U0001f600\t"]
     source = write_safetensors(tmp_path / "x.safetensors", names, {"größe": "½\n"})
-    target = prune(source, tmp_path / "y.safetensors", [0, 1, 2], Options(generic=True, provenance=False))
+    target = prune(source, tmp_path / "y.safetensors", [0, 1, 2], PlanOptions(generic=True, provenance=False))
     assert target.read_bytes() == source.read_bytes()

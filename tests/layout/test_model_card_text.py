@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rewriter import Options, layout, make_plan, open_checkpoint, verify, write
+from rewriter import PlanOptions, layout, make_plan, open_checkpoint, verify, write
 from rewriter.errors import RequestError
-from rewriter.formats.front_matter import CardError, changed, split
+from rewriter.formats.front_matter import CardError, edit, split
 from rewriter.layout.model_card_text import HEALING, card_of
 from rewriter.planning.saved_plan import load_plan, plan_again
 from tests.support.builders import everything, huggingface, llama_names, write_config, write_gguf, write_safetensors
@@ -29,7 +29,7 @@ LINEAGE = {"base_model": "org/name", "base_model_relation": "pruned"}
 def pruned(text: str | bytes | None, folder: Path, **options) -> str | None:
     """The card of the output for a source with the card `text`."""
     source = with_card(text, folder)
-    plan = make_plan(open_checkpoint(source), [0, 2, 5], Options(**{"base_model": "org/name", **options}))
+    plan = make_plan(open_checkpoint(source), [0, 2, 5], PlanOptions(**{"base_model": "org/name", **options}))
     write(plan, folder / "out")
     assert verify(folder / "out", source) == ()
     card = folder / "out" / "README.md"
@@ -55,7 +55,7 @@ def front(text: str) -> dict:
 
 
 def edited(block: str, eol: str = "\n", lineage=LINEAGE, without=()) -> str:
-    return changed(block, eol, lineage, TAGS, without)
+    return edit(block, eol, lineage, TAGS, without)
 
 
 # The front matter: YAML before, YAML after
@@ -222,7 +222,7 @@ def test_the_section_says_what_was_done(tmp_path):
 
 def test_a_second_run_tells_of_the_first_model(tmp_path):
     pruned("---\nmodel-index:\n- name: x\n---\n# Title\n", tmp_path)
-    write(make_plan(open_checkpoint(tmp_path / "out"), [0, 2], Options()), tmp_path / "again")
+    write(make_plan(open_checkpoint(tmp_path / "out"), [0, 2], PlanOptions()), tmp_path / "again")
     card = (tmp_path / "again" / "README.md").read_text()
     assert "This is [org/name](https://huggingface.co/org/name) without some of its layers." in card
     assert "| layers of the stack `main` | 3 | 2 |" in card
@@ -269,7 +269,7 @@ def test_no_card_leaves_it_as_it_is(tmp_path):
 
 def test_where_nothing_is_dropped_the_card_stays(tmp_path):
     source = with_card("# Title\n", tmp_path)
-    plan = make_plan(open_checkpoint(source), range(6), Options(card=True))
+    plan = make_plan(open_checkpoint(source), range(6), PlanOptions(card=True))
     write(plan, tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() == "# Title\n"
     assert plan.options.chosen_by == ""
@@ -280,7 +280,7 @@ def test_a_file_has_no_card(options, tmp_path):
     write_config(tmp_path / "config.json", model_type="llama", num_hidden_layers=6)
     for source in (write_gguf(tmp_path / "x.gguf"), write_safetensors(tmp_path / "x.safetensors", llama_names(6))):
         with pytest.raises(RequestError, match=r"the README.md of a directory: x\.\w+ is a file"):
-            make_plan(open_checkpoint(source), [0, 1], Options(**options))
+            make_plan(open_checkpoint(source), [0, 1], PlanOptions(**options))
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "../x", "a b", "a/", "-x/y", "x\ny/z", "a: b/c"])
@@ -385,7 +385,7 @@ def test_a_real_card(tmp_path):
 
 def test_the_same_plan_gives_the_same_bytes_whatever_the_output_is_called(tmp_path):
     source = with_card(REAL, tmp_path)
-    plan = make_plan(open_checkpoint(source), [0, 2], Options(base_model="org/name"))
+    plan = make_plan(open_checkpoint(source), [0, 2], PlanOptions(base_model="org/name"))
     one, other = ({file.name: file.pieces for file in layout(plan, name).files}["README.md"] for name in ("a", "b"))
     assert one == other
 

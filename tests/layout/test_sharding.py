@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from rewriter import (
     CheckpointError,
-    Options,
+    PlanOptions,
     RequestError,
     UnsupportedError,
     layout,
@@ -68,7 +68,7 @@ def run(capsys, monkeypatch):
 
 
 LLAMA = MODELS / "tiny-llama-12L"
-ONE, SMALL = Options(single_file=True), Options(max_size=700_000)
+ONE, SMALL = PlanOptions(single_file=True), PlanOptions(max_size=700_000)
 KEEP = [0, 1, 2, 5, 7, 10]
 
 
@@ -77,7 +77,7 @@ def index_of(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("keep", [KEEP, range(12)], ids=["some", "all"])
-@pytest.mark.parametrize("options", [ONE, SMALL, Options(max_size=2_000_000), Options(max_size=10**9)])
+@pytest.mark.parametrize("options", [ONE, SMALL, PlanOptions(max_size=2_000_000), PlanOptions(max_size=10**9)])
 def test_a_directory_in_other_files_holds_the_same(options, keep, tmp_path):
     plain = tensors_of(prune(LLAMA, tmp_path / "plain", keep))
     target = prune(LLAMA, tmp_path / "out", keep, options)
@@ -95,7 +95,7 @@ def test_one_file_has_no_index(tmp_path):
 
 
 def test_what_fits_into_one_file_has_no_index(tmp_path):
-    target = prune(LLAMA, tmp_path / "out", KEEP, Options(max_size=10**9))
+    target = prune(LLAMA, tmp_path / "out", KEEP, PlanOptions(max_size=10**9))
     assert [file.name for file in target.glob("model*")] == ["model.safetensors"]
 
 
@@ -111,23 +111,23 @@ def test_shards_are_named_numbered_and_indexed(tmp_path):
 
 def test_an_index_that_was_not_there_is_made(tmp_path):
     source = huggingface(tmp_path / "in", layers=4)
-    target = prune(source, tmp_path / "out", [0, 2], Options(max_size=1500))
+    target = prune(source, tmp_path / "out", [0, 2], PlanOptions(max_size=1500))
     assert list(index_of(target)) == ["metadata", "weight_map"]
     assert list(index_of(target)["weight_map"]) == sorted(tensors_of(target))
     assert verify(target, source) == ()
 
 
 def test_there_and_back_again_gives_the_same_bytes(tmp_path):
-    shards = prune(LLAMA, tmp_path / "shards", range(12), Options(max_size=500_000, provenance=False))
-    one = prune(LLAMA, tmp_path / "one", range(12), Options(single_file=True, provenance=False))
-    again = prune(shards, tmp_path / "again", range(12), Options(single_file=True, provenance=False))
+    shards = prune(LLAMA, tmp_path / "shards", range(12), PlanOptions(max_size=500_000, provenance=False))
+    one = prune(LLAMA, tmp_path / "one", range(12), PlanOptions(single_file=True, provenance=False))
+    again = prune(shards, tmp_path / "again", range(12), PlanOptions(single_file=True, provenance=False))
     names = [[tensor.name for tensor in open_checkpoint(each).tensors] for each in (one, again, LLAMA)]
     assert names[0] == names[1] == names[2]
     assert tensors_of(again) == tensors_of(one) == tensors_of(LLAMA)
 
 
 def test_a_tensor_larger_than_the_limit_has_a_file_of_its_own(tmp_path):
-    target = prune(LLAMA, tmp_path / "out", KEEP, Options(max_size=5000))
+    target = prune(LLAMA, tmp_path / "out", KEEP, PlanOptions(max_size=5000))
     sizes = {file.name: len(tensors_of(file)) for file in target.glob("*.safetensors")}
     assert sorted(name for name, (_, _, data) in tensors_of(target).items() if len(data) > 5000)
     assert all(count == 1 for name, count in sizes.items() if (target / name).stat().st_size > 5000)
@@ -176,13 +176,13 @@ def test_a_side_file_keeps_its_name(tmp_path):
     (source / "model-00001-of-00002.safetensors").write_bytes(b"not ours")
     (source / "model-00002-of-00002.safetensors").write_bytes(b"not ours")
     with pytest.raises(UnsupportedError, match="goes along as it is, and the weights would take its name"):
-        prune(source, tmp_path / "out", range(6), Options(max_size=3000))
+        prune(source, tmp_path / "out", range(6), PlanOptions(max_size=3000))
 
 
 def test_a_lone_file_cannot_become_shards(tmp_path):
     shutil.copy(huggingface(tmp_path / "in") / "model.safetensors", tmp_path / "lone.safetensors")
     with pytest.raises(RequestError, match="a lone safetensors file stays one file"):
-        prune(tmp_path / "lone.safetensors", tmp_path / "x", [0], Options(generic=True, max_size=1000))
+        prune(tmp_path / "lone.safetensors", tmp_path / "x", [0], PlanOptions(generic=True, max_size=1000))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_lone_file_cannot_become_shards(tmp_path):
 )
 def test_files_are_filled_to_the_byte(limit, expected):
     """The first file holds 9 bytes besides its tensors, the others 5; each tensor takes 4."""
-    plan = make_plan(llama(2), [0, 1], Options(max_size=limit))
+    plan = make_plan(llama(2), [0, 1], PlanOptions(max_size=limit))
     groups = by_size(plan, lambda copy: 4, lambda number: 5 if number else 9)
     assert [len(group) for group in groups] == expected
     assert [copy for group in groups for copy in group] == list(plan.tensors)
@@ -220,7 +220,9 @@ def small_gguf(folder: Path, **more) -> Path:
 
 @pytest.mark.parametrize("keep", [[0, 2, 5], range(6)], ids=["some", "all"])
 @pytest.mark.parametrize("make", [small_gguf, split_gguf], ids=["single", "split"])
-@pytest.mark.parametrize("options", [ONE, Options(max_size=2_500), Options(max_size=20), Options(max_size=10**9)])
+@pytest.mark.parametrize(
+    "options", [ONE, PlanOptions(max_size=2_500), PlanOptions(max_size=20), PlanOptions(max_size=10**9)]
+)
 def test_a_gguf_in_other_files_holds_the_same(options, make, keep, tmp_path):
     source = make(tmp_path / "in")
     target = prune(source, tmp_path / "out.gguf", keep, options)
@@ -243,7 +245,7 @@ def test_a_gguf_in_other_files_holds_the_same(options, make, keep, tmp_path):
 @pytest.mark.parametrize("provenance", [True, False])
 def test_no_gguf_is_larger_than_asked_for(provenance, tmp_path):
     source = MODELS / "tiny-llama-12L-F16.gguf"
-    prune(source, tmp_path / "out.gguf", KEEP, Options(max_size=900_000, provenance=provenance))
+    prune(source, tmp_path / "out.gguf", KEEP, PlanOptions(max_size=900_000, provenance=provenance))
     sizes = [file.stat().st_size for file in tmp_path.glob("out-*")]
     assert len(sizes) > 3
     assert max(sizes) <= 900_000
@@ -251,7 +253,7 @@ def test_no_gguf_is_larger_than_asked_for(provenance, tmp_path):
 
 def test_every_file_keeps_the_alignment(tmp_path):
     source = write_gguf(tmp_path / "in.gguf", alignment=128)
-    target = prune(source, tmp_path / "out.gguf", range(6), Options(max_size=2_500))
+    target = prune(source, tmp_path / "out.gguf", range(6), PlanOptions(max_size=2_500))
     files = sorted(tmp_path.glob("out-*"))
     assert len(files) > 1
     assert all(tensor.data_offset % 128 == 0 for file in files for tensor in gguf.GGUFReader(file).tensors)
@@ -261,8 +263,8 @@ def test_every_file_keeps_the_alignment(tmp_path):
 def test_a_gguf_there_and_back_again(tmp_path):
     source = MODELS / "tiny-llama-12L-Q8_0.gguf"
     bare = {"provenance": False}
-    split = prune(source, tmp_path / "split.gguf", range(12), Options(max_size=500_000, **bare))
-    prune(split, tmp_path / "again.gguf", range(12), Options(single_file=True, **bare))
+    split = prune(source, tmp_path / "split.gguf", range(12), PlanOptions(max_size=500_000, **bare))
+    prune(split, tmp_path / "again.gguf", range(12), PlanOptions(single_file=True, **bare))
     assert (tmp_path / "again.gguf").read_bytes() == source.read_bytes()
 
 
@@ -274,7 +276,7 @@ def test_what_llama_cpp_merged_is_split_again(tmp_path):
     fields += [gguf_field("llama.block_count", 4, struct.pack("<I", 4))]
     records = [gguf_record(f"blk.{layer}.x", (32,), 0, 128 * layer) for layer in range(4)]
     source = raw_gguf(tmp_path / "in.gguf", fields, records, bytes(512))
-    target = prune(source, tmp_path / "out.gguf", [0, 2, 3], Options(max_size=200))
+    target = prune(source, tmp_path / "out.gguf", [0, 2, 3], PlanOptions(max_size=200))
     assert [value for _, value in split_values(target)] == [0, 3, 3]
     assert verify(target, source) == ()
     one = prune(source, tmp_path / "one.gguf", [0, 2, 3], ONE)
@@ -361,8 +363,8 @@ def test_wrong_requests(run, words, message, tmp_path):
 
 def test_overwrite_replaces_a_set_of_another_number(tmp_path):
     source = MODELS / "tiny-llama-12L-Q8_0.gguf"
-    prune(source, tmp_path / "x.gguf", KEEP, Options(max_size=400_000))
+    prune(source, tmp_path / "x.gguf", KEEP, PlanOptions(max_size=400_000))
     before = len(list(tmp_path.iterdir()))
-    target = prune(source, tmp_path / "x.gguf", KEEP, Options(max_size=800_000), overwrite=True)
+    target = prune(source, tmp_path / "x.gguf", KEEP, PlanOptions(max_size=800_000), overwrite=True)
     assert 1 < len(list(tmp_path.iterdir())) < before
     assert verify(target, source) == ()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rewriter import Options, errors
+from rewriter import PlanOptions, errors
 from tests.oracle import llamacpp
 from tests.support.builders import prune
 from tests.support.gguf_expected import BLOCK, expected, kept_of
@@ -68,7 +68,7 @@ def test_at_least_forty_architectures_run():
 def test_computes_what_the_kept_blocks_compute(spec: Spec, dropped: tuple[int, ...], tmp_path: Path):
     path = source(spec, tmp_path / "source.gguf")
     kept = kept_of(spec, dropped)
-    options = Options(drop_mtp=bool(spec.predictions) and kept[-1] < spec.layers)
+    options = PlanOptions(drop_mtp=bool(spec.predictions) and kept[-1] < spec.layers)
     found = output(spec, prune(path, tmp_path / "pruned.gguf", kept, options))
     if spec.identity:
         reference = output(spec, source(spec, tmp_path / "zeroed.gguf", dropped))
@@ -104,7 +104,7 @@ def test_other_stacks(name: str, stack: str, prefix: str, dropped: tuple[int, ..
     )
     blocks = max(int(match[1]) for each in shapes if (match := re.match(rf"{prefix}\.([0-9]+)\.", each))) + 1
     kept = [block for block in range(blocks) if block not in dropped]
-    pruned = prune(source, tmp_path / "pruned.gguf", kept, Options(stack=stack))
+    pruned = prune(source, tmp_path / "pruned.gguf", kept, PlanOptions(stack=stack))
     found, full = (llamacpp.embeddings(path, TOKENS_READ) for path in (pruned, source))
     assert np.abs(found - llamacpp.embeddings(zeroed, TOKENS_READ)).max() < 1e-6
     assert np.abs(found - full).max() > 0.01

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rewriter import Options, open_checkpoint
+from rewriter import PlanOptions, open_checkpoint
 from rewriter.architectures.lookup import select
 from rewriter.errors import UnsupportedError
 from rewriter.formats.dequantize import open_weights
@@ -132,7 +132,7 @@ def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def assert_equal(spec: Spec, path: Path) -> None:
     checkpoint = open_checkpoint(path)
     with open_weights(checkpoint) as opened:
-        stream = describe_stream(checkpoint, select(open_stacks(checkpoint, Options())[1], "main"), opened)
+        stream = describe_stream(checkpoint, select(open_stacks(checkpoint, PlanOptions())[1], "main"), opened)
         found = through(stream)
     for row, token in zip(found, TOKENS, strict=True):
         wanted = llamacpp.answer(spec.question, path, [token])[0]
@@ -154,7 +154,7 @@ RUN = [spec for spec in SPECS if spec.name not in REFUSED]
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.name in REFUSED], ids=str)
 def test_what_is_not_described_is_refused(spec: Spec, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(file(spec, tmp_path / "model.gguf"))
-    stack = select(open_stacks(checkpoint, Options())[1], "main")
+    stack = select(open_stacks(checkpoint, PlanOptions())[1], "main")
     with open_weights(checkpoint) as opened, pytest.raises(UnsupportedError, match=REFUSED[spec.name]):
         describe_stream(checkpoint, stack, opened)
 
@@ -189,7 +189,7 @@ def test_a_text_is_read_as_llama_cpp_reads_it(spec: Spec, tmp_path: Path) -> Non
     path = file(spec, tmp_path / "model.gguf")
     checkpoint = open_checkpoint(path)
     with open_weights(checkpoint) as opened:
-        stream = describe_stream(checkpoint, select(open_stacks(checkpoint, Options())[1], "main"), opened)
+        stream = describe_stream(checkpoint, select(open_stacks(checkpoint, PlanOptions())[1], "main"), opened)
         assert stream.looks == (spec.name not in NOT_LOOKED)
         if stream.looks:
             wanted = llamacpp.answer(spec.question, path, list(TEXT))

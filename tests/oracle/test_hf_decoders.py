@@ -17,7 +17,7 @@ from transformers.modeling_layers import MtpModel  # noqa: E402
 
 from rewriter.checkpoint import Checkpoint  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
-from rewriter.formats.json_edit import edited  # noqa: E402
+from rewriter.formats.json_edit import edit  # noqa: E402
 from rewriter.planning.plan import Plan, make_plan  # noqa: E402
 from tests.oracle.hf_decoder_rows import (  # noqa: E402
     DEEPSEEK,
@@ -318,7 +318,7 @@ def test_every_layer_stays_what_it_was(row: Row, tmp_path: Path) -> None:
             assert others
             assert all(planned(checkpoint, expanded(other))[0] for other in others), why
         else:
-            after = loaded(row, edited(text, changes(plan)), tmp_path)
+            after = loaded(row, edit(text, changes(plan)), tmp_path)
             assert kinds(after) == [before[layer] for layer in keep], keep
             done += 1
     assert done > 5

@@ -26,9 +26,9 @@ from torch import nn  # noqa: E402
 from rewriter.architectures.lookup import entries, find, resolve  # noqa: E402
 from rewriter.checkpoint import Checkpoint, TensorInfo  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
-from rewriter.formats.json_edit import edited  # noqa: E402
+from rewriter.formats.json_edit import edit  # noqa: E402
+from rewriter.planning.options import PlanOptions  # noqa: E402
 from rewriter.planning.plan import make_plan  # noqa: E402
-from rewriter.planning.selection.choose import Options  # noqa: E402
 from tests.oracle import hf_decoder_rows, hf_models, hf_other_rows  # noqa: E402
 from tests.oracle.hf_models import Row, edit_config, model_class  # noqa: E402
 from tests.support.checkpoints import hf  # noqa: E402
@@ -263,11 +263,11 @@ def _compare(row: Row, form: str, config: Config, source: Any) -> None:
         if not keep or len(keep) == len(before):
             continue
         try:
-            plan = make_plan(checkpoint, keep, Options(stack=row.stack or "main"))
+            plan = make_plan(checkpoint, keep, PlanOptions(stack=row.stack or "main"))
         except UnsupportedError:
             continue
         changes = {edit.key: edit.after for edit in plan.edits if edit.file in ("", "config.json")}
-        after = layers_of(row, built(row, _restored(json.loads(edited(json.dumps(config), changes)))))
+        after = layers_of(row, built(row, _restored(json.loads(edit(json.dumps(config), changes)))))
         assert len(after) == len(keep), (form, name, changes)
         for new, old in enumerate(keep):
             assert not differences(before[old], after[new]), (form, name, f"{old} became {new}", changes)

@@ -13,8 +13,8 @@ transformers = pytest.importorskip("transformers")
 
 from rewriter.formats import open_checkpoint  # noqa: E402
 from rewriter.formats.dequantize import open_weights  # noqa: E402
+from rewriter.planning.options import PlanOptions  # noqa: E402
 from rewriter.planning.plan import open_stacks  # noqa: E402
-from rewriter.planning.selection.choose import Options  # noqa: E402
 from rewriter.scoring.build.residual_stream import describe_stream  # noqa: E402
 from rewriter.scoring.forward.model import Model  # noqa: E402
 from rewriter.scoring.metrics import sampled_text  # noqa: E402
@@ -48,7 +48,7 @@ class Judge:
 
 def text_of(source: Path) -> np.ndarray:
     checkpoint = open_checkpoint(source)
-    stack = open_stacks(checkpoint, Options())[1][0]
+    stack = open_stacks(checkpoint, PlanOptions())[1][0]
     with open_weights(checkpoint) as weights:
         stream = describe_stream(checkpoint, stack, weights)
         return sampled_text.text(Model((), Team(1), stream), stream)

@@ -20,8 +20,8 @@ from rewriter import open_checkpoint  # noqa: E402
 from rewriter.architectures.lookup import select  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
 from rewriter.formats.dequantize import open_weights  # noqa: E402
+from rewriter.planning.options import PlanOptions  # noqa: E402
 from rewriter.planning.plan import open_stacks  # noqa: E402
-from rewriter.planning.selection.choose import Options  # noqa: E402
 from rewriter.scoring.build.residual_stream import describe_stream  # noqa: E402
 from rewriter.scoring.forward.model import Stream  # noqa: E402
 from rewriter.scoring.threads import Team  # noqa: E402
@@ -189,7 +189,7 @@ def made(row: Row) -> Any:
 
 def stream_of(folder: Path, stack: str, check: Any) -> None:
     checkpoint = open_checkpoint(folder)
-    found = select(open_stacks(checkpoint, Options(stack=stack or "main"))[1], stack or "main")
+    found = select(open_stacks(checkpoint, PlanOptions(stack=stack or "main"))[1], stack or "main")
     with open_weights(checkpoint) as weights:
         check(describe_stream(checkpoint, found, weights))
 

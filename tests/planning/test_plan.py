@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from rewriter.checkpoint import FieldEdit
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import effective, make_plan, open_stacks, problems, result
-from rewriter.planning.selection.choose import Options
 from tests.support.checkpoints import (
     changes,
     gemma3,
@@ -26,7 +26,7 @@ from tests.support.checkpoints import (
     without,
 )
 
-BARE = Options(provenance=False)
+BARE = PlanOptions(provenance=False)
 
 
 # -- layers and names
@@ -239,7 +239,7 @@ def test_the_count_of_another_stack_must_be_right_too():
     ],
 )
 def test_t5_stacks(stack, prefix, key):
-    plan = make_plan(t5(decoder=4, encoder=5), [1, 2], Options(stack=stack))
+    plan = make_plan(t5(decoder=4, encoder=5), [1, 2], PlanOptions(stack=stack))
     assert plan.layers.stack == prefix
     assert changes(plan) == {key: 2}
     other = {"encoder": "decoder", "decoder": "encoder"}[prefix]
@@ -252,7 +252,7 @@ BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
 
 @pytest.mark.parametrize("side", ["decoder", "encoder"])
 def test_the_position_bias_moves_with_the_first_layer(side):
-    plan = make_plan(t5(), [2, 4], Options(stack=side))
+    plan = make_plan(t5(), [2, 4], PlanOptions(stack=side))
     assert names(plan)[f"{side}.block.0.{BIAS}"] == f"{side}.block.0.{BIAS}"
     assert f"{side}.block.0.layer.0.w" not in names(plan)
     assert names(plan)[f"{side}.block.2.layer.0.w"] == f"{side}.block.0.layer.0.w"
@@ -272,7 +272,7 @@ def test_a_position_bias_in_every_layer_follows_its_own():
 
 @pytest.mark.parametrize(("stack", "side"), [("main", "dec"), ("encoder", "enc")])
 def test_the_position_bias_moves_in_gguf(stack, side):
-    plan = make_plan(t5_gguf(decoder=3), [1, 3, 5] if side == "enc" else [1, 2], Options(stack=stack))
+    plan = make_plan(t5_gguf(decoder=3), [1, 3, 5] if side == "enc" else [1, 2], PlanOptions(stack=stack))
     assert names(plan)[f"{side}.blk.0.attn_rel_b.weight"] == f"{side}.blk.0.attn_rel_b.weight"
     assert names(plan)[f"{side}.blk.1.w"] == f"{side}.blk.0.w"
     assert f"{side}.blk.0.w" not in names(plan)
@@ -285,7 +285,7 @@ def test_the_position_bias_moves_in_gguf(stack, side):
 @pytest.mark.parametrize("left_out", [{}, {"num_decoder_layers": None}])
 def test_a_decoder_count_that_is_left_out_is_pinned(stack, after, left_out):
     """T5Config takes num_layers for it, and would follow the encoder."""
-    assert changes(make_plan(t5(num_layers=6, **left_out), [0, 5], Options(stack=stack))) == after
+    assert changes(make_plan(t5(num_layers=6, **left_out), [0, 5], PlanOptions(stack=stack))) == after
 
 
 @pytest.mark.parametrize(
@@ -296,20 +296,20 @@ def test_a_decoder_count_that_is_left_out_is_pinned_in_gguf(stack, keep, after):
     checkpoint = t5_gguf(block_count=6)
     if after is None:
         with pytest.raises(UnsupportedError, match="no encoder shorter than its decoder"):
-            make_plan(checkpoint, keep, Options(stack=stack))
+            make_plan(checkpoint, keep, PlanOptions(stack=stack))
     else:
-        assert changes(make_plan(checkpoint, keep, Options(stack=stack))) == after
+        assert changes(make_plan(checkpoint, keep, PlanOptions(stack=stack))) == after
 
 
 def test_a_gguf_encoder_may_become_as_short_as_the_decoder():
-    plan = make_plan(t5_gguf(decoder=3), [0, 1, 2], Options(stack="encoder"))
+    plan = make_plan(t5_gguf(decoder=3), [0, 1, 2], PlanOptions(stack="encoder"))
     assert changes(plan) == {"t5.block_count": 3}
     with pytest.raises(UnsupportedError, match="prune --stack decoder first"):
-        make_plan(t5_gguf(decoder=3), [0, 1], Options(stack="encoder"))
+        make_plan(t5_gguf(decoder=3), [0, 1], PlanOptions(stack="encoder"))
 
 
 def test_a_hugging_face_encoder_may_be_shorter_than_the_decoder():
-    assert changes(make_plan(t5(), [0], Options(stack="encoder"))) == {"num_layers": 1}
+    assert changes(make_plan(t5(), [0], PlanOptions(stack="encoder"))) == {"num_layers": 1}
 
 
 def test_a_t5_without_a_decoder():
@@ -321,7 +321,7 @@ def test_a_t5_without_a_decoder():
 
 def test_a_stack_that_is_not_there_names_those_that_are():
     with pytest.raises(RequestError, match=r"no stack 'vision' here; .* has: decoder, encoder \(main is decoder\)"):
-        make_plan(t5(), [0], Options(stack="vision"))
+        make_plan(t5(), [0], PlanOptions(stack="vision"))
 
 
 # -- architectures without an entry
@@ -336,7 +336,7 @@ def test_an_unknown_architecture_is_refused():
         make_plan(ggml("mistral", numbered("blk.", 2), {"block_count": 2}), [0])  # no such name in llama.cpp
 
 
-GENERIC = Options(generic=True)
+GENERIC = PlanOptions(generic=True)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ WINDOW = {"num_layers": 4, "sliding_window": 128}
 def test_generic_refuses_a_window_that_only_some_layers_may_have(checkpoint, way_out):
     with pytest.raises(UnsupportedError, match=f"if all have it, --keep-field {way_out}$"):
         make_plan(checkpoint, [1, 3], GENERIC)
-    assert len(changes(make_plan(checkpoint, [1, 3], Options(generic=True, keep_fields=(way_out,))))) == 1
+    assert len(changes(make_plan(checkpoint, [1, 3], PlanOptions(generic=True, keep_fields=(way_out,))))) == 1
     assert make_plan(checkpoint, range(4), GENERIC).edits == ()
 
 
@@ -429,7 +429,7 @@ def test_generic_refuses_numbers_that_may_be_of_layers():
     checkpoint = hf("new", numbered("a.", 4), NUMBERS)
     with pytest.raises(UnsupportedError, match=r"^first_dense is 1: .* --keep-field first_dense .*; so may every_n$"):
         make_plan(checkpoint, [1, 3], GENERIC)
-    kept = Options(generic=True, keep_fields=("first_dense", "every_n"))
+    kept = PlanOptions(generic=True, keep_fields=("first_dense", "every_n"))
     assert changes(make_plan(checkpoint, [1, 3], kept)) == {"num_layers": 2}
     assert make_plan(checkpoint, range(4), GENERIC).edits == ()
 
@@ -481,7 +481,7 @@ def test_generic_refuses_what_may_say_which_layers_differ(name, value):
         return
     with pytest.raises(UnsupportedError, match=f"{name}.* --keep-field {name} leaves it"):
         make_plan(checkpoint, [1, 3], GENERIC)
-    kept = Options(generic=True, keep_fields=(name,))
+    kept = PlanOptions(generic=True, keep_fields=(name,))
     assert changes(make_plan(checkpoint, [1, 3], kept)) == {"num_layers": 2}
 
 
@@ -500,7 +500,7 @@ def test_generic_names_a_field_as_it_has_to_be_given():
     with pytest.raises(UnsupportedError, match=r"--keep-field text_config\.first_dense ") as caught:
         make_plan(checkpoint, [1, 3], GENERIC)
     name = str(caught.value).partition("--keep-field ")[2].split()[0]
-    assert len(changes(make_plan(checkpoint, [1, 3], Options(generic=True, keep_fields=(name,))))) == 1
+    assert len(changes(make_plan(checkpoint, [1, 3], PlanOptions(generic=True, keep_fields=(name,))))) == 1
 
 
 MIXED = [*numbered("a.", 6, "norm"), *(f"a.{layer}.{'dense' if layer < 2 else 'expert'}" for layer in range(6))]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from rewriter.checkpoint import LayerMap
 from rewriter.errors import CheckpointError
+from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.plan import make_plan, result
 from rewriter.planning.provenance import Origin, composed, origin_of, recorded
-from rewriter.planning.selection.choose import Options, Selection, choose
+from rewriter.planning.selection.choose import choose
 from rewriter.version import VERSION
 from tests.support.checkpoints import SHA256, hf, llama, numbered, t5
 
@@ -26,7 +27,7 @@ def after(checkpoint, keep, options=None, sha="a" * 64, name="smaller"):
 
 def test_the_whole_record():
     config = {"layer_types": list("abcdef"), "what": [1] * 6, "odd": [2] * 6}
-    options = Options(keep_fields=("what",), per_layer_fields=("odd",))
+    options = PlanOptions(keep_fields=("what",), per_layer_fields=("odd",))
     plan = make_plan(llama(6, **config), [0, 1, 3], options)
     assert plan.provenance.to_json() == {
         "schema": 1,
@@ -68,7 +69,7 @@ def test_warnings_are_recorded():
 )  # fmt: skip
 def test_however_it_is_said_the_record_is_the_same(asked):
     checkpoint = llama(6)
-    keep = choose(Selection(**asked), 6, len)
+    keep = choose(LayerSelection(**asked), 6, len)
     assert json.dumps(make_plan(checkpoint, keep).provenance.to_json()) == json.dumps(
         make_plan(checkpoint, [3, 1, 0]).provenance.to_json()
     )
@@ -77,12 +78,12 @@ def test_however_it_is_said_the_record_is_the_same(asked):
 @pytest.mark.parametrize(
     ("checkpoint", "keep", "options", "selection"),
     [
-        (llama(6), [0, 1, 2, 5], Options(), "--stack main --keep 0-2,5"),
-        (llama(6), range(6), Options(), "--stack main --keep 0-5"),
-        (t5(4, 5), [0, 2], Options(), "--stack decoder --keep 0,2"),
-        (t5(4, 5), [0, 2], Options(stack="main"), "--stack decoder --keep 0,2"),
-        (t5(4, 5), [4], Options(stack="encoder"), "--stack encoder --keep 4"),
-        (hf("x", numbered("a.", 3), {"n_layer": 3}), [0], Options(generic=True), "--stack main --keep 0 --generic"),
+        (llama(6), [0, 1, 2, 5], PlanOptions(), "--stack main --keep 0-2,5"),
+        (llama(6), range(6), PlanOptions(), "--stack main --keep 0-5"),
+        (t5(4, 5), [0, 2], PlanOptions(), "--stack decoder --keep 0,2"),
+        (t5(4, 5), [0, 2], PlanOptions(stack="main"), "--stack decoder --keep 0,2"),
+        (t5(4, 5), [4], PlanOptions(stack="encoder"), "--stack encoder --keep 4"),
+        (hf("x", numbered("a.", 3), {"n_layer": 3}), [0], PlanOptions(generic=True), "--stack main --keep 0 --generic"),
     ],
 )
 def test_the_selection_names_the_stack_and_the_layers(checkpoint, keep, options, selection):
@@ -99,13 +100,13 @@ def test_no_clock_and_no_way_to_the_file():
 
 
 def test_without_a_record():
-    assert make_plan(llama(), [0], Options(provenance=False)).provenance is None
+    assert make_plan(llama(), [0], PlanOptions(provenance=False)).provenance is None
     assert recorded(llama()) is None
     assert origin_of(llama()) == Origin("model", SHA256, {})
 
 
 def test_a_record_reads_as_it_was_written():
-    options = Options(generic=True, keep_fields=("what",), per_layer_fields=("odd",))
+    options = PlanOptions(generic=True, keep_fields=("what",), per_layer_fields=("odd",))
     checkpoint = llama(6, what=[1] * 6, odd=[2] * 6)
     made = make_plan(checkpoint, [0, 1, 3], options).provenance
     record = recorded(after(checkpoint, [0, 1, 3], options))
@@ -127,9 +128,9 @@ def test_every_layer_still_knows_its_number_in_the_original():
 
 
 def test_two_stacks_compose_side_by_side():
-    once = after(t5(4, 5), [1, 3], Options(stack="decoder"))
-    twice = after(once, [0, 2, 4], Options(stack="encoder"))
-    thrice = after(twice, [1], Options(stack="decoder"))
+    once = after(t5(4, 5), [1, 3], PlanOptions(stack="decoder"))
+    twice = after(once, [0, 2, 4], PlanOptions(stack="encoder"))
+    thrice = after(twice, [1], PlanOptions(stack="decoder"))
     assert thrice.provenance["original"]["layers"] == {"decoder": [3], "encoder": [0, 2, 4]}
     assert thrice.provenance["original"]["header_sha256"] == SHA256
 
@@ -177,7 +178,7 @@ def test_a_damaged_record_is_refused_with_the_way_out(record):
     checkpoint = replace(llama(), provenance=record)
     with pytest.raises(CheckpointError, match=r"provenance record .* is damaged; --no-provenance goes on without it"):
         make_plan(checkpoint, [0])
-    assert make_plan(checkpoint, [0], Options(provenance=False)).layers.kept == (0,)
+    assert make_plan(checkpoint, [0], PlanOptions(provenance=False)).layers.kept == (0,)
 
 
 def test_a_record_of_other_layers_than_there_are():
@@ -185,9 +186,9 @@ def test_a_record_of_other_layers_than_there_are():
     stale = replace(llama(4), provenance=after(llama(6), [0, 1, 2]).provenance)
     with pytest.raises(CheckpointError, match="knows 3 layers in stack main, the tensors have 4; --no-provenance"):
         make_plan(stale, [0])
-    assert make_plan(stale, [0], Options(provenance=False)).provenance is None
+    assert make_plan(stale, [0], PlanOptions(provenance=False)).provenance is None
 
 
 def test_a_record_of_another_stack_does_not_matter():
-    once = after(t5(4, 5), [0], Options(stack="encoder"))
+    once = after(t5(4, 5), [0], PlanOptions(stack="encoder"))
     assert make_plan(once, [0, 3]).provenance.origin.layers == {"encoder": (0,), "decoder": (0, 3)}

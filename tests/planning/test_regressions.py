@@ -7,15 +7,17 @@ import pytest
 
 from rewriter.checkpoint import LayerMap
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
-from rewriter.formats.json_edit import edited
+from rewriter.formats.json_edit import edit
 from rewriter.planning.metadata.field_rules import apply
+from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.plan import effective, make_plan, result
 from rewriter.planning.provenance import recorded
-from rewriter.planning.selection.choose import Options, Selection, choose, parse_size
+from rewriter.planning.selection.choose import choose
+from rewriter.units import parse_size
 from tests.support.checkpoints import ggml, hf, llama, llama_gguf, numbered
 
-BARE = Options(provenance=False)
-GENERIC = Options(generic=True)
+BARE = PlanOptions(provenance=False)
+GENERIC = PlanOptions(generic=True)
 
 
 def changes(plan):
@@ -39,7 +41,7 @@ def test_sizes_with_letters_that_only_ignore_case_knows(text):
 def test_first_n_keeps_the_first_n_or_refuses():
     """`--strategy first-n --count 4 --protect-last 2` keeps 0,1,10,11."""
     try:
-        kept = choose(Selection(strategy="first-n", count=4, protect_last=2), 12, len)
+        kept = choose(LayerSelection(strategy="first-n", count=4, protect_last=2), 12, len)
     except RequestError:
         return
     assert kept == (0, 1, 2, 3)
@@ -47,8 +49,8 @@ def test_first_n_keeps_the_first_n_or_refuses():
 
 def test_deepest_but_last_with_its_last_layer_protected_is_the_same():
     """Gromov: L-n-1..L-2. Protecting the last layer, which stays anyway, must not move the block."""
-    plain = choose(Selection(strategy="deepest-but-last", count=3), 12, len)
-    assert choose(Selection(strategy="deepest-but-last", count=3, protect_last=1), 12, len) == plain
+    plain = choose(LayerSelection(strategy="deepest-but-last", count=3), 12, len)
+    assert choose(LayerSelection(strategy="deepest-but-last", count=3, protect_last=1), 12, len) == plain
 
 
 def test_a_gpt2_config_that_counts_under_the_other_name():
@@ -96,19 +98,19 @@ def test_an_empty_no_rope_list_means_the_default():
 def test_editing_below_null():
     """gemma3 with `"text_config": null`: a JSONDecodeError traceback."""
     try:
-        after = edited('{"text_config": null, "b": {}}', {"text_config.num_hidden_layers": 2})
+        after = edit('{"text_config": null, "b": {}}', {"text_config.num_hidden_layers": 2})
     except CheckpointError:
         return
     assert json.loads(after) == {"text_config": {"num_hidden_layers": 2}, "b": {}}
 
 
 def test_an_empty_object_over_two_lines():
-    assert json.loads(edited("{\n}", {"a": [1, 2]})) == {"a": [1, 2]}
+    assert json.loads(edit("{\n}", {"a": [1, 2]})) == {"a": [1, 2]}
 
 
 def test_keys_with_dots_of_their_own():
     """`--per-layer-field my.list` must not add {"my": {"list": ..}} and leave the real one."""
-    assert json.loads(edited('{"my.list": [1, 2]}', {"my\\.list": [1]})) == {"my.list": [1]}
+    assert json.loads(edit('{"my.list": [1, 2]}', {"my\\.list": [1]})) == {"my.list": [1]}
 
 
 def test_null_in_a_list_of_names_stays():
@@ -131,8 +133,8 @@ def test_records_that_are_damaged_in_other_ways(change):
 
 def test_the_selection_is_canonical_for_fields_too():
     checkpoint = llama_gguf(4, a=(1,) * 4, b=(1,) * 4)
-    one = make_plan(checkpoint, [0], Options(keep_fields=("a", "b"))).provenance.to_json()
-    assert one == make_plan(checkpoint, [0], Options(keep_fields=("b", "llama.a", "a"))).provenance.to_json()
+    one = make_plan(checkpoint, [0], PlanOptions(keep_fields=("a", "b"))).provenance.to_json()
+    assert one == make_plan(checkpoint, [0], PlanOptions(keep_fields=("b", "llama.a", "a"))).provenance.to_json()
 
 
 def test_two_runs_down_to_full_layers_only_mean_the_same_as_one():
@@ -163,7 +165,7 @@ def test_a_saved_plan_for_another_architecture(tmp_path):
 def test_a_kept_list_of_another_length():
     """--keep-field layer_types on a list that is too short: IndexError."""
     checkpoint = hf("gemma3_text", numbered("model.layers.", 6), {"num_hidden_layers": 6, "layer_types": ["x"] * 5})
-    plan = make_plan(checkpoint, [5], Options(keep_fields=("layer_types",)))
+    plan = make_plan(checkpoint, [5], PlanOptions(keep_fields=("layer_types",)))
     assert "layer_types" not in changes(plan)
 
 
@@ -208,7 +210,7 @@ def test_a_nested_architecture_without_rules_is_refused_for_its_stack_alone():
     names = [*numbered("language_model.model.layers.", 4), *numbered("vision_tower.encoder.layer.", 4)]
     with pytest.raises(UnsupportedError, match="no rules for the architecture gemma99 of text_config"):
         make_plan(hf("internvl", names, config), [0, 2])
-    assert make_plan(hf("internvl", names, config), [0, 2], Options(stack="vision")).layers.kept == (0, 2)
+    assert make_plan(hf("internvl", names, config), [0, 2], PlanOptions(stack="vision")).layers.kept == (0, 2)
 
 
 def test_a_list_that_only_the_loader_has_in_mind_is_written():
@@ -216,9 +218,9 @@ def test_a_list_that_only_the_loader_has_in_mind_is_written():
     config = {"vision_config": {"depth": 12}, "text_config": {"model_type": "qwen2_5_vl_text", "num_hidden_layers": 2}}
     names = [*numbered("visual.blocks.", 12), *numbered("model.layers.", 2)]
     checkpoint = hf("qwen2_5_vl", names, config)
-    plan = make_plan(checkpoint, [n for n in range(12) if n not in (1, 3)], Options(stack="vision"))
+    plan = make_plan(checkpoint, [n for n in range(12) if n not in (1, 3)], PlanOptions(stack="vision"))
     assert changes(plan) == {"vision_config.depth": 10, "vision_config.fullatt_block_indexes": [5]}
-    assert make_plan(checkpoint, range(12), Options(stack="vision")).edits == ()
+    assert make_plan(checkpoint, range(12), PlanOptions(stack="vision")).edits == ()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_layers_named_where_no_rule_looks(quantization):
     checkpoint = llama(6, quantization_config=quantization)
     with pytest.raises(UnsupportedError, match="names a layer, and no rule says how it follows"):
         make_plan(checkpoint, [0, 2, 3, 4, 5])
-    assert make_plan(checkpoint, [0, 2], Options(keep_fields=("quantization_config",))).layers.kept == (0, 2)
+    assert make_plan(checkpoint, [0, 2], PlanOptions(keep_fields=("quantization_config",))).layers.kept == (0, 2)
 
 
 @pytest.mark.parametrize(("keep", "fits"), [([0, 2, 3], True), ([1, 2, 3], False), ([0, 1, 2], True)])
@@ -258,4 +260,4 @@ def test_an_adapter_is_no_model():
 def test_swin_without_depths():
     names = [f"swin.encoder.layers.{stage}.blocks.{n}.w" for stage, count in enumerate((2, 2, 4)) for n in range(count)]
     with pytest.raises((CheckpointError, UnsupportedError)):
-        make_plan(hf("swin", names, {"embed_dim": 8}), [0, 1], Options(stack="stage2"))
+        make_plan(hf("swin", names, {"embed_dim": 8}), [0, 1], PlanOptions(stack="stage2"))

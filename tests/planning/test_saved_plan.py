@@ -7,9 +7,9 @@ import pytest
 
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
 from rewriter.layout.output import Output
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
 from rewriter.planning.saved_plan import load_plan, plan_again
-from rewriter.planning.selection.choose import Options
 from rewriter.report.json_values import describe_plan
 from tests.support.checkpoints import SHA256, ggml, hf, llama, llama_gguf, numbered, t5, t5_gguf
 
@@ -37,12 +37,12 @@ def save(tmp_path):
 
 
 CASES = [
-    (llama(6, layer_types=list("abcdef")), [0, 3, 5], Options()),
-    (llama(6, what=[1] * 6, odd=[2] * 6), [1], Options(keep_fields=("what",), per_layer_fields=("odd",))),
-    (llama_gguf(6, feed_forward_length=(1, 2, 3, 4, 5, 6)), [0, 3, 5], Options(provenance=False)),
-    (hf("x", numbered("a.", 3), {"n_layer": 3}), [0, 2], Options(generic=True)),
-    (t5(4, 5), [0, 2], Options(stack="encoder")),
-    (t5(4, 5), [0, 2], Options()),
+    (llama(6, layer_types=list("abcdef")), [0, 3, 5], PlanOptions()),
+    (llama(6, what=[1] * 6, odd=[2] * 6), [1], PlanOptions(keep_fields=("what",), per_layer_fields=("odd",))),
+    (llama_gguf(6, feed_forward_length=(1, 2, 3, 4, 5, 6)), [0, 3, 5], PlanOptions(provenance=False)),
+    (hf("x", numbered("a.", 3), {"n_layer": 3}), [0, 2], PlanOptions(generic=True)),
+    (t5(4, 5), [0, 2], PlanOptions(stack="encoder")),
+    (t5(4, 5), [0, 2], PlanOptions()),
 ]
 
 
@@ -58,7 +58,7 @@ def test_on_the_same_file_it_runs_as_saved(save, checkpoint, keep, options):
 
 
 def test_what_is_loaded(save):
-    options = Options(keep_fields=("what",), provenance=False)
+    options = PlanOptions(keep_fields=("what",), provenance=False)
     saved = load_plan(save(llama(6, what=[1] * 6), [0, 3], options))
     assert (saved.source_name, saved.source_sha256) == ("model", SHA256)
     assert (saved.stack, saved.main, saved.before, saved.kept) == ("main", True, 6, (0, 3))
@@ -85,20 +85,20 @@ def test_a_sibling_is_planned_again_by_layer_numbers(save):
 @pytest.mark.parametrize(
     ("one", "another", "options", "stack"),
     [
-        (llama(6), llama_gguf(6), Options(), "main"),
-        (llama_gguf(6), llama(6), Options(), "main"),
-        (t5(4, 5), t5_gguf(4, 5), Options(), "decoder"),
-        (t5_gguf(4, 5), t5(4, 5), Options(stack="encoder"), "encoder"),
+        (llama(6), llama_gguf(6), PlanOptions(), "main"),
+        (llama_gguf(6), llama(6), PlanOptions(), "main"),
+        (t5(4, 5), t5_gguf(4, 5), PlanOptions(), "decoder"),
+        (t5_gguf(4, 5), t5(4, 5), PlanOptions(stack="encoder"), "encoder"),
         (
             hf("gemma3", numbered("language_model.model.layers.", 6), {"text_config": {"num_hidden_layers": 6}}),
             ggml("gemma3", numbered("blk.", 6), {"block_count": 6}),
-            Options(),
+            PlanOptions(),
             "main",
         ),
         (
             ggml("gemma3", numbered("blk.", 6), {"block_count": 6}),
             hf("gemma3", numbered("language_model.model.layers.", 6), {"text_config": {"num_hidden_layers": 6}}),
-            Options(stack="main"),
+            PlanOptions(stack="main"),
             "text",
         ),
     ],
@@ -113,7 +113,7 @@ def test_the_other_format_has_the_main_stack_under_its_own_name(save, one, anoth
 
 def test_a_plan_for_another_architecture(save):
     with pytest.raises(RequestError, match="the plan is for a t5, this is a llama"):
-        plan_again(load_plan(save(t5(4, 5), [0, 2], Options(stack="encoder"))), other(llama(5)))
+        plan_again(load_plan(save(t5(4, 5), [0, 2], PlanOptions(stack="encoder"))), other(llama(5)))
 
 
 @pytest.mark.parametrize(("count", "keep"), [(5, [0, 1]), (12, [0, 1]), (7, [0, 5])])

@@ -12,12 +12,15 @@ import pytest
 from rewriter.architectures.lookup import Stack, select
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import CheckpointError, RequestError, RewriterError, UnsupportedError
+from rewriter.planning.layer_ranges import format_layers
+from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.plan import Plan, make_plan, open_stacks
-from rewriter.planning.selection.choose import Options, Selection, choose, format_layers, parse_size
+from rewriter.planning.selection.choose import choose
 from rewriter.planning.selection.strategies import STRATEGIES
 from rewriter.report.choices import choices
 from rewriter.scoring.score import LayerScore, Scores
 from rewriter.scoring.suggest import by_scores
+from rewriter.units import parse_size
 from tests.report.test_size_model import IDS, STACKS
 from tests.support.checkpoints import llama
 from tests.support.javascript import interpreter
@@ -48,7 +51,7 @@ def size_of(plan: Plan) -> int:
 
 def decided(checkpoint: Checkpoint, stack: Stack, scores: dict[str, list[float]] | None = None) -> dict[str, Any]:
     """What the page knows of the stack."""
-    options = Options(stack=stack.name)
+    options = PlanOptions(stack=stack.name)
     architecture, stacks = open_stacks(checkpoint, options)
     made = choices(checkpoint, architecture, stacks, select(stacks, stack.name), options, size_of)
     return {**made, "scores": scores or {}, "recipes": {"recipe:one": list(range(stack.count))[::-2]}}
@@ -67,7 +70,7 @@ def random_selections(count: int, many: int, chance: Random) -> list[list[int]]:
 def planned(checkpoint: Checkpoint, stack: Stack, kept: list[int]) -> tuple[Plan | None, str]:
     """The plan, or why there is none."""
     try:
-        return make_plan(checkpoint, kept, Options(stack=stack.name)), ""
+        return make_plan(checkpoint, kept, PlanOptions(stack=stack.name)), ""
     except (CheckpointError, UnsupportedError) as error:
         return None, str(error)
 
@@ -123,11 +126,11 @@ def requests(count: int, size: int, names: list[str], chance: Random) -> Iterato
 
 def asked_of_the_program(checkpoint: Checkpoint, stack: Stack, asked: dict[str, Any], scores: list[float]) -> list[int]:
     amount = {{"size": "target_size"}.get(asked["by"], asked["by"]): asked["amount"]}
-    selection = Selection(
+    selection = LayerSelection(
         strategy=asked["strategy"], protect_first=asked["first"], protect_last=asked["last"],
         contiguous=asked["contiguous"], **amount,
     )  # fmt: skip
-    options = Options(stack=stack.name)
+    options = PlanOptions(stack=stack.name)
     rows = tuple(LayerScore(layer, value, 0) for layer, value in enumerate(scores))
     strategy = None
     if selection.scored:
@@ -146,7 +149,7 @@ def test_it_chooses_the_layers_that_the_program_chooses(script, checkpoint: Chec
     made = decided(checkpoint, stack, {"a-metric": scores})
     if made["refused"]:
         return
-    size = size_of(make_plan(checkpoint, range(stack.count), Options(stack=stack.name)))
+    size = size_of(make_plan(checkpoint, range(stack.count), PlanOptions(stack=stack.name)))
     asked = list(requests(stack.count, size, ["a-metric", chance.choice(list(STRATEGIES))], chance))
     for each, found in zip(asked, script.ask(CHOOSE, {"stack": made, "requests": asked}), strict=True):
         try:
@@ -162,7 +165,7 @@ def test_it_chooses_the_layers_that_the_program_chooses(script, checkpoint: Chec
 
 def test_all_strategies_on_a_plain_stack(script):
     checkpoint, chance = llama(24), Random(3)
-    stack = open_stacks(checkpoint, Options())[1][0]
+    stack = open_stacks(checkpoint, PlanOptions())[1][0]
     scores = [chance.random() for _ in range(24)]
     made = decided(checkpoint, stack, {"a-metric": scores})
     names = ["a-metric", *STRATEGIES]
@@ -196,7 +199,7 @@ def test_layers_are_written_as_the_program_writes_them(script):
 
 def test_a_period_of_128_layers_is_searched_fast_enough(script):
     checkpoint = llama(128)
-    stack = open_stacks(checkpoint, Options())[1][0]
+    stack = open_stacks(checkpoint, PlanOptions())[1][0]
     scores = [Random(1).random() for _ in range(128)]
     made = decided(checkpoint, stack, {"a-metric": scores})
     made["bounds"].append({"why": "aligned", "period": 6})

@@ -14,8 +14,8 @@ from rewriter.architectures.lookup import Stack, entries
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RewriterError
 from rewriter.planning.metadata.edits import with_list_defaults
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, make_plan, open_stacks
-from rewriter.planning.selection.choose import Options
 from rewriter.report.size_model import Fate, Weight, weights
 from tests.house.test_house import checkpoint_from, named_fixtures
 from tests.support.checkpoints import t5
@@ -32,11 +32,11 @@ def all_stacks() -> Iterator[tuple[Checkpoint, Stack]]:
     for entry in entries():
         for file in named_fixtures(entry):
             checkpoint = told_apart(checkpoint_from(entry, file))
-            yield from ((checkpoint, stack) for stack in open_stacks(checkpoint, Options())[1] if stack.count > 1)
+            yield from ((checkpoint, stack) for stack in open_stacks(checkpoint, PlanOptions())[1] if stack.count > 1)
 
 
 STORED_TWICE = told_apart(replace(t5(bias=(0, 2)), name="t5-stored-twice"))
-STACKS = [*all_stacks(), *((STORED_TWICE, stack) for stack in open_stacks(STORED_TWICE, Options())[1])]
+STACKS = [*all_stacks(), *((STORED_TWICE, stack) for stack in open_stacks(STORED_TWICE, PlanOptions())[1])]
 IDS = [f"{each[0].format}-{each[0].name}-{each[1].name}" for each in STACKS]
 
 
@@ -63,7 +63,9 @@ def test_every_choice_weighs_what_its_plan_does(checkpoint: Checkpoint, stack: S
         drop = chance.sample(range(stack.count), chance.randrange(1, stack.count))
         kept = [layer for layer in range(stack.count) if layer not in drop]
         try:
-            plan = make_plan(checkpoint, kept, Options(stack=stack.name, force=True, drop_mtp=chance.random() < 0.5))
+            plan = make_plan(
+                checkpoint, kept, PlanOptions(stack=stack.name, force=True, drop_mtp=chance.random() < 0.5)
+            )
         except RewriterError:
             continue
         assert weighed(parts, set(plan.layers.kept)) == planned(plan)

@@ -15,8 +15,9 @@ from rewriter.architectures.lookup import Stack, entries, select
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError
 from rewriter.planning.constraints.constraint import Bound, broken, cheapest
+from rewriter.planning.options import LayerSelection, PlanOptions, default_protection
 from rewriter.planning.plan import make_plan, open_stacks
-from rewriter.planning.selection.choose import Options, Selection, choose, default_protection
+from rewriter.planning.selection.choose import choose
 from rewriter.planning.selection.published_orders import RECIPES, find, strategy_of
 from rewriter.scoring.score import LayerScore, Scores
 from rewriter.scoring.suggest import by_scores
@@ -35,7 +36,7 @@ def limited() -> Iterator[tuple[Checkpoint, Stack]]:
     for entry in entries():
         for file in named_fixtures(entry):
             checkpoint = checkpoint_from(entry, file)
-            stacks = open_stacks(checkpoint, Options())[1]
+            stacks = open_stacks(checkpoint, PlanOptions())[1]
             yield from ((checkpoint, stack) for stack in stacks if stack.count > 3 and has_limits(stack))
 
 
@@ -49,7 +50,7 @@ LIMITED = list(limited())
 def works(checkpoint: Checkpoint, stack: Stack, dropped: tuple[int, ...], strict: bool) -> bool:
     kept = [layer for layer in range(stack.count) if layer not in dropped]
     try:
-        make_plan(checkpoint, kept, Options(stack=stack.name, strict=strict))
+        make_plan(checkpoint, kept, PlanOptions(stack=stack.name, strict=strict))
     except UnsupportedError:
         return False
     return True
@@ -67,7 +68,7 @@ def test_there_are_many_stacks_with_limits():
 )
 def test_the_cheapest_of_all_that_works_is_suggested(checkpoint: Checkpoint, stack: Stack, strict: bool):
     """Every subset is tried: nothing that works is cheaper, and what is suggested works."""
-    options, layers, chance = Options(stack=stack.name, strict=strict), range(stack.count), Random(0)
+    options, layers, chance = PlanOptions(stack=stack.name, strict=strict), range(stack.count), Random(0)
     for count in (1, 2) if stack.count > 8 else (1, 2, 3):
         allowed = [each for each in combinations(layers, count) if works(checkpoint, stack, each, strict)]
         for _ in range(4):
@@ -127,12 +128,12 @@ def test_protected_layers_stay(count: int, data: st.DataObject):
     if free < 1:
         return
     amount = data.draw(st.integers(1, free))
-    strategy = by_scores(checkpoint, Options(), scores(costs))
-    kept = choose(Selection(count=amount), count, lambda _: 0, strategy=strategy)
+    strategy = by_scores(checkpoint, PlanOptions(), scores(costs))
+    kept = choose(LayerSelection(count=amount), count, lambda _: 0, strategy=strategy)
     dropped = sorted(set(range(count)) - set(kept))
     lowest = sorted(range(first, count - last), key=lambda layer: (costs[layer], layer))[:amount]
     assert dropped == sorted(lowest)
-    everything = choose(Selection(count=1, protect_first=0, protect_last=0), count, lambda _: 0, strategy=strategy)
+    everything = choose(LayerSelection(count=1, protect_first=0, protect_last=0), count, lambda _: 0, strategy=strategy)
     assert set(range(count)) - set(everything) == {min(range(count), key=lambda layer: (costs[layer], layer))}
 
 
@@ -141,7 +142,7 @@ def test_protected_layers_stay(count: int, data: st.DataObject):
 def test_a_block_is_the_cheapest_of_all_blocks(count: int, data: st.DataObject):
     costs = data.draw(st.lists(st.floats(-1, 1), min_size=count, max_size=count))
     size = data.draw(st.integers(1, count - 1))
-    found = by_scores(llama(count), Options(), scores(costs), contiguous=True)(tuple(range(count)), size)
+    found = by_scores(llama(count), PlanOptions(), scores(costs), contiguous=True)(tuple(range(count)), size)
     assert found == tuple(range(found[0], found[0] + size))
     sums = [sum(costs[first : first + size]) for first in range(count - size + 1)]
     assert sum(costs[layer] for layer in found) == pytest.approx(min(sums))
@@ -149,8 +150,8 @@ def test_a_block_is_the_cheapest_of_all_blocks(count: int, data: st.DataObject):
 
 def test_a_block_with_a_limit_is_one_that_works():
     checkpoint = ggml("gemma3", numbered("blk.", 12), {"block_count": 12, "attention.sliding_window_pattern": 6})
-    stack = select(open_stacks(checkpoint, Options())[1], "main")
-    options = Options(strict=True)
+    stack = select(open_stacks(checkpoint, PlanOptions())[1], "main")
+    options = PlanOptions(strict=True)
     for size in range(1, 11):
         every = [tuple(range(first, first + size)) for first in range(12 - size + 1)]
         allowed = [block for block in every if works(checkpoint, stack, block, True)]
@@ -167,25 +168,25 @@ def test_a_ratio_takes_the_nearest_number_that_works():
     checkpoint, stack = next(each for each in LIMITED if each[0].architecture == "swin")
     assert not any(works(checkpoint, stack, (layer,), False) for layer in range(stack.count - 1))
     costs = [float(layer) for layer in range(stack.count)]
-    strategy = by_scores(checkpoint, Options(stack=stack.name), scores(costs, stack.name))
+    strategy = by_scores(checkpoint, PlanOptions(stack=stack.name), scores(costs, stack.name))
     free = {"protect_first": 0, "protect_last": 1}
-    kept = choose(Selection(ratio=1 / stack.count, **free), stack.count, lambda _: 0, strategy=strategy)
+    kept = choose(LayerSelection(ratio=1 / stack.count, **free), stack.count, lambda _: 0, strategy=strategy)
     assert len(kept) == stack.count - 2
     with pytest.raises(UnsupportedError, match="no 1 of the layers that may go can be dropped together"):
-        choose(Selection(count=1, **free), stack.count, lambda _: 0, strategy=strategy)
+        choose(LayerSelection(count=1, **free), stack.count, lambda _: 0, strategy=strategy)
 
 
 def test_a_size_is_met_by_the_fewest_layers():
-    strategy = by_scores(llama(12), Options(), scores([float(-layer) for layer in range(12)]))
-    kept = choose(Selection(target_size="9"), 12, len, strategy=strategy)
+    strategy = by_scores(llama(12), PlanOptions(), scores([float(-layer) for layer in range(12)]))
+    kept = choose(LayerSelection(target_size="9"), 12, len, strategy=strategy)
     assert sorted(set(range(12)) - set(kept)) == [7, 8, 9]
     with pytest.raises(RequestError, match="no selection fits"):
-        choose(Selection(target_size="2"), 12, len, strategy=strategy)
+        choose(LayerSelection(target_size="2"), 12, len, strategy=strategy)
 
 
 def test_nothing_may_go():
-    strategy = by_scores(llama(3), Options(), scores([1.0, 2.0, 3.0]))
-    for selection in (Selection(count=1), Selection(ratio=0.3)):
+    strategy = by_scores(llama(3), PlanOptions(), scores([1.0, 2.0, 3.0]))
+    for selection in (LayerSelection(count=1), LayerSelection(ratio=0.3)):
         with pytest.raises(RequestError, match=r"0 of the 3 may go; --protect-first 0 --protect-last 0"):
             choose(selection, 3, lambda _: 0, strategy=strategy)
 

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import deserialize
 from safetensors.numpy import save_file
 
-from rewriter import Options, Writing, make_plan, open_checkpoint, write
+from rewriter import PlanOptions, WriteOptions, make_plan, open_checkpoint, write
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = FIXTURES / "models"
@@ -213,8 +213,8 @@ def gguf_metadata(path: Path) -> dict[str, Any]:
     return {field.name: (field.types, field.contents()) for field in fields if not field.name.startswith("GGUF.")}
 
 
-def prune(source: Path, target: Path, keep: Iterable[int], options: Options | None = None, **how: Any) -> Path:
+def prune(source: Path, target: Path, keep: Iterable[int], options: PlanOptions | None = None, **how: Any) -> Path:
     """Write `target` through the Python API and return the path that opens it."""
     told = {name: how.pop(name) for name in ("progress", "committed", "told", "executor") if name in how}
-    output = write(make_plan(open_checkpoint(source), keep, options), target, Writing(**how), **told)
+    output = write(make_plan(open_checkpoint(source), keep, options), target, WriteOptions(**how), **told)
     return target if output.directory else target.with_name(output.files[0].name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import CheckpointError, Options, RequestError, make_plan, open_checkpoint, verify
+from rewriter import CheckpointError, PlanOptions, RequestError, make_plan, open_checkpoint, verify
 from rewriter.layout.output import CopyRange, Literal
 from rewriter.writing.checksums import manifest
 from rewriter.writing.hashing import digests
@@ -192,12 +192,12 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
 def test_a_directory_without_a_record(tmp_path):
     source = KINDS["directory"][0](tmp_path / "in")
     with pytest.raises(RequestError, match="--no-provenance leaves out"):
-        prune(source, tmp_path / "x", KEEP, Options(provenance=False), checksums=True)
+        prune(source, tmp_path / "x", KEEP, PlanOptions(provenance=False), checksums=True)
 
 
 def test_a_file_without_a_record_of_the_run(tmp_path):
     source = write_gguf(tmp_path / "in.gguf")
-    target = prune(source, tmp_path / "x.gguf", KEEP, Options(provenance=False), checksums=True)
+    target = prune(source, tmp_path / "x.gguf", KEEP, PlanOptions(provenance=False), checksums=True)
     assert verify(target, checksums=True) == ()
     assert manifest(open_checkpoint(target))[-1].source == "token_embd.weight"
     assert {entry.source for entry in manifest(open_checkpoint(target))} <= set(tensors_of(source))
@@ -227,7 +227,7 @@ def test_the_names_of_tensors_that_moved(tmp_path):
         names += [f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
     config = {"model_type": "t5", "num_layers": 3, "num_decoder_layers": 3, "num_hidden_layers": 3}
     source = huggingface(tmp_path / "t5", names=names, **config)
-    target = prune(source, tmp_path / "x", [1, 2], Options(stack="encoder"), checksums=True)
+    target = prune(source, tmp_path / "x", [1, 2], PlanOptions(stack="encoder"), checksums=True)
     assert table(target).items() <= table(source).items()
 
 

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from rewriter import CheckpointError, OutputError, Writing, make_plan, open_checkpoint, verify, write
+from rewriter import CheckpointError, OutputError, WriteOptions, make_plan, open_checkpoint, verify, write
 from rewriter.errors import RequestError
 from rewriter.writing.distribute import write_task
 from rewriter.writing.executors import Processes, workers
@@ -42,7 +42,7 @@ def pruned(source, target, executor=None, keep=KEEP, **how):
     """What is in the folder of the output afterwards."""
     options = {"progress": how.pop("progress")} if "progress" in how else {}
     target.parent.mkdir(exist_ok=True)
-    write(make_plan(open_checkpoint(source), keep), target, Writing(**how), executor=executor, **options)
+    write(make_plan(open_checkpoint(source), keep), target, WriteOptions(**how), executor=executor, **options)
     return everything(target.parent)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import CheckpointError, Options, OutputError, RewriterError, make_plan, open_checkpoint, verify, write
+from rewriter import CheckpointError, OutputError, PlanOptions, RewriterError, make_plan, open_checkpoint, verify, write
 from rewriter.system import calls
 from rewriter.system.rename import rename_new
 from tests.support.builders import (
@@ -467,8 +467,8 @@ def test_a_stale_config_of_an_earlier_output_goes(tmp_path):
     (tmp_path / "out").mkdir()
     prune(source, tmp_path / "out/x.safetensors", [0, 1])
     (tmp_path / "in/config.json").unlink()
-    target = prune(source, tmp_path / "out/x.safetensors", [0], Options(generic=True), overwrite=True)
-    assert verify(target, source, Options(generic=True)) == ()
+    target = prune(source, tmp_path / "out/x.safetensors", [0], PlanOptions(generic=True), overwrite=True)
+    assert verify(target, source, PlanOptions(generic=True)) == ()
 
 
 # Staging

@@ -80,8 +80,8 @@ def test_a_part_is_read_by_seeking(tmp_path, monkeypatch):
 
 
 def test_what_a_system_does_not_tell_counts_as_nothing():
-    assert calls.hole_bytes(types.SimpleNamespace(st_size=5000)) == 0
-    assert calls.hole_bytes(types.SimpleNamespace(st_size=5000, st_blocks=2)) == 5000 - 1024
+    assert calls.sparse_bytes(types.SimpleNamespace(st_size=5000)) == 0
+    assert calls.sparse_bytes(types.SimpleNamespace(st_size=5000, st_blocks=2)) == 5000 - 1024
 
 
 def test_processors_are_counted_where_they_are_not_allotted(monkeypatch):
@@ -101,9 +101,9 @@ def test_macos_syncs_through_to_the_drive(code, tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", synced.append)
     if code == errno.EIO:
         with pytest.raises(OSError, match="Input/output error"):
-            calls.to_disk(7)
+            calls.fsync(7)
     else:
-        calls.to_disk(7)
+        calls.fsync(7)
     assert synced == ([] if code == errno.EIO else [7])
 
 
@@ -122,10 +122,10 @@ def test_a_folder_that_does_not_open_is_still_told_from_a_file(tmp_path, monkeyp
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("file", "link"):
         with pytest.raises(NotADirectoryError):
-            calls.Folder(tmp_path / name)
+            calls.DirectoryHandle(tmp_path / name)
     with pytest.raises(FileNotFoundError):
-        calls.Folder(tmp_path / "nothing")
-    folder = calls.Folder(tmp_path)
+        calls.DirectoryHandle(tmp_path / "nothing")
+    folder = calls.DirectoryHandle(tmp_path)
     folder.lock()
     folder.sync()
     assert folder.is_at(tmp_path)

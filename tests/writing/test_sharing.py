@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 from rewriter.errors import OutputError
 from rewriter.formats import open_checkpoint
 from rewriter.layout import layout
-from rewriter.layout.output import BLOCK, CopyRange, Writing
+from rewriter.layout.output import BLOCK, CopyRange, WriteOptions
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
-from rewriter.planning.selection.choose import Options
 from rewriter.writing.verify import verify
 from rewriter.writing.write import write
 from tests.support.builders import huggingface
@@ -87,7 +87,7 @@ def test_what_is_not_to_be_shared_is_copied(make, shared_disk):
     source = make(folder)
     before = used(shared_disk)
     plan = make_plan(open_checkpoint(source), range(4))
-    output = write(plan, folder / f"out-{source.name}", Writing(share=False))
+    output = write(plan, folder / f"out-{source.name}", WriteOptions(share=False))
     assert used(shared_disk) - before > output.nbytes * 0.98
     assert shared_extents(folder / f"out-{source.name}") == 0
     write(plan, folder / f"shared-{source.name}")
@@ -134,7 +134,7 @@ def test_a_copy_that_is_not_shared_needs_its_room(shared_disk, monkeypatch):
     plan = make_plan(open_checkpoint(single(folder)), range(2, 20))
     monkeypatch.setattr("rewriter.system.calls.free_bytes", lambda folder: 1 << 20)
     with pytest.raises(OutputError, match="too few"):
-        write(plan, folder / "out.gguf", Writing(share=False))
+        write(plan, folder / "out.gguf", WriteOptions(share=False))
 
 
 @pytest.mark.parametrize("make", [directory, single])
@@ -142,7 +142,7 @@ def test_a_copy_that_is_not_shared_needs_its_room(shared_disk, monkeypatch):
 def test_no_file_is_larger_than_asked_for_when_it_is_padded(make, more, tmp_path):
     source = make(tmp_path)
     size = 4 * (ROWS << 12) + more
-    output = layout(make_plan(open_checkpoint(source), range(1, 20), Options(max_size=size)), "out.gguf")
+    output = layout(make_plan(open_checkpoint(source), range(1, 20), PlanOptions(max_size=size)), "out.gguf")
     weights = [file for file in output.files if file.nbytes > ROWS << 12]
     assert 5 <= len(weights) <= 7
     assert max(file.nbytes for file in weights) <= size

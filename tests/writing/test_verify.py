@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from rewriter import CheckpointError, Options, Problem, open_checkpoint, verify
+from rewriter import CheckpointError, PlanOptions, Problem, open_checkpoint, verify
 from rewriter.writing.match_layers import Place, first_difference
 from tests.support.builders import (
     MODELS,
@@ -256,7 +256,7 @@ IN_THE_RECORD = [
 def pruned(kind: str, folder: Path, **options) -> tuple[Path, Path]:
     source = SOURCES[kind](folder)
     name = {"directory": "p", "lone": "p.safetensors"}.get(kind, "p.gguf")
-    return source, prune(source, folder / name, KEEP, Options(**options))
+    return source, prune(source, folder / name, KEEP, PlanOptions(**options))
 
 
 def lines(problems: tuple[Problem, ...], where: str, what: str) -> list[str]:
@@ -355,9 +355,9 @@ def test_the_pruned_tokens_of_another_length(tmp_path):
 @pytest.mark.parametrize("provenance", [True, False])
 def test_a_twice_pruned_file_against_both_sources(kind, provenance, tmp_path):
     source, middle = pruned(kind, tmp_path, provenance=provenance)
-    last = prune(middle, tmp_path / f"last{middle.suffix}", [1, 3], Options(provenance=provenance))
+    last = prune(middle, tmp_path / f"last{middle.suffix}", [1, 3], PlanOptions(provenance=provenance))
     assert verify(last) == verify(last, middle) == verify(last, source) == ()
-    wrong = prune(source, tmp_path / f"wrong{middle.suffix}", [2, 4], Options(provenance=provenance))
+    wrong = prune(source, tmp_path / f"wrong{middle.suffix}", [2, 4], PlanOptions(provenance=provenance))
     assert verify(wrong, middle) != ()
 
 
@@ -393,13 +393,13 @@ def test_duplicate_layers_are_matched_in_order(tmp_path):
             raw = raw.replace(data[name], data[name.replace(second.decode(), first.decode())])
     source.write_bytes(raw)
     for keep in ([0, 1, 3], [0, 2, 3], [1, 2], [2, 3]):
-        target = prune(source, tmp_path / f"{keep}.safetensors", keep, Options(provenance=False))
+        target = prune(source, tmp_path / f"{keep}.safetensors", keep, PlanOptions(provenance=False))
         assert verify(target, source) == ()
 
 
 def test_the_options_are_read_from_the_record(tmp_path):
     source = huggingface(tmp_path / "in", model_type="novel", strange=["a"] * 6, other=[1] * 6)
-    options = Options(generic=True, keep_fields=("other",), per_layer_fields=("strange",))
+    options = PlanOptions(generic=True, keep_fields=("other",), per_layer_fields=("strange",))
     target = prune(source, tmp_path / "out", [0, 1], options)
     assert verify(target) == verify(target, source) == ()
     config = json.loads((target / "config.json").read_text())

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rewriter import Options, OutputError, Writing, layout, make_plan, open_checkpoint, verify, write
+from rewriter import OutputError, PlanOptions, WriteOptions, layout, make_plan, open_checkpoint, verify, write
 from rewriter.cli import main as program
 from tests.support.builders import everything, huggingface, prune, split_gguf, tensors_of
 
-BARE = Options(provenance=False)
+BARE = PlanOptions(provenance=False)
 
 
 @pytest.fixture
@@ -141,8 +141,8 @@ def test_links_need_no_room(source, tmp_path, monkeypatch):
     room = layout(plan, "out").nbytes - 1000
     monkeypatch.setattr("rewriter.system.calls.free_bytes", lambda folder: room)
     with pytest.raises(OutputError, match="too few"):
-        write(plan, tmp_path / "out", Writing(share=False))
-    write(plan, tmp_path / "out", Writing(share=False, hardlink=True))
+        write(plan, tmp_path / "out", WriteOptions(share=False))
+    write(plan, tmp_path / "out", WriteOptions(share=False, hardlink=True))
 
 
 # Waiting for the disk
@@ -151,7 +151,7 @@ def test_links_need_no_room(source, tmp_path, monkeypatch):
 def test_nothing_is_waited_for_when_that_was_asked_for(source, tmp_path, monkeypatch):
     never = types.SimpleNamespace(**{**vars(os), "fsync": lambda descriptor: pytest.fail("waited")})
     monkeypatch.setattr("rewriter.system.calls.os", never)
-    monkeypatch.setattr("rewriter.system.calls.start_writing", never.fsync)
+    monkeypatch.setattr("rewriter.system.calls.start_writeback", never.fsync)
     prune(source, tmp_path / "out", range(5), sync=False)
     prune(source, tmp_path / "out", range(4), sync=False, overwrite=True)
     prune(split_gguf(tmp_path / "split"), tmp_path / "x.gguf", range(4), sync=False, hardlink=True)
@@ -223,12 +223,12 @@ def called(monkeypatch, *arguments) -> None:
 
 
 OPTIONS = {
-    "": Writing(),
-    "--no-share": Writing(share=False),
-    "--hardlink": Writing(hardlink=True),
-    "--no-fsync": Writing(sync=False),
-    "--overwrite": Writing(overwrite=True),
-    "--verify": Writing(verify_bytes=True),
+    "": WriteOptions(),
+    "--no-share": WriteOptions(share=False),
+    "--hardlink": WriteOptions(hardlink=True),
+    "--no-fsync": WriteOptions(sync=False),
+    "--overwrite": WriteOptions(overwrite=True),
+    "--verify": WriteOptions(verify_bytes=True),
 }
 
 
@@ -258,8 +258,8 @@ def test_the_summary_names_what_could_not_be_linked(source, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("provenance", [True, False])
 def test_a_lone_file_of_all_layers_is_unchanged_but_for_its_record(provenance, source, tmp_path):
-    lone = prune(source, tmp_path / "one", range(6), Options(single_file=True)) / "model.safetensors"
-    plan = make_plan(open_checkpoint(lone), range(6), Options(provenance=provenance))
+    lone = prune(source, tmp_path / "one", range(6), PlanOptions(single_file=True)) / "model.safetensors"
+    plan = make_plan(open_checkpoint(lone), range(6), PlanOptions(provenance=provenance))
     output = write(plan, tmp_path / "out.safetensors")
     assert output.files[0].unchanged is not provenance
     assert (open_checkpoint(tmp_path / "out.safetensors").provenance is not None) is provenance

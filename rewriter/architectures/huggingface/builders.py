@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rewriter.architectures.schema import Architecture, LayerStack
+from rewriter.architectures.schema import Architecture, StackRule
 
 
 def decoder(
@@ -19,16 +19,16 @@ def decoder(
     Any decoder may carry prediction layers after its own: they show in the tensors.
     """
     others = {"prediction_key": "num_nextn_predict_layers", **others}
-    stack = LayerStack(name="main", prefixes=prefixes, count_key=count_key, **others)
+    stack = StackRule(name="main", prefixes=prefixes, count_key=count_key, **others)
     return tuple(Architecture(name=name, format="huggingface", stacks=(stack,), warnings=warnings) for name in names)
 
 
-def several(name: str, *stacks: LayerStack, warnings: tuple[tuple[str, str], ...] = ()) -> tuple[Architecture, ...]:
+def several(name: str, *stacks: StackRule, warnings: tuple[tuple[str, str], ...] = ()) -> tuple[Architecture, ...]:
     """One row: a model type with several stacks, the main one first."""
     return (Architecture(name=name, format="huggingface", stacks=stacks, warnings=warnings),)
 
 
-def part(name: str, count_key: str, *prefixes: str, **others: Any) -> LayerStack:
+def part(name: str, count_key: str, *prefixes: str, **others: Any) -> StackRule:
     """A stack of a model of several, with `model.` before its prefixes or without. `others` are further fields."""
     with_outer = tuple(spelling for prefix in prefixes for spelling in (f"model.{prefix}", prefix))
-    return LayerStack(name=name, prefixes=with_outer, count_key=count_key, **others)
+    return StackRule(name=name, prefixes=with_outer, count_key=count_key, **others)

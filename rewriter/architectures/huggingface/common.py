@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rewriter.architectures.huggingface import decoders, diffusion, encoders, multimodal
 from rewriter.architectures.huggingface.builders import decoder, several
-from rewriter.architectures.schema import Architecture, LayerStack, Pattern
+from rewriter.architectures.schema import Architecture, Pattern, StackRule
 
 # Gemma3TextConfig: every sixth layer has full attention unless `layer_types` says otherwise. It writes
 # `_sliding_window_pattern` but never reads it.
@@ -42,14 +42,14 @@ ENTRIES: tuple[Architecture, ...] = (
     *decoder("vit", prefixes=_VIT),
     *several(
         "gemma3",
-        LayerStack(
+        StackRule(
             name="text",
             prefixes=_TEXT_IN,
             count_key="text_config.num_hidden_layers",
             fields=_GEMMA3_UNREAD,
             patterns=(_GEMMA3_WINDOWS,),
         ),
-        LayerStack(
+        StackRule(
             name="vision",
             prefixes=(*_SIGLIP_IN, *(f"model.{prefix}" for prefix in _SIGLIP_IN)),
             count_key="vision_config.num_hidden_layers",

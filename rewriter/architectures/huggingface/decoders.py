@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rewriter.architectures.huggingface.builders import decoder
-from rewriter.architectures.schema import Architecture, Limit, Pattern, Shared, Stacked
+from rewriter.architectures.schema import Architecture, LayerLimit, Pattern, SharedTensors, StackedTensor
 
 _ALIAS = ("num_hidden_layers",)
 _TRANSFORMER = ("transformer.h.", "h.")
@@ -65,16 +65,16 @@ _EXAONE = replace(_windows(4, "sliding_window_pattern"), off="sliding_window")
 
 # Gemma 3n and 4 keep the embeddings of all layers in one table, and their last layers reuse keys and values.
 _PER_LAYER_INPUTS = (
-    Stacked(name="embed_tokens_per_layer.weight", axis=1),
-    Stacked(name="per_layer_model_projection.weight", axis=0),
+    StackedTensor(name="embed_tokens_per_layer.weight", axis=1),
+    StackedTensor(name="per_layer_model_projection.weight", axis=0),
 )
-_SHARED_TAIL = Limit(
+_SHARED_TAIL = LayerLimit(
     kind="tail_sources",
     value=("num_kv_shared_layers", "layer_types"),
     why="the last num_kv_shared_layers layers reuse keys and values of the last layer of their type before them, "
     "which has to stay with them",
 )
-_FULL_AT_THE_END = Limit(
+_FULL_AT_THE_END = LayerLimit(
     kind="not_last",
     value=("layer_types", "sliding_attention"),
     why="transformers forces full attention on the last layer, and a sliding one would become the last",
@@ -104,12 +104,12 @@ _ZAMBA2 = Pattern(  # for 54 layers, whatever the count says
     head=_M + (_M * 5 + _H) * 7 + _M * 4 + _H + _M * 3 + _H + _M * 2,
     fixed=True,
 )
-_TWO_HYBRIDS = Limit(
+_TWO_HYBRIDS = LayerLimit(
     kind="at_least_of",
     value=("layers_block_type", "hybrid", 2),
     why="transformers loads no Zamba with fewer than two hybrid layers",
 )
-_ZAMBA2_TURNS = Limit(
+_ZAMBA2_TURNS = LayerLimit(
     kind="in_turn",
     value=("layers_block_type", "hybrid", "num_mem_blocks"),
     why="hybrid layers use num_mem_blocks shared blocks in turn, and one would get another's",
@@ -120,14 +120,18 @@ _ZAMBA2_ADAPTERS = tuple(
 )
 
 
-def _attention(*keys: str, first: int = 0) -> tuple[Limit, ...]:
+def _attention(*keys: str, first: int = 0) -> tuple[LayerLimit, ...]:
     """A hybrid without any attention layer loads, but fails as soon as it is called."""
     why = "without an attention layer transformers cannot call the model: its cache asks one for the length"
-    return (Limit(kind="one_left", value=(keys, ("full_attention", "attention", "*", "hybrid", True), first), why=why),)
+    return (
+        LayerLimit(kind="one_left", value=(keys, ("full_attention", "attention", "*", "hybrid", True), first), why=why),
+    )
 
 
-def _one_of(key: str, entry: str) -> Limit:
-    return Limit(kind="at_least_of", value=(key, entry, 1), why=f"transformers wants a layer of type {entry} at least")
+def _one_of(key: str, entry: str) -> LayerLimit:
+    return LayerLimit(
+        kind="at_least_of", value=(key, entry, 1), why=f"transformers wants a layer of type {entry} at least"
+    )
 
 
 _RECURRENT_GEMMA = Pattern(explicit="block_types", default=3, special="attention", other="recurrent", form="cycle")
@@ -146,33 +150,33 @@ _KIMI_LISTS = (
 )
 
 _TYPED = _attention("layer_types")
-_SHARED_KEYS = Limit(
+_SHARED_KEYS = LayerLimit(
     kind="aligned_with",
     value=("use_cla", 2),
     why="use_cla lets every other layer use the keys and values of the one before it: only pairs may go",
 )
-_INDEXERS_ALONE = Limit(
+_INDEXERS_ALONE = LayerLimit(
     kind="never_with",
     value=("index_topk_freq", 1),
     why="index_topk_freq lets layers share indexers by their number: write indexer_types out first",
 )
-_INDEXERS_SHARED = Limit(
+_INDEXERS_SHARED = LayerLimit(
     kind="with_source",
     value=("indexer_types", "shared"),
     why="a layer without an indexer of its own uses that of the last one before it, which has to stay with it",
 )
-_DECAYS = Limit(
+_DECAYS = LayerLimit(
     kind="never",
     soft=True,
     why="the saved decay slopes stay right; a loader that computes its own makes them of the new number and count",
 )
-_NEMOTRON_TYPES = Limit(
+_NEMOTRON_TYPES = LayerLimit(
     kind="never_without",
     value=("layers_block_type", "layer_types", "hybrid_override_pattern"),
     why="without a list of their types transformers takes four layers, whatever the count says",
 )
-_NOT_ALONE = Limit(kind="counts", value=(1,), why="transformers divides by the number of layers less one")
-_LAST_HAS_BIAS = Limit(
+_NOT_ALONE = LayerLimit(kind="counts", value=(1,), why="transformers divides by the number of layers less one")
+_LAST_HAS_BIAS = LayerLimit(
     kind="stay", value=-1, why="only the last layer has a dense_bias, and transformers wants one there"
 )
 # The first layer is dense, and the others have experts.
@@ -234,14 +238,16 @@ ENTRIES: tuple[Architecture, ...] = (
         "zamba",
         patterns=(_ZAMBA,),
         limits=(_TWO_HYBRIDS,),
-        shared=(Shared(names=("shared_transf.",), key="layers_block_type", kind="hybrid"),),
+        shared=(SharedTensors(names=("shared_transf.",), key="layers_block_type", kind="hybrid"),),
     ),
     *decoder(
         "zamba2",
         patterns=(_ZAMBA2,),
         limits=(_ZAMBA2_TURNS, *_attention("layers_block_type")),
         shared=(
-            Shared(names=("shared_transformer.",), key="layers_block_type", kind="hybrid", turns_key="num_mem_blocks"),
+            SharedTensors(
+                names=("shared_transformer.",), key="layers_block_type", kind="hybrid", turns_key="num_mem_blocks"
+            ),
         ),
         by_position=_ZAMBA2_ADAPTERS,
     ),
@@ -256,7 +262,7 @@ ENTRIES: tuple[Architecture, ...] = (
     *decoder(
         "rwkv",
         prefixes=("rwkv.blocks.", "blocks."),
-        shared=(Shared(names=("pre_ln.",)),),
+        shared=(SharedTensors(names=("pre_ln.",)),),
         limits=(_NOT_ALONE,),
         fields=(("rescale_every", "keep"),),  # a scale that the next norms undo
     ),

@@ -6,16 +6,18 @@ Image tools count the blocks in the tensors: their lone files have no config, th
 from __future__ import annotations
 
 from rewriter.architectures.huggingface.builders import decoder, several
-from rewriter.architectures.schema import Architecture, LayerStack, Limit
+from rewriter.architectures.schema import Architecture, LayerLimit, StackRule
 
-_LAST = Limit(kind="stay", value=(-1,), why="the last block has no second half for the text, so it must stay the last")
+_LAST = LayerLimit(
+    kind="stay", value=(-1,), why="the last block has no second half for the text, so it must stay the last"
+)
 
 
 _KEPT = (("axes_dims_rope", "keep"),)
 
 
-def _stack(name: str, prefix: str, count_key: str) -> LayerStack:
-    return LayerStack(name=name, prefixes=(prefix,), count_key=count_key, fields=_KEPT)
+def _stack(name: str, prefix: str, count_key: str) -> StackRule:
+    return StackRule(name=name, prefixes=(prefix,), count_key=count_key, fields=_KEPT)
 
 
 def _flux(name: str) -> tuple[Architecture, ...]:
@@ -27,14 +29,14 @@ def _flux(name: str) -> tuple[Architecture, ...]:
     )
 
 
-_SQUARE = Limit(kind="never", why="image tools take the number of SD3's blocks from their width")
+_SQUARE = LayerLimit(kind="never", why="image tools take the number of SD3's blocks from their width")
 
 
 def _counted_by_tensors(
-    name: str, *lists: str, limits: tuple[Limit, ...] = (), shown: bool = False
+    name: str, *lists: str, limits: tuple[LayerLimit, ...] = (), shown: bool = False
 ) -> tuple[Architecture, ...]:
     """As a lone safetensors file and as GGUF. The first list is `main`, each goes by its own name too."""
-    stacks = tuple(LayerStack(name=each.strip("."), prefixes=(each,), count_key="", limits=limits) for each in lists)
+    stacks = tuple(StackRule(name=each.strip("."), prefixes=(each,), count_key="", limits=limits) for each in lists)
     return (
         Architecture(name=name, format="huggingface", stacks=stacks, shown_by=lists if shown else ()),
         Architecture(name=name, format="gguf", stacks=stacks),
@@ -48,10 +50,10 @@ ENTRIES: tuple[Architecture, ...] = (
     *_counted_by_tensors("qwen_image", "transformer_blocks."),
     *several(
         "mistral_native",
-        LayerStack(
+        StackRule(
             name="text", prefixes=("layers.",), count_key="params.json:n_layers", aliases=("/num_hidden_layers",)
         ),
-        LayerStack(
+        StackRule(
             name="vision",
             prefixes=("vision_encoder.transformer.layers.",),
             count_key="params.json:vision_encoder.num_hidden_layers",

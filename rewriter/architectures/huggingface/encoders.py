@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from rewriter.architectures.huggingface.builders import decoder, several
-from rewriter.architectures.schema import Architecture, LayerStack, Limit, Pattern, Shared, Stacked
+from rewriter.architectures.schema import Architecture, LayerLimit, Pattern, SharedTensors, StackedTensor, StackRule
 
 _ALIAS = ("num_hidden_layers",)
 
@@ -40,10 +40,10 @@ _MODERNBERT = Pattern(
     special="full_attention",
     other="sliding_attention",
 )
-_DEBERTA_CONV = Limit(
+_DEBERTA_CONV = LayerLimit(
     kind="stay_with", value=("conv_kernel_size", 0), why="the convolution takes the output of layer 0, which must stay"
 )
-_ALBERT_GROUPS = Limit(
+_ALBERT_GROUPS = LayerLimit(
     kind="never_with", value=("num_hidden_groups", 1), why="layers find their group by the number of layers"
 )
 
@@ -123,32 +123,34 @@ _TEXT = (
 
 # transformers sizes the cache by `num_hidden_layers`, which is the encoder's count here: all releases for T5, some
 # for the others.
-_SHORT_ENCODER = Limit(
+_SHORT_ENCODER = LayerLimit(
     kind="as_long_as",
     value="decoder",
     soft=True,
     why="the encoder is shorter than the decoder: transformers may size the cache of generate() by it and fail; "
     "use_cache=False works",
 )
-_T5_BIAS = (Shared(names=("layer.0.SelfAttention.relative_attention_bias.weight",)),)
+_T5_BIAS = (SharedTensors(names=("layer.0.SelfAttention.relative_attention_bias.weight",)),)
 _LONG_T5_BIAS = (
     *_T5_BIAS,
-    Shared(names=("layer.0.LocalSelfAttention.relative_attention_bias.weight",)),
-    Shared(
+    SharedTensors(names=("layer.0.LocalSelfAttention.relative_attention_bias.weight",)),
+    SharedTensors(
         names=(
             "layer.0.TransientGlobalSelfAttention.relative_attention_bias.weight",
             "layer.0.TransientGlobalSelfAttention.global_relative_attention_bias.weight",
         )
     ),
 )
-_STAGGERED = Limit(kind="aligned", value=2, why="every other layer of the encoder shifts its blocks: only pairs may go")
-_WEIGHTED = (Stacked(name="/layer_weights", axis=0, lead=1),)  # entry 0 is that of the embeddings
+_STAGGERED = LayerLimit(
+    kind="aligned", value=2, why="every other layer of the encoder shifts its blocks: only pairs may go"
+)
+_WEIGHTED = (StackedTensor(name="/layer_weights", axis=0, lead=1),)  # entry 0 is that of the embeddings
 
 
-def _t5(name: str, shared: tuple[Shared, ...]) -> tuple[Architecture, ...]:
+def _t5(name: str, shared: tuple[SharedTensors, ...]) -> tuple[Architecture, ...]:
     return several(
         name,
-        LayerStack(
+        StackRule(
             name="decoder",
             prefixes=("decoder.block.",),
             count_key="num_decoder_layers",
@@ -156,7 +158,7 @@ def _t5(name: str, shared: tuple[Shared, ...]) -> tuple[Architecture, ...]:
             shared=shared,
             optional=True,
         ),
-        LayerStack(
+        StackRule(
             name="encoder",
             prefixes=("encoder.block.",),
             count_key="num_layers",
@@ -170,20 +172,20 @@ def _t5(name: str, shared: tuple[Shared, ...]) -> tuple[Architecture, ...]:
 
 def _bart(
     *names: str,
-    limits: tuple[Limit, ...] = (_SHORT_ENCODER,),
+    limits: tuple[LayerLimit, ...] = (_SHORT_ENCODER,),
     fields: tuple[tuple[str, str], ...] = (),
-    stacked: tuple[Stacked, ...] = (),
+    stacked: tuple[StackedTensor, ...] = (),
 ) -> tuple[Architecture, ...]:
     """Model types whose `num_hidden_layers` is another name for `encoder_layers`."""
     stacks = (
-        LayerStack(
+        StackRule(
             name="decoder",
             prefixes=("model.decoder.layers.", "decoder.layers."),
             count_key="decoder_layers",
             fields=fields,
             optional=True,
         ),
-        LayerStack(
+        StackRule(
             name="encoder",
             prefixes=("model.encoder.layers.", "encoder.layers."),
             count_key="encoder_layers",
@@ -235,7 +237,7 @@ _AUDIO = (
         inner="encoder.layers.",
         fields=_SPEECH,
         stacked=_WEIGHTED,
-        shared=(Shared(names=("attention.rel_attn_embed.",)),),
+        shared=(SharedTensors(names=("attention.rel_attn_embed.",)),),
     ),
     *_encoder("unispeech-sat", outer="unispeech_sat", inner="encoder.layers.", fields=_SPEECH, stacked=_WEIGHTED),
 )
@@ -244,18 +246,18 @@ _AUDIO = (
 # -- vision
 
 _STAGES = (("stage_names", "stage_names"), ("out_features", "stage_names"), ("out_indices", "stage_indexes"))
-_MAPS = Limit(
+_MAPS = LayerLimit(
     kind="states_apart",
     value="out_indices",
     soft=True,
     why="feature maps of out_indices fall together: as a backbone it gives out fewer",
 )
-_SHIFTED = Limit(kind="aligned", value=2, why="every other layer of a stage shifts its windows: only pairs may go")
+_SHIFTED = LayerLimit(kind="aligned", value=2, why="every other layer of a stage shifts its windows: only pairs may go")
 
 
-def _swin_stage(number: int, outer: str, scope: str = "") -> LayerStack:
+def _swin_stage(number: int, outer: str, scope: str = "") -> StackRule:
     inner = f"encoder.layers.{number}.blocks."
-    return LayerStack(
+    return StackRule(
         name=f"stage{number}",
         prefixes=(f"{outer}.{inner}", inner) if not scope else (f"{outer}.{inner}",),
         count_key=f"{scope}depths[{number}]",
@@ -271,7 +273,7 @@ def _swin(name: str, outer: str = "swin") -> tuple[Architecture, ...]:
     return several(name, *(_swin_stage(number, outer) for number in _SWIN_STAGES))
 
 
-_SEGMENTS = Limit(
+_SEGMENTS = LayerLimit(
     kind="never_named",
     value=("/architectures", "BeitForSemanticSegmentation"),
     why="BeitForSemanticSegmentation counts out_indices from 1, Beit's backbone from the embedding: no list says both",
@@ -285,12 +287,12 @@ _VISION = (
         for name, outer in (("vit_mae", "vit"), ("videomae", "videomae"))
         for each in several(
             name,
-            LayerStack(
+            StackRule(
                 name="encoder",
                 prefixes=(f"{outer}.encoder.layer.", "encoder.layer.", f"{outer}.layers."),
                 count_key="num_hidden_layers",
             ),
-            LayerStack(
+            StackRule(
                 name="decoder",
                 prefixes=("decoder.decoder_layers.", "decoder.decoder_encoder.layer."),
                 count_key="decoder_num_hidden_layers",
@@ -321,7 +323,7 @@ _DETR_LISTS = _keep(
 )  # fmt: skip
 
 
-_TIED = Limit(
+_TIED = LayerLimit(
     kind="counts_without",
     value=("two_stage", 1),
     why="transformers ties the heads of the other decoder layers to the first one's and loads no single one",
@@ -329,12 +331,12 @@ _TIED = Limit(
 
 
 def _detr(
-    name: str, outer: tuple[str, ...] = ("model.", ""), limits: tuple[Limit, ...] = (), **encoder: Any
+    name: str, outer: tuple[str, ...] = ("model.", ""), limits: tuple[LayerLimit, ...] = (), **encoder: Any
 ) -> tuple[Architecture, ...]:
     """Heads may stand once for all layers, once per layer, or once more: the last makes the proposals."""
     return several(
         name,
-        LayerStack(
+        StackRule(
             name="decoder",
             prefixes=tuple(f"{each}decoder.layers." for each in outer),
             count_key="decoder_layers",
@@ -343,7 +345,7 @@ def _detr(
             limits=limits,
         ),
         *(
-            LayerStack(
+            StackRule(
                 name="encoder",
                 prefixes=tuple(f"{each}encoder.layers." for each in outer),
                 count_key="encoder_layers",
@@ -369,7 +371,7 @@ _TEXT_IN = (
     "language_model.layers.",
 )  # fmt: skip
 _TAPPED = (("/vision_feature_layer", "hidden_state"),)
-_FEATURES = Limit(
+_FEATURES = LayerLimit(
     kind="some_before",
     value="/vision_feature_layer",
     why="of the layers before vision_feature_layer one must stay: transformers takes no features before the first",
@@ -380,10 +382,10 @@ def _within(prefix: str) -> tuple[str, ...]:
     return (prefix, f"model.{prefix}")
 
 
-def _tower(*inner: str, fields: tuple[tuple[str, str], ...] = _TAPPED, **others: Any) -> LayerStack:
+def _tower(*inner: str, fields: tuple[tuple[str, str], ...] = _TAPPED, **others: Any) -> StackRule:
     """The vision tower of a vision-language model, in a config and under a name of its own."""
     prefixes = tuple(prefix for each in inner for prefix in _within(f"vision_tower.{each}"))
-    return LayerStack(
+    return StackRule(
         name="vision",
         prefixes=prefixes,
         count_key="vision_config.num_hidden_layers",
@@ -394,8 +396,8 @@ def _tower(*inner: str, fields: tuple[tuple[str, str], ...] = _TAPPED, **others:
     )
 
 
-def _text(prefixes: tuple[str, ...] = _TEXT_IN, **others: Any) -> LayerStack:
-    return LayerStack(
+def _text(prefixes: tuple[str, ...] = _TEXT_IN, **others: Any) -> StackRule:
+    return StackRule(
         name="text", prefixes=prefixes, count_key="text_config.num_hidden_layers", like="text_config", **others
     )
 
@@ -408,7 +410,7 @@ def _two_towers(name: str, aliases: bool) -> tuple[Architecture, ...]:
     return several(
         name,
         *(
-            LayerStack(
+            StackRule(
                 name=each,
                 prefixes=(f"{each}_model.encoder.layers.",),
                 count_key=f"{each}_config.num_hidden_layers",
@@ -424,7 +426,7 @@ def _idefics(name: str) -> tuple[Architecture, ...]:
     return several(
         name,
         _text(("model.text_model.layers.", "text_model.layers.")),
-        LayerStack(
+        StackRule(
             name="vision",
             prefixes=("model.vision_model.encoder.layers.", "vision_model.encoder.layers."),
             count_key="vision_config.num_hidden_layers",
@@ -436,7 +438,7 @@ def _qwen3_5(name: str) -> tuple[Architecture, ...]:
     return several(
         name,
         _text(),
-        LayerStack(name="vision", prefixes=_within("visual.blocks."), count_key="vision_config.depth", optional=True),
+        StackRule(name="vision", prefixes=_within("visual.blocks."), count_key="vision_config.depth", optional=True),
     )
 
 
@@ -449,14 +451,14 @@ _QWEN_WINDOW = (("max_window_layers", 80),)
 def _qwen_vl(
     name: str,
     text: tuple[str, ...] = _QWEN_TEXT,
-    text_limits: tuple[Limit, ...] = (),
+    text_limits: tuple[LayerLimit, ...] = (),
     text_defaults: tuple[tuple[str, object], ...] = (),
     **vision: Any,
 ) -> tuple[Architecture, ...]:
     return several(
         name,
         *(
-            LayerStack(
+            StackRule(
                 name="text",
                 prefixes=text,
                 count_key=f"{scope}num_hidden_layers",
@@ -466,7 +468,7 @@ def _qwen_vl(
             )
             for scope in ("text_config.", "")
         ),
-        LayerStack(
+        StackRule(
             name="vision", prefixes=_within("visual.blocks."), count_key="vision_config.depth", optional=True, **vision
         ),
     )
@@ -474,12 +476,12 @@ def _qwen_vl(
 
 _DEEPSTACK = "deepstack_visual_indexes"
 _DEEPSTACK_DEFAULT = (8, 16, 24)
-_INJECTED = Limit(
+_INJECTED = LayerLimit(
     kind="stay_per_entry",
     value=f"/vision_config.{_DEEPSTACK}",
     why="the first text layers take the deepstack features by their number and must stay",
 )
-_DEEPSTACK_BLOCK = Limit(
+_DEEPSTACK_BLOCK = LayerLimit(
     kind="stay_listed",
     value=_DEEPSTACK,
     soft=True,
@@ -502,7 +504,7 @@ def _qwen3_vl(name: str) -> tuple[Architecture, ...]:
 
 # -- Mllama
 
-_MLLAMA_TAPPED = Limit(
+_MLLAMA_TAPPED = LayerLimit(
     kind="stay_listed",
     value="intermediate_layers_indices",
     why="intermediate_layers_indices takes the outputs of layers, which must stay",
@@ -531,7 +533,7 @@ _VISION_LANGUAGE = (
     *several(
         "llama4",
         _text(),
-        LayerStack(
+        StackRule(
             name="vision",
             prefixes=("vision_model.model.layers.",),
             count_key="vision_config.num_hidden_layers",
@@ -546,7 +548,7 @@ _VISION_LANGUAGE = (
     *several(
         "mllama",
         _text(_MLLAMA_TEXT, defaults=_MLLAMA_CROSS),
-        LayerStack(
+        StackRule(
             name="vision",
             prefixes=_within("vision_model.transformer.layers."),
             count_key="vision_config.num_hidden_layers",
@@ -554,7 +556,7 @@ _VISION_LANGUAGE = (
             defaults=(("intermediate_layers_indices", (3, 7, 15, 23, 30)),),
             limits=(_MLLAMA_TAPPED,),
         ),
-        LayerStack(
+        StackRule(
             name="vision_global",
             prefixes=_within("vision_model.global_transformer.layers."),
             count_key="vision_config.num_global_layers",
@@ -563,13 +565,13 @@ _VISION_LANGUAGE = (
     ),
     *several(
         "vision-encoder-decoder",
-        LayerStack(
+        StackRule(
             name="decoder",
             prefixes=("decoder.model.decoder.layers.", "decoder.bert.encoder.layer."),
             count_key="decoder.num_hidden_layers",
             like="decoder",
         ),
-        LayerStack(
+        StackRule(
             name="encoder",
             prefixes=("encoder.encoder.layer.", "encoder.layers."),
             count_key="encoder.num_hidden_layers",

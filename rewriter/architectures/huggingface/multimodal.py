@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rewriter.architectures.huggingface.builders import decoder, part, several
-from rewriter.architectures.schema import Architecture, LayerStack, Limit, Pattern
+from rewriter.architectures.schema import Architecture, LayerLimit, Pattern, StackRule
 
 # Every second layer has full attention, unless `layer_types` is there (T5Gemma, as Gemma 2).
 _WINDOWS = Pattern(explicit="layer_types", default=2, special="full_attention", other="sliding_attention")
@@ -17,12 +17,12 @@ _CLIP_TOWER = ("vision_tower.vision_model.encoder.layers.", "vision_tower.encode
 _TAPPED = (("/vision_feature_layer", "hidden_state"),)
 _SEVERAL_TAPPED = ("/vision_feature_layer", "/vision_feature_layers")  # of new and of older files
 _NOT_SAID = "without vision_feature_layers transformers takes five layers that it has in mind"
-_FEATURES = Limit(
+_FEATURES = LayerLimit(
     kind="some_before",
     value="/vision_feature_layer",
     why="of the layers before vision_feature_layer one must stay: transformers takes no features before the first",
 )
-_CROSSED = Limit(
+_CROSSED = LayerLimit(
     kind="aligned",
     value="cross_attention_frequency",
     why="every cross_attention_frequency-th layer looks at the picture, by its number",
@@ -30,11 +30,11 @@ _CROSSED = Limit(
 _FREQUENCY = ("cross_attention_frequency", 2)
 
 
-def _text(*prefixes: str) -> LayerStack:
+def _text(*prefixes: str) -> StackRule:
     return part("text", _TEXT, *(prefixes or _TEXT_IN), like="text_config")
 
 
-def _tapped_tower(default: int) -> LayerStack:
+def _tapped_tower(default: int) -> StackRule:
     return part(
         "vision", _VISION, *_CLIP_TOWER, like="vision_config", fields=_TAPPED, limits=(_FEATURES,),
         defaults=(("/vision_feature_layer", default),),
@@ -59,7 +59,7 @@ def _two_towers(name: str, *text: str) -> tuple[Architecture, ...]:
     return several(name, part("text", _TEXT, *text, optional=True), part("vision", _VISION, *vision, optional=True))
 
 
-def _speaks(name: str, outer: str, scope: str, *more: LayerStack, **vision: object) -> tuple[Architecture, ...]:
+def _speaks(name: str, outer: str, scope: str, *more: StackRule, **vision: object) -> tuple[Architecture, ...]:
     """Qwen's omni models: text, pictures and sound, under a name and in a config of the whole."""
     return several(
         name,
@@ -97,7 +97,7 @@ ENTRIES: tuple[Architecture, ...] = (
             *_CLIP_TOWER,
             like="vision_config",
             fields=tuple((key, "apart_states") for key in _SEVERAL_TAPPED),
-            limits=(Limit(kind="never_without", value=_SEVERAL_TAPPED, why=_NOT_SAID),),
+            limits=(LayerLimit(kind="never_without", value=_SEVERAL_TAPPED, why=_NOT_SAID),),
         ),
     ),
     *_blip("blip-2"),

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewriter.architectures import Stack
-from rewriter.architectures.lookup import MOST_LAYERS
+from rewriter.architectures.lookup import MOST_LAYERS, Stack
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
-from rewriter.errors import CheckpointError, UnsupportedError, shown
+from rewriter.errors import CheckpointError, UnsupportedError, printable
 from rewriter.planning.companions.peft_fields import (  # fmt: skip
     BY_MODULE,
     INDEPENDENT,
@@ -91,9 +90,9 @@ def _replicas(ranges: object, count: int) -> list[int]:
     except (TypeError, ValueError):
         fine = False
     if not fine or len(pairs) > count * count:
-        raise CheckpointError(f"layer_replication: {shown(ranges)} are no ranges of {count} layers")
+        raise CheckpointError(f"layer_replication: {printable(ranges)} are no ranges of {count} layers")
     if sum(last - first for first, last in pairs) > MOST_LAYERS:
-        raise CheckpointError(f"layer_replication: {shown(ranges)} are more than {MOST_LAYERS} layers")
+        raise CheckpointError(f"layer_replication: {printable(ranges)} are more than {MOST_LAYERS} layers")
     return [number for first, last in pairs for number in range(first, last)]
 
 
@@ -105,7 +104,7 @@ def refuse_type(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> None:
         _refuse_uneven(checkpoint, stack, layers, str(kind))
     elif kind not in BY_MODULE and kind not in PROMPT_TYPES:
         why = OTHERS.get(str(kind), "no rule says how it follows")
-        raise UnsupportedError(f"an adapter of the type {shown(kind)} cannot follow: {why}")
+        raise UnsupportedError(f"an adapter of the type {printable(kind)} cannot follow: {why}")
     if kind in PREFIX_TYPES and config.get("num_transformer_submodules", 1) != 1:
         raise UnsupportedError("a prefix for an encoder and a decoder cannot follow the layers of one of them")
 
@@ -147,7 +146,8 @@ def _refuse_unknown(config: Config) -> None:
         quiet = value is None or isinstance(value, bool) or value in ({}, [], "")
         if (key not in RULED and key not in INDEPENDENT and not quiet) or (key in REFUSED and not quiet):
             raise UnsupportedError(
-                f"{FILE}: no rule says whether {shown(key)} is about layers; --keep-field {shown(key)} leaves it"
+                f"{FILE}: no rule says whether {printable(key)} is about layers; --keep-field {printable(key)} "
+                f"leaves it"
             )
 
 
@@ -159,7 +159,7 @@ def _check_forms(config: Config) -> None:
         kind = int if key == "layers_to_transform" else str
         fine = value is None or (type(value) in kinds and all(type(member) is kind for member in members))
         if not fine:
-            raise CheckpointError(f"{FILE}: {key} cannot be {shown(value)}")
+            raise CheckpointError(f"{FILE}: {key} cannot be {printable(value)}")
 
 
 def module_of(name: str) -> str:
@@ -300,12 +300,12 @@ def _in_layers(config: Config, name: str) -> bool:
 
 def _matches(expression: object, name: str, whole: bool = False) -> re.Match[str] | None:
     if len(str(expression)) > _LONGEST:
-        raise CheckpointError(f"{FILE}: {shown(expression)} is too long for a regular expression")
+        raise CheckpointError(f"{FILE}: {printable(expression)} is too long for a regular expression")
     try:
         compiled = re.compile(str(expression))
         return compiled.fullmatch(name) if whole else compiled.match(name)
     except (re.error, RecursionError, OverflowError):
-        raise CheckpointError(f"{FILE}: {shown(expression)} is no regular expression") from None
+        raise CheckpointError(f"{FILE}: {printable(expression)} is no regular expression") from None
 
 
 # ---- what single modules have of their own
@@ -381,7 +381,7 @@ def _literals(adapter: _Adapter) -> Config:
         stays = [each for each in value if each in new[key]]  # type: ignore[operator]
         odd = next((each for each in stays if re.match(r"\d+\.", each)), None)
         if odd is not None:
-            raise UnsupportedError(f"{FILE}: {key} names {shown(odd)}: of which layers, its number does not say")
+            raise UnsupportedError(f"{FILE}: {key} names {printable(odd)}: of which layers, its number does not say")
     return new
 
 

@@ -16,19 +16,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from rewriter.architectures import Architecture, LayerStack, Shared, Stack, Stacked
-from rewriter.architectures.lookup import NOWHERE, entries, numbered_lists, table_of
+from rewriter.architectures.lookup import NOWHERE, Stack, entries, numbered_lists, table_of
+from rewriter.architectures.schema import Architecture, SharedTensors, StackedTensor, StackRule
 from rewriter.checkpoint import ADAPTER, CONTROL_VECTOR, GGUF, LORA, Checkpoint, FieldEdit, LayerMap, LongArray
-from rewriter.errors import CheckpointError, RequestError, UnsupportedError, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, printable
 from rewriter.planning.companions import peft_adapter
 from rewriter.planning.companions.peft_fields import PREFIX_TYPES
 from rewriter.planning.metadata import field_rules
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, make_plan, open_stacks
 from rewriter.planning.provenance import Provenance, composed, origin_of
 from rewriter.planning.saved_plan import PROJECTOR, SavedPlan, plan_again, plan_of_companion
-from rewriter.planning.selection.choose import Options
 from rewriter.planning.tensor_renaming import TensorCopy, tensor_copies
-from rewriter.system.untrusted import TooLongError, within
+from rewriter.system.untrusted import TooLongError, time_limit
 
 _SECONDS = 4
 _BASE = "base_model_name_or_path"
@@ -50,7 +50,7 @@ class _Followed:
         return self.stack.prefix != NOWHERE or self.stack.entry.stacked != ()
 
 
-def plan_along(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base: str | None = None) -> Plan:
+def plan_along(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions, base: str | None = None) -> Plan:
     """The plan that lets `checkpoint` follow the layers that `saved` keeps of its model.
 
     It may be what belongs to the model, another file of the same model (of another quantisation, converted), or an
@@ -59,12 +59,14 @@ def plan_along(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base:
     follow, CheckpointError or RequestError for what does not belong to the model.
     """
     if base is not None and not (checkpoint.companion == ADAPTER and checkpoint.documents):
-        raise RequestError(f"--base is about the directory of a PEFT adapter: {shown(checkpoint.name)} names no model")
+        raise RequestError(
+            f"--base is about the directory of a PEFT adapter: {printable(checkpoint.name)} names no model"
+        )
     if checkpoint.companion:
         return _followed(saved, checkpoint, options, base)
     if checkpoint.architecture == PROJECTOR and saved.source_kind[1] != PROJECTOR and saved.main:
-        stack = open_stacks(checkpoint, Options())[1][0]
-        return make_plan(checkpoint, range(stack.count), Options(provenance=False))
+        stack = open_stacks(checkpoint, PlanOptions())[1][0]
+        return make_plan(checkpoint, range(stack.count), PlanOptions(provenance=False))
     asked = replace(
         saved.options,
         force=saved.options.force or options.force,
@@ -84,8 +86,8 @@ def source_numbers(checkpoint: Checkpoint) -> tuple[Stack, tuple[int, ...]] | No
     return place.stack, saved.kept
 
 
-def _followed(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base: str | None) -> Plan:
-    options = Options(
+def _followed(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions, base: str | None) -> Plan:
+    options = PlanOptions(
         stack=saved.stack, force=options.force, strict=options.strict, keep_fields=options.keep_fields,
         provenance=options.provenance, architecture=saved.options.architecture,
     )  # fmt: skip
@@ -109,7 +111,7 @@ def _followed(saved: SavedPlan, checkpoint: Checkpoint, options: Options, base: 
 def _within_time(edits: Callable[[], Iterable[FieldEdit]]) -> tuple[FieldEdit, ...]:
     """Expressions in a config are anyone's: some take longer than the world will last."""
     try:
-        with within(_SECONDS):
+        with time_limit(_SECONDS):
             return tuple(edits())
     except TooLongError:
         raise CheckpointError(f"{peft_adapter.FILE}: to find what its expressions mean takes too long") from None
@@ -123,7 +125,7 @@ def _provenance(saved: SavedPlan, plan: Plan, model: LayerMap) -> Provenance:
     )  # fmt: skip
 
 
-def _check_model(saved: SavedPlan, checkpoint: Checkpoint, options: Options) -> None:
+def _check_model(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions) -> None:
     """Raise for a plan that contradicts itself, and for an adapter of another architecture."""
     total = saved.before + saved.predictions
     if (
@@ -136,8 +138,8 @@ def _check_model(saved: SavedPlan, checkpoint: Checkpoint, options: Options) -> 
     other = checkpoint.companion == LORA and table == GGUF and name != checkpoint.architecture
     if other and not options.force:
         raise UnsupportedError(
-            f"{shown(checkpoint.name)} is for the architecture {shown(checkpoint.architecture)}, the plan for "
-            f"{shown(name)}; --force goes by the tensor names"
+            f"{printable(checkpoint.name)} is for the architecture {printable(checkpoint.architecture)}, the plan for "
+            f"{printable(name)}; --force goes by the tensor names"
         )
 
 
@@ -145,13 +147,13 @@ def _check_model(saved: SavedPlan, checkpoint: Checkpoint, options: Options) -> 
 
 
 def _place(saved: SavedPlan, checkpoint: Checkpoint, model: LayerMap) -> _Followed:
-    stacked: tuple[Stacked, ...] = ()
+    stacked: tuple[StackedTensor, ...] = ()
     config = peft_adapter.config_of(checkpoint)
     if config.get("peft_type") in PREFIX_TYPES and saved.main:
-        stacked = (Stacked(name=f"/{peft_adapter.PROMPTS}", axis=1),)
+        stacked = (StackedTensor(name=f"/{peft_adapter.PROMPTS}", axis=1),)
     prefix = _prefix(saved, checkpoint) or NOWHERE
     layers = peft_adapter.replicated(config, replace(model, prefixes=(prefix,)))
-    entry = LayerStack(
+    entry = StackRule(
         name=saved.stack,
         prefixes=(prefix,),
         count_key="",
@@ -179,11 +181,11 @@ def _prefix(saved: SavedPlan, checkpoint: Checkpoint) -> str:
     ours = [prefix for prefix, found in whose.items() if found == {True}]
     doubtful = [prefix for prefix, found in whose.items() if len(found) > 1 or (not found and not ours)]
     if len(ours) > 1:
-        raise CheckpointError(f"layers stand under several names: {', '.join(map(shown, ours[:4]))}")
+        raise CheckpointError(f"layers stand under several names: {', '.join(map(printable, ours[:4]))}")
     if doubtful:
         raise UnsupportedError(
-            f"{shown(checkpoint.name)}: nothing says whether {shown(doubtful[0], 80)}N are the layers of stack "
-            f"{saved.stack} of {shown(saved.source_name)}"
+            f"{printable(checkpoint.name)}: nothing says whether {printable(doubtful[0], 80)}N are the layers of stack "
+            f"{saved.stack} of {printable(saved.source_name)}"
         )
     return ours[0] if ours else ""
 
@@ -231,7 +233,7 @@ def _whose(prefix: str, spellings: Iterable[tuple[str, bool]]) -> set[bool]:
     return found
 
 
-def _shared(saved: SavedPlan, checkpoint: Checkpoint, prefix: str) -> Iterator[Shared]:
+def _shared(saved: SavedPlan, checkpoint: Checkpoint, prefix: str) -> Iterator[SharedTensors]:
     """What the first layer stores for all: an adapter of it moves along. Who else uses it, only the model may say."""
     entry = saved.options.architecture or next((e for e in entries() if (e.format, e.name) == saved.source_kind), None)
     stacks = entry.stacks if entry is not None and entry.format == table_of(checkpoint) else ()
@@ -241,10 +243,11 @@ def _shared(saved: SavedPlan, checkpoint: Checkpoint, prefix: str) -> Iterator[S
             rest = tensor.name.removeprefix(prefix).partition(".")[2]
             if tensor.name.startswith(prefix) and rest.startswith(names):
                 raise UnsupportedError(
-                    f"tensor {shown(tensor.name, 80)} is for weights that several layers share: it cannot follow one"
+                    f"tensor {printable(tensor.name, 80)} is for weights that several layers share: it cannot "
+                    f"follow one"
                 )
         if not shared.key:
-            yield Shared(names=names)
+            yield SharedTensors(names=names)
 
 
 def _check_numbers(saved: SavedPlan, checkpoint: Checkpoint, stack: Stack) -> None:
@@ -256,8 +259,9 @@ def _check_numbers(saved: SavedPlan, checkpoint: Checkpoint, stack: Stack) -> No
         odd = layer is None and tensor.name.startswith(stack.prefix)
         if odd or (layer is not None and layer >= beyond) or (not stack.prefix and layer is None):
             raise CheckpointError(
-                f"tensor {shown(tensor.name, 80)} is of no layer of {total}: {shown(checkpoint.name)} does not belong "
-                f"to {shown(saved.source_name)}"
+                f"tensor {printable(tensor.name, 80)} is of no layer of {total}: {printable(checkpoint.name)} "
+                f"does not belong "
+                f"to {printable(saved.source_name)}"
             )
 
 
@@ -265,7 +269,7 @@ def _check_numbers(saved: SavedPlan, checkpoint: Checkpoint, stack: Stack) -> No
 
 
 def _tensors(
-    checkpoint: Checkpoint, place: _Followed, options: Options
+    checkpoint: Checkpoint, place: _Followed, options: PlanOptions
 ) -> tuple[tuple[TensorCopy, ...], tuple[str, ...]]:
     """The tensors that stay, and what is lost although its layer stays."""
     if checkpoint.companion == ADAPTER:
@@ -276,13 +280,13 @@ def _tensors(
         copies, lost = _directions(checkpoint, copies, place, options)
     if not copies:
         raise UnsupportedError(
-            f"{shown(checkpoint.name)} has tensors for dropped layers alone: nothing would be left of it"
+            f"{printable(checkpoint.name)} has tensors for dropped layers alone: nothing would be left of it"
         )
     return copies, tuple(lost)
 
 
 def _directions(
-    checkpoint: Checkpoint, copies: tuple[TensorCopy, ...], place: _Followed, options: Options
+    checkpoint: Checkpoint, copies: tuple[TensorCopy, ...], place: _Followed, options: PlanOptions
 ) -> tuple[tuple[TensorCopy, ...], list[str]]:
     """Layer 0 can have no direction: that of a layer that becomes the first cannot follow."""
     first, beyond = f"{_DIRECTION}0", f"{_DIRECTION}{place.layers.count + place.layers.predictions}"
@@ -306,7 +310,7 @@ def _edits(
     place: _Followed,
     model: LayerMap,
     tensors: tuple[TensorCopy, ...],
-    options: Options,
+    options: PlanOptions,
     base: str | None,
 ) -> Iterator[FieldEdit]:
     if checkpoint.companion == ADAPTER:
@@ -325,7 +329,7 @@ def _new_base(checkpoint: Checkpoint, base: str | None) -> Iterator[FieldEdit]:
         yield FieldEdit(_BASE, before, base, "base", peft_adapter.FILE)
 
 
-def _header_edits(checkpoint: Checkpoint, model: LayerMap, options: Options) -> Iterator[FieldEdit]:
+def _header_edits(checkpoint: Checkpoint, model: LayerMap, options: PlanOptions) -> Iterator[FieldEdit]:
     """Counts of the model's layers that stand here; a list as long as them is refused."""
     for key, value in checkpoint.metadata.items():
         if key.startswith(_APART) or key in options.keep_fields:
@@ -336,8 +340,8 @@ def _header_edits(checkpoint: Checkpoint, model: LayerMap, options: Options) -> 
         length = value.length if isinstance(value, LongArray) else len(value) if isinstance(value, tuple) else 0
         if length in (model.count, model.count + model.predictions):
             raise UnsupportedError(
-                f"{shown(key, 80)} may have one entry for each layer, and no rule says so: --keep-field "
-                f"{shown(key, 80)} leaves it"
+                f"{printable(key, 80)} may have one entry for each layer, and no rule says so: --keep-field "
+                f"{printable(key, 80)} leaves it"
             )
 
 
@@ -359,10 +363,10 @@ def _warnings(
 ) -> Iterator[str]:
     hint = checkpoint.metadata.get("controlvector.model_hint")
     if hint is not None and hint != saved.source_kind[1]:
-        yield f"it was made for a {shown(hint)}, the plan is for {shown(saved.source_kind[1])}"
+        yield f"it was made for a {printable(hint)}, the plan is for {printable(saved.source_kind[1])}"
     named = checkpoint.metadata.get(f"{peft_adapter.FILE}:{_BASE}")
     if named and place.concerned and not any(edit.key == _BASE for edit in edits):
         yield (
-            f"{peft_adapter.FILE} names the unpruned model {shown(named)}: "
+            f"{peft_adapter.FILE} names the unpruned model {printable(named)}: "
             "load it on the pruned one (apply --base NAME)"
         )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rewriter.architectures.lookup import Stack, resolve, table_of
-from rewriter.architectures.schema import FORMS, Architecture, LayerStack
+from rewriter.architectures.schema import FORMS, Architecture, StackRule
 from rewriter.checkpoint import GGUF, Checkpoint
-from rewriter.errors import CheckpointError, RequestError, guess, shown
+from rewriter.errors import CheckpointError, RequestError, did_you_mean, printable
 from rewriter.planning.constraints import limit_kinds
 from rewriter.planning.metadata import field_rules
 from rewriter.planning.metadata.edits import FORMULAS
@@ -22,7 +22,9 @@ _ALIKE = 0.9  # of two keys that differ by a slip; num_dense_layers and num_hidd
 def own_stacks(checkpoint: Checkpoint, entry: Architecture) -> tuple[Architecture, tuple[Stack, ...]]:
     """The entry and its stacks. Raises RequestError, UnsupportedError or CheckpointError."""
     if entry.format != table_of(checkpoint):
-        raise RequestError(f"the entry {shown(entry.name)} is for {entry.format} files, this is {checkpoint.format}")
+        raise RequestError(
+            f"the entry {printable(entry.name)} is for {entry.format} files, this is {checkpoint.format}"
+        )
     _check_words(entry)
     stacks = resolve(checkpoint, entry)
     if checkpoint.metadata:
@@ -46,8 +48,8 @@ def _check_words(entry: Architecture) -> None:
     }
     for what, (names, known) in used.items():
         for name in sorted(names - set(known)):
-            there = f"there are {', '.join(sorted(known))}{guess(name, known)}"
-            raise CheckpointError(f"there is no {what} {shown(name)}; {there}")
+            there = f"there are {', '.join(sorted(known))}{did_you_mean(name, known)}"
+            raise CheckpointError(f"there is no {what} {printable(name)}; {there}")
 
 
 def _check_count(checkpoint: Checkpoint, stack: Stack) -> None:
@@ -56,14 +58,14 @@ def _check_count(checkpoint: Checkpoint, stack: Stack) -> None:
     if any(key and checkpoint.value(key) is not None for key in keys):
         return
     there = [key for key, value in checkpoint.metadata.items() if type(value) is int and value == stack.count]
-    hint = f"; {' and '.join(shown(key, 80) for key in there[:3])} would agree" if there else ""
+    hint = f"; {' and '.join(printable(key, 80) for key in there[:3])} would agree" if there else ""
     raise CheckpointError(
-        f"the rules count stack {shown(stack.name)} by {shown(stack.count_key, 80)}, which is not in "
+        f"the rules count stack {printable(stack.name)} by {printable(stack.count_key, 80)}, which is not in "
         f"{_where(checkpoint)}; the tensors have {stack.count} layers{hint}"
     )
 
 
-def _named(entry: LayerStack) -> Iterator[str]:
+def _named(entry: StackRule) -> Iterator[str]:
     """The keys that the rules of a stack name, but for counts."""
     yield from (key for key, _ in entry.fields)
     for pattern in entry.patterns:
@@ -79,9 +81,9 @@ def _check_spelling(checkpoint: Checkpoint, key: str) -> None:
     once = ".".join(dict.fromkeys(key.split(".")))  # the scope goes without saying
     near = [once] if once in checkpoint.metadata else get_close_matches(key, checkpoint.metadata, 1, _ALIKE)
     if near:
-        meant = shown(near[0], 80)
+        meant = printable(near[0], 80)
         raise CheckpointError(
-            f"the rules name {shown(key, 80)}, which is not in {_where(checkpoint)}; did you mean {meant}?"
+            f"the rules name {printable(key, 80)}, which is not in {_where(checkpoint)}; did you mean {meant}?"
         )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from rewriter.architectures.lookup import Stack, table_of
 from rewriter.architectures.metadata_fields import GENERIC_DOUBTS
 from rewriter.checkpoint import Checkpoint, LayerMap
-from rewriter.errors import UnsupportedError, shown
+from rewriter.errors import UnsupportedError, printable
 from rewriter.planning.metadata.edits import asked_as, is_apart, rules_by_key, without_rules
-from rewriter.planning.selection.choose import Options
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.tensor_renaming import linear_widths
 
 # in the names of numbers of layers
@@ -39,7 +39,7 @@ _SAID: dict[str, Callable[[Any, int, int], object]] = {
 
 
 def refuse_doubts(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: Options
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: PlanOptions
 ) -> None:
     """Raise UnsupportedError for a drop that may be wrong for all that the checkpoint says."""
     _refuse_windows(checkpoint, stack, options)
@@ -50,7 +50,7 @@ def refuse_doubts(
     _refuse_numbers(checkpoint, stacks, stack, rules)
 
 
-def _refuse_windows(checkpoint: Checkpoint, stack: Stack, options: Options) -> None:
+def _refuse_windows(checkpoint: Checkpoint, stack: Stack, options: PlanOptions) -> None:
     """Which layers a window is for, unless the metadata says it."""
     name, list_name = GENERIC_DOUBTS[table_of(checkpoint)]
     key, value = stack.key(name), checkpoint.metadata.get(stack.key(name))
@@ -71,7 +71,7 @@ def _refuse_broken_chain(stack: Stack, layers: LayerMap, widths: list[tuple[int,
         before = layers.kept[new - 1] + 1 if new else 0
         if inside[old] != inside[before]:
             raise UnsupportedError(
-                f"{shown(stack.prefix)}N are linear layers one after the other: without {before} to {old - 1} "
+                f"{printable(stack.prefix)}N are linear layers one after the other: without {before} to {old - 1} "
                 f"a width of {inside[before]} would meet one of {inside[old]}"
             )
 
@@ -121,7 +121,8 @@ def _refuse_numbers(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: St
     if found:
         (name, value), *more = found
         raise UnsupportedError(
-            f"{name} is {shown(value)}: that may say which of the {stack.count} layers differ, and no rule says how it "
+            f"{name} is {printable(value)}: that may say which of the {stack.count} layers differ, and no rule "
+            f"says how it "
             f"follows: --keep-field {name} leaves it, --architecture takes a rule"
             + (f"; so may {', '.join(name for name, _ in more)}" if more else "")
         )

@@ -30,10 +30,10 @@ from rewriter.architectures.metadata_fields import (  # fmt: skip
     SECOND_SCOPES,
 )
 from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
-from rewriter.errors import CheckpointError, RequestError, UnsupportedError, guess, shown
+from rewriter.errors import CheckpointError, RequestError, UnsupportedError, did_you_mean, printable
 from rewriter.planning.metadata import field_rules
 from rewriter.planning.metadata.layer_patterns import active_patterns, is_list, is_stated, pattern_keys, pattern_values
-from rewriter.planning.selection.choose import Options
+from rewriter.planning.options import PlanOptions
 
 _LISTED = {
     "per_layer": "per_layer",
@@ -44,7 +44,7 @@ Change = tuple[str, object, str]  # whole key, new value, rule
 
 
 def metadata_edits(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: Options
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: PlanOptions
 ) -> Iterator[FieldEdit]:
     """Every change of the metadata, the counts first. Raises CheckpointError where it contradicts the tensors."""
     for problem in count_problems(checkpoint, stacks):
@@ -74,10 +74,10 @@ def metadata_edits(
             yield _edit(checkpoint, key, before, value, rule)
 
 
-def _check_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> None:
+def _check_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions) -> None:
     """Raise CheckpointError for a value that does not fit the layers there are."""
     layers = LayerMap(stack.name, tuple(range(stack.count + stack.predictions)), stack.count, (), stack.predictions)
-    for key, rule in rules_by_key(checkpoint, stacks, stack, Options()).items():
+    for key, rule in rules_by_key(checkpoint, stacks, stack, PlanOptions()).items():
         if rule not in ("layer_names", "names_within") and key not in options.keep_fields:
             field_rules.apply(rule, key, checkpoint.metadata[key], layers)
 
@@ -108,7 +108,7 @@ def _parallel(checkpoint: Checkpoint, layers: LayerMap) -> Iterator[Change]:
             yield key, type(value)(entry for entry, left in zip(value, stays, strict=True) if left), "layer_names"
 
 
-def _patterns(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: Options) -> Iterator[Change]:
+def _patterns(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: PlanOptions) -> Iterator[Change]:
     left = {stack.key(name) for name in options.keep_fields} | set(options.keep_fields)
     for pattern in active_patterns(checkpoint, stack):
         if stack.key(pattern.explicit) not in left:
@@ -147,7 +147,9 @@ def _with_count(checkpoint: Checkpoint, stack: Stack, count: int) -> Change:
     if not index:
         return name, count, "count"
     if checkpoint.value(stack.count_key) is None:
-        raise UnsupportedError(f"the metadata has no {shown(name)}, which the loader counts layers by: write it first")
+        raise UnsupportedError(
+            f"the metadata has no {printable(name)}, which the loader counts layers by: write it first"
+        )
     place, old = int(index.removesuffix("]")), checkpoint.metadata[name]
     values = list(old) if isinstance(old, list | tuple) else []
     return name, [*values[:place], count, *values[place + 1 :]], "count"
@@ -162,10 +164,12 @@ def count_problems(checkpoint: Checkpoint, stacks: Iterable[Stack]) -> Iterator[
             stated = {stack.count_default: checkpoint.value(stack.count_default)}
         for key, value in stated.items():
             if value is not None and (type(value) is not int or value != actual):
-                yield Problem(shown(key), f"{actual}, as the tensors have layers", shown(value))
+                yield Problem(printable(key), f"{actual}, as the tensors have layers", printable(value))
 
 
-def rules_by_key(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: Options) -> dict[str, str]:
+def rules_by_key(
+    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions
+) -> dict[str, str]:
     """Whole key -> rule for every field that follows the layers of `stack`, "keep" for those known not to.
 
     Raises RequestError for a `--keep-field` or `--per-layer-field` that is not there.
@@ -190,7 +194,7 @@ def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: St
             )
         if _names_layers(name, value, stack) and not is_apart(name):
             raise UnsupportedError(
-                f"{said} may name layers, {shown(value)}, and no rule says so: --keep-field {said} leaves it"
+                f"{said} may name layers, {printable(value)}, and no rule says so: --keep-field {said} leaves it"
             )
     unknown = [
         asked_as(checkpoint, stack, name)
@@ -251,14 +255,16 @@ def _asked(checkpoint: Checkpoint, stack: Stack, names: tuple[str, ...], rule: s
     for name in names:
         key = name if name in checkpoint.metadata else stack.key(name)
         if key not in checkpoint.metadata:
-            raise RequestError(f"there is no field {shown(name)!r} in the metadata{guess(name, checkpoint.metadata)}")
+            raise RequestError(
+                f"there is no field {printable(name)!r} in the metadata{did_you_mean(name, checkpoint.metadata)}"
+            )
         keys[key] = rule
     return keys
 
 
 def asked_as(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
     """What --keep-field has to be given for the field `name` of the stack, safe to print."""
-    return shown(
+    return printable(
         stack.key(name) if name in checkpoint.metadata and stack.key(name) in checkpoint.metadata else name, 200
     )
 

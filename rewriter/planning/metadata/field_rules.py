@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from math import nextafter, sqrt
 
 from rewriter.checkpoint import LayerMap
-from rewriter.errors import CheckpointError, UnsupportedError, shown
+from rewriter.errors import CheckpointError, UnsupportedError, printable
 
 _GONE = object()  # stands for a name whose layer goes
 
@@ -22,20 +22,20 @@ Rule = Callable[[object, LayerMap], object]
 
 def _number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise CheckpointError(f"expected a number, found {shown(value)}")
+        raise CheckpointError(f"expected a number, found {printable(value)}")
     return value
 
 
 def _sequence(value: object) -> Sequence[object]:
     if not isinstance(value, list | tuple):
-        raise CheckpointError(f"expected a list, found {shown(value)}")
+        raise CheckpointError(f"expected a list, found {printable(value)}")
     return value
 
 
 def count(value: object, layers: LayerMap) -> object:
     """The number of layers itself."""
     if _number(value) != layers.count:
-        raise CheckpointError(f"says {shown(value)} layers, the tensors have {layers.count}")
+        raise CheckpointError(f"says {printable(value)} layers, the tensors have {layers.count}")
     return len(layers.main)
 
 
@@ -126,7 +126,9 @@ def apart_states(value: object, layers: LayerMap) -> object:
     """Hidden states that are taken side by side: as hidden_state, but no two may become the same."""
     states = list(_sequence(hidden_state(list(_sequence(value)), layers)))
     if len(set(map(str, states))) != len(set(map(str, _sequence(value)))):
-        raise UnsupportedError(f"takes the hidden states {shown(list(_sequence(value)))}: two would become the same")
+        raise UnsupportedError(
+            f"takes the hidden states {printable(list(_sequence(value)))}: two would become the same"
+        )
     return type(value)(states)  # type: ignore[call-arg]
 
 
@@ -161,7 +163,7 @@ def run_length(value: object, layers: LayerMap) -> object:
 def root_of_count(value: object, layers: LayerMap) -> object:
     """A number that the loader divides by the root of the count: the quotient stays, to the last bit if it can."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"expected a number, found {shown(value)}")
+        raise CheckpointError(f"expected a number, found {printable(value)}")
     quotient, root = value / sqrt(layers.count), sqrt(len(layers.main))
     near = quotient * root
     tries = (near, nextafter(near, 0.0), nextafter(near, 2 * near))
@@ -174,7 +176,7 @@ def keyed(value: object, layers: LayerMap) -> object:
         raise CheckpointError("expected an object with layer numbers as keys")
     for key in value:
         if int(key) >= layers.count:
-            raise CheckpointError(f"names layer {shown(key)} of {layers.count}")
+            raise CheckpointError(f"names layer {printable(key)} of {layers.count}")
     numbers = layers.numbers
     kept = ((key, item) for key, item in value.items() if int(key) in numbers)
     return {str(numbers[int(key)]).zfill(len(key)): item for key, item in kept}
@@ -214,7 +216,7 @@ def names_within(value: object, layers: LayerMap) -> object:
         return [item if isinstance(item, str) else names_within(item, layers) for item in _sequence(kept)]
     renamed = _renamed(value, layer_pattern(layers.prefixes), layers)
     if renamed is _GONE:
-        raise UnsupportedError(f"names a layer that goes: {shown(value)}")
+        raise UnsupportedError(f"names a layer that goes: {printable(value)}")
     return renamed
 
 
@@ -260,6 +262,6 @@ def apply(rule: str, key: str, value: object, layers: LayerMap) -> object:
     try:
         return RULES[rule](value, layers)
     except (CheckpointError, UnsupportedError) as error:
-        raise type(error)(f"{shown(key)}: {error}") from None
+        raise type(error)(f"{printable(key)}: {error}") from None
     except (ValueError, IndexError, TypeError):
-        raise CheckpointError(f"{shown(key)}: {shown(value)} has not the form of {rule}") from None
+        raise CheckpointError(f"{printable(key)}: {printable(value)} has not the form of {rule}") from None

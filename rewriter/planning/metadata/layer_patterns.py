@@ -8,7 +8,7 @@ from math import lcm
 from rewriter.architectures.lookup import Stack
 from rewriter.architectures.schema import Pattern
 from rewriter.checkpoint import Checkpoint, LayerMap
-from rewriter.errors import CheckpointError, shown
+from rewriter.errors import CheckpointError, printable
 
 
 def is_list(checkpoint: Checkpoint, stack: Stack, name: str) -> bool:
@@ -94,7 +94,7 @@ def _period(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> int:
     period = next((value for value in stated if value is not None), pattern.default)
     if isinstance(period, bool) or not isinstance(period, int) or period < 0:
         key = pattern.period_keys[0] if pattern.period_keys else pattern.explicit
-        raise CheckpointError(f"{shown(stack.key(key))}: {shown(period)} is not a period")
+        raise CheckpointError(f"{printable(stack.key(key))}: {printable(period)} is not a period")
     return period
 
 
@@ -115,7 +115,7 @@ def pattern_values(
     """
     before = pattern_list(checkpoint, stack, pattern)
     if len(before) not in (layers.count, layers.count + layers.predictions):
-        raise CheckpointError(f"{shown(pattern.explicit)} has {len(before)} entries for {layers.count} layers")
+        raise CheckpointError(f"{printable(pattern.explicit)} has {len(before)} entries for {layers.count} layers")
     before += _beyond(checkpoint, stack, pattern)[len(before) - layers.count :]
     wanted = tuple(before[old] for old in layers.kept if old < len(before))
     if pattern.none_left and all(kind == pattern.special for kind in wanted):
@@ -179,7 +179,7 @@ def _remapped(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, pattern: P
     listed = checkpoint.value(stack.key(pattern.explicit))
     numbers, items = layers.numbers, listed if isinstance(listed, list | tuple) else ()
     if not all(type(layer) is int for layer in items):
-        raise CheckpointError(f"{shown(pattern.explicit)}: expected layer numbers, found {shown(listed)}")
+        raise CheckpointError(f"{printable(pattern.explicit)}: expected layer numbers, found {printable(listed)}")
     return [numbers[layer] for layer in items if layer in numbers]
 
 

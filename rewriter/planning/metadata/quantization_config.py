@@ -11,11 +11,11 @@ from itertools import islice
 from rewriter.architectures.lookup import Stack
 from rewriter.architectures.metadata_fields import QUANTIZATION
 from rewriter.checkpoint import Checkpoint, LayerMap
-from rewriter.errors import CheckpointError, UnsupportedError, shown
+from rewriter.errors import CheckpointError, UnsupportedError, printable
 from rewriter.planning.metadata import field_rules
 from rewriter.planning.metadata.edits import module_lists
-from rewriter.planning.selection.choose import Options
-from rewriter.system.untrusted import TooLongError, within
+from rewriter.planning.options import PlanOptions
+from rewriter.system.untrusted import TooLongError, time_limit
 
 _EXPRESSION = re.compile(r"(?=.*[0-9])(?=.*[*+?\[(|^$\\])", re.DOTALL)
 _LONGEST = 100_000  # characters of an expression: what it is compiled to is a hundred times as long
@@ -23,7 +23,7 @@ _SECONDS = 4
 _MARK = re.compile(r"re:|[-+]:")  # what compressed-tensors and GPTQModel put before an expression
 
 
-def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: Options) -> None:
+def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: PlanOptions) -> None:
     """Raise UnsupportedError where a kept layer would be taken for another one."""
     followed = module_lists(checkpoint)
     left = {key for key in followed if {key, key.partition(".")[0]} & set(options.keep_fields)}
@@ -38,7 +38,8 @@ def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, op
     renamed = tuple(_modules(checkpoint, stack, layers)) if expressions else ()  # a million names take seconds
     for key, text in _changed(expressions, renamed):
         raise UnsupportedError(
-            f"{shown(key, 80)} has {shown(text)}, which would mean other layers; --keep-field {shown(key, 80)} "
+            f"{printable(key, 80)} has {printable(text)}, which would mean other layers; --keep-field "
+            f"{printable(key, 80)} "
             "leaves it as it is"
         )
 
@@ -46,14 +47,14 @@ def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, op
 def _changed(expressions: list[tuple[str, str]], renamed: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
     """The first of the expressions that would mean other layers, if there is one."""
     try:
-        with within(_SECONDS):
+        with time_limit(_SECONDS):
             found = (each for each in expressions if any(_differs(way, renamed) for way in _meanings(each[1])))
             return list(islice(found, 1))
     except TooLongError:
         raise CheckpointError("quantization_config: to find what its expressions mean takes too long") from None
 
 
-def has_expressions(checkpoint: Checkpoint, options: Options) -> bool:
+def has_expressions(checkpoint: Checkpoint, options: PlanOptions) -> bool:
     """Whether expressions with numbers say how weights are quantised: each selection must be asked about them."""
     left = set(options.keep_fields)
     followed = {key: rule for key, rule in module_lists(checkpoint).items() if not {key, key.partition(".")[0]} & left}
@@ -62,7 +63,7 @@ def has_expressions(checkpoint: Checkpoint, options: Options) -> bool:
     )
 
 
-def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], options: Options) -> None:
+def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], options: PlanOptions) -> None:
     pattern = field_rules.layer_pattern(layers.prefixes)
     for key, value in checkpoint.metadata.items():
         head = key.partition(".")[0]
@@ -73,7 +74,8 @@ def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], 
         texts = (*names, *(() if isinstance(value, dict) else _texts(value, "names_within")))
         if any(pattern.match(text.strip()) for text in texts):
             raise UnsupportedError(
-                f"{shown(key)} names a layer, and no rule says how it follows; --keep-field {head} leaves it as it is"
+                f"{printable(key)} names a layer, and no rule says how it follows; --keep-field {head} leaves it "
+                f"as it is"
             )
 
 
@@ -110,7 +112,7 @@ def _meanings(text: str) -> Iterator[Callable[[str], object]]:
     """What loaders make of an expression: a regular one, from the start of the name, or one with wildcards."""
     bare = _MARK.sub("", text, count=1)
     if len(bare) > _LONGEST:
-        raise UnsupportedError(f"{shown(text)} has {len(bare)} characters, too many for an expression")
+        raise UnsupportedError(f"{printable(text)} has {len(bare)} characters, too many for an expression")
     yield lambda name: fnmatchcase(name, bare)
     with suppress(re.error, RecursionError, OverflowError):
         yield re.compile(bare).match

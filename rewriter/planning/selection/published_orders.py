@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rewriter.checkpoint import Checkpoint
-from rewriter.errors import RequestError, guess, shown
+from rewriter.errors import RequestError, did_you_mean, printable
 
 Layers = tuple[int, ...]
 
@@ -68,8 +68,8 @@ def find(name: str) -> Recipe:
     """The recipe called `name`, with or without `recipe:`. Raises RequestError naming the others."""
     name = name.removeprefix(PREFIX)
     if name not in RECIPES:
-        hint = guess(name, RECIPES, PREFIX)
-        raise RequestError(f"no recipe is called {shown(name)!r}; there are {', '.join(RECIPES)}{hint}")
+        hint = did_you_mean(name, RECIPES, PREFIX)
+        raise RequestError(f"no recipe is called {printable(name)!r}; there are {', '.join(RECIPES)}{hint}")
     return RECIPES[name]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rewriter.errors import RequestError, guess, shown
+from rewriter.errors import RequestError, did_you_mean, printable
 
 Layers = tuple[int, ...]
 Strategy = Callable[[Layers, int], Layers]
@@ -85,7 +85,8 @@ def find(name: str) -> Strategy:
     """Return the strategy called `name`; raise RequestError naming the others."""
     if name not in STRATEGIES:
         raise RequestError(
-            f"no strategy is called '{shown(name)}'; there are {', '.join(STRATEGIES)}, recipe:NAME and the metrics of "
-            f"rewriter list metrics{guess(name, STRATEGIES)}"
+            f"no strategy is called '{printable(name)}'; there are {', '.join(STRATEGIES)}, recipe:NAME and the "
+            f"metrics of "
+            f"rewriter list metrics{did_you_mean(name, STRATEGIES)}"
         )
     return STRATEGIES[name]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rewriter.errors import UnsupportedError, shown
-from rewriter.formats.dequantize import Weight
+from rewriter.errors import UnsupportedError, printable
+from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.build.model_facts import (
     ACTIVATION,
     ACTIVATION_WITHOUT_GATE,
@@ -55,7 +55,7 @@ def _activation(facts: Facts, layer: Layer, gated: bool) -> Activation:
     usual = ACTIVATION.get(facts.kind, "silu" if gated else "gelu")
     name = _T5.get(str(proj), proj) or stated or loader or usual
     if name not in ACTIVATIONS:
-        raise UnsupportedError(f"its activation {shown(name)} is not known here")
+        raise UnsupportedError(f"its activation {printable(name)} is not known here")
     return ACTIVATIONS[str(name)]
 
 
@@ -140,7 +140,7 @@ def _shared(facts: Facts, layer: Layer) -> FeedForward | None:
     return _made(facts, layer, gate, up, down)
 
 
-_Stored = tuple[Weight, Floats | None, bool]  # a matrix and its bias; whether it is stored as (inputs, outputs)
+_Stored = tuple[WeightMatrix, Floats | None, bool]  # a matrix and its bias; whether it is stored as (inputs, outputs)
 
 
 def _expert_list(facts: Facts, layer: Layer) -> tuple[FeedForward, ...]:
@@ -165,13 +165,13 @@ def _each_expert(facts: Facts, layer: Layer, word: str) -> list[Any]:
     return [(stack.part(number), offsets[number], transposed) for number in range(stack.shape[0])]
 
 
-def _stacked(layer: Layer, word: str) -> Weight:
+def _stacked(layer: Layer, word: str) -> WeightMatrix:
     """The experts' matrices as a stack: some files have them one below the other, as one matrix."""
     stack = layer.weights[word]
     if len(stack.shape) == 2 and layer.has("ffn_gate_inp"):
         count = layer.weights["ffn_gate_inp"].rows
         if stack.rows % count == 0:
-            return Weight(stack.name, (count, stack.rows // count, stack.columns), stack.read)
+            return WeightMatrix(stack.name, (count, stack.rows // count, stack.columns), stack.read)
     if len(stack.shape) != 3:
         raise UnsupportedError(f"the experts of layer {layer.number} are stored in a way that is not known")
     return stack

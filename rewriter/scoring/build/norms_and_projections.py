@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
-from rewriter.formats.dequantize import Weight
+from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.build.model_facts import EPS, LAYER_NORM, PLUS_ONE, RMS, RMS_IN_GGUF, TRANSPOSED, Facts
 from rewriter.scoring.forward.primitives import Linear, Norm
 
@@ -18,9 +18,9 @@ class Layer:
     """The tensors of one layer by what they do."""
 
     number: int
-    weights: dict[str, Weight] = field(default_factory=dict)
-    biases: dict[str, Weight] = field(default_factory=dict)
-    experts: dict[str, dict[int, Weight]] = field(default_factory=dict)  # one tensor for each expert
+    weights: dict[str, WeightMatrix] = field(default_factory=dict)
+    biases: dict[str, WeightMatrix] = field(default_factory=dict)
+    experts: dict[str, dict[int, WeightMatrix]] = field(default_factory=dict)  # one tensor for each expert
 
     def has(self, *words: str) -> bool:
         """Whether there are tensors for all of `words`."""
@@ -33,7 +33,7 @@ def norm_in(facts: Facts, layer: Layer, *words: str) -> Norm | None:
     return None if word is None else norm_of(facts, layer.weights[word], layer.biases.get(word))
 
 
-def norm_of(facts: Facts, gain: Weight, bias: Weight | None) -> Norm:
+def norm_of(facts: Facts, gain: WeightMatrix, bias: WeightMatrix | None) -> Norm:
     """The norm of this gain and bias, of the kind that the architecture has."""
     values = gain.whole().ravel()
     if facts.hugging_face and facts.kind in PLUS_ONE:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from rewriter.architectures.lookup import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint
-from rewriter.errors import UnsupportedError, shown
-from rewriter.formats.dequantize import Weight
+from rewriter.errors import UnsupportedError, printable
+from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.build.layer import block, plain_norm
 from rewriter.scoring.build.model_facts import (
     CLOSED_WITH_HEAD,
@@ -55,7 +55,7 @@ _FOLLOWED = {
 }  # fmt: skip
 
 
-def describe_stream(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weight]) -> Stream:
+def describe_stream(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix]) -> Stream:
     """What the layers of `stack` compute. Raises UnsupportedError that says what stands in the way."""
     facts = Facts(checkpoint, stack)
     if facts.kind in UNKNOWN:
@@ -73,13 +73,13 @@ def describe_stream(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, 
 _BETWEEN = ((".encoder.conv.conv.", "a convolution stands after the first layer"),)
 
 
-def _outside(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weight]) -> dict[str, Weight]:
+def _outside(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix]) -> dict[str, WeightMatrix]:
     """What stands outside the layers and belongs to this stack, by its word."""
     names = [name for name in weights if stack.layer_of(name) is None]
     for part, why in _BETWEEN:
         found = next((name for name in names if part in f".{name}"), None)
         if found is not None:
-            raise UnsupportedError(f"{why} ({shown(found)})")
+            raise UnsupportedError(f"{why} ({printable(found)})")
     if table_of(checkpoint) == GGUF:
         words = outer_roles(checkpoint, names)
         if "output" in words:
@@ -95,7 +95,7 @@ def _outside(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weight]
 _AT_THE_END = re.compile(r"output|cls")
 
 
-def _layers(stack: Stack, weights: Mapping[str, Weight], roles: Mapping[str, Role | None]) -> list[Layer]:
+def _layers(stack: Stack, weights: Mapping[str, WeightMatrix], roles: Mapping[str, Role | None]) -> list[Layer]:
     layers = [Layer(number) for number in range(stack.count)]
     for name, role in roles.items():
         number = stack.layer_of(name)
@@ -104,12 +104,12 @@ def _layers(stack: Stack, weights: Mapping[str, Weight], roles: Mapping[str, Rol
         if role is None or role.word not in _FOLLOWED | _NOT_FOLLOWED:
             crossing = role is not None and role.word.startswith("cross_attn")
             why = "its layers read another stack" if crossing else "nothing is known about what it does in its layer"
-            raise UnsupportedError(f"{why} ({shown(name, 80)})")
+            raise UnsupportedError(f"{why} ({printable(name, 80)})")
         _sort_in(layers[number], role, weights[name])
     return layers
 
 
-def _sort_in(layer: Layer, role: Role, weight: Weight) -> None:
+def _sort_in(layer: Layer, role: Role, weight: WeightMatrix) -> None:
     if role.expert is not None:
         word = role.word if role.part == "weight" else f"{role.word}.bias"
         layer.experts.setdefault(word, {})[role.expert] = weight
@@ -119,7 +119,7 @@ def _sort_in(layer: Layer, role: Role, weight: Weight) -> None:
         layer.weights[role.word] = weight
 
 
-def _stream(facts: Facts, blocks: tuple[Block, ...], outside: Mapping[str, Weight]) -> Stream:
+def _stream(facts: Facts, blocks: tuple[Block, ...], outside: Mapping[str, WeightMatrix]) -> Stream:
     enter = partial(_enter, facts, outside)
     body = blocks[0].attention.body
     width = inputs(body.value) if isinstance(body, Attention) else 0
@@ -147,14 +147,14 @@ def _logit_scale(facts: Facts, width: int) -> float:
     return 1 / scale if facts.kind.startswith(DIVIDES_LOGITS) else scale
 
 
-def _final_norm(facts: Facts, outside: Mapping[str, Weight]) -> Norm | None:
+def _final_norm(facts: Facts, outside: Mapping[str, WeightMatrix]) -> Norm | None:
     sides = {"decoder": ("dec.",), "encoder": ("enc.",)}.get(facts.stack.name, ("", "enc.", "dec."))
     words = ["output_norm", *(f"{side}output_norm" for side in sides)]
     word = next((word for word in words if word in outside), None)
     return plain_norm(facts) if word is None else norm_of(facts, outside[word], outside.get(word + "_bias"))
 
 
-def _head(facts: Facts, outside: Mapping[str, Weight]) -> Linear | None:
+def _head(facts: Facts, outside: Mapping[str, WeightMatrix]) -> Linear | None:
     """What turns states into logits: the embedding again where it is not stored, and None where there is none."""
     if not _has_head(facts):
         return None
@@ -172,7 +172,7 @@ def _has_head(facts: Facts) -> bool:
     return not names or any(word in name for name in names for word in ("CausalLM", "LMHead", "Conditional"))
 
 
-def _enter(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp]) -> Floats:
+def _enter(facts: Facts, outside: Mapping[str, WeightMatrix], tokens: NDArray[np.intp]) -> Floats:
     """The rows of `tokens`, (sequences, length), at the first positions, as they enter the first layer."""
     table = outside["token_embd"]
     x = np.concatenate([table.read(number, number + 1) for number in tokens.ravel().tolist()])
@@ -186,21 +186,21 @@ def _enter(facts: Facts, outside: Mapping[str, Weight], tokens: NDArray[np.intp]
     return x if facts.kind == "opt" else _project(outside, x)
 
 
-def _project(outside: Mapping[str, Weight], x: Floats) -> Floats:
+def _project(outside: Mapping[str, WeightMatrix], x: Floats) -> Floats:
     """Narrow embeddings made as wide as the layers are (ELECTRA, OPT-350m)."""
     matrix, bias = outside.get("token_embd_project"), outside.get("token_embd_project_bias")
     x = x if matrix is None else x @ matrix.whole().T
     return x if bias is None else x + bias.whole()
 
 
-def _first_norm(facts: Facts, outside: Mapping[str, Weight]) -> Norm | None:
+def _first_norm(facts: Facts, outside: Mapping[str, WeightMatrix]) -> Norm | None:
     gain = outside.get("token_embd_norm")
     if gain is not None:
         return norm_of(facts, gain, outside.get("token_embd_norm_bias"))
     return plain_norm(facts) if facts.kind in STARTS_NORMED else None
 
 
-def _positions(facts: Facts, outside: Mapping[str, Weight], count: int, width: int) -> Floats:
+def _positions(facts: Facts, outside: Mapping[str, WeightMatrix], count: int, width: int) -> Floats:
     """What the first `count` positions add; zeros where positions do not enter the stream."""
     positions = np.arange(count)
     if facts.hugging_face and facts.kind in SINUSOIDS:

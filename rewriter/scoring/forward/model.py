@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
-from rewriter.formats.dequantize import Weight
+from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.forward.layers import Attention, Block
 from rewriter.scoring.forward.primitives import Floats, Linear, Norm
 from rewriter.scoring.threads import Team
@@ -86,7 +86,7 @@ class Model:
     `told(share)` hears how much of the work is done.
     """
 
-    layers: tuple[Mapping[str, Weight], ...]
+    layers: tuple[Mapping[str, WeightMatrix], ...]
     team: Team
     stream: Stream | None = None
     why: str = ""
@@ -116,9 +116,9 @@ class Model:
             raise UnsupportedError(f"this metric follows the residual stream, and here it cannot: {self.why}")
         return self.stream
 
-    def matrices(self, layer: int) -> list[Weight]:
+    def matrices(self, layer: int) -> list[WeightMatrix]:
         """The layer's weights with two axes or more, each matrix of a stack on its own, in the order of the file."""
-        found: list[Weight] = []
+        found: list[WeightMatrix] = []
         for weight in self.layers[layer].values():
             if len(weight.shape) == 2 and min(weight.shape) > 1:
                 found.append(weight)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriter.formats.dequantize import Weight
+from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.threads import Team
 
 Floats = NDArray[Any]  # float32
@@ -44,7 +44,7 @@ class Norm:
 class Linear:
     """A projection. `transposed`: stored as (inputs, outputs), as GPT-2's Conv1D. `rows`: only these outputs."""
 
-    weight: Weight
+    weight: WeightMatrix
     bias: Floats | None = None
     transposed: bool = False
     rows: NDArray[np.intp] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from rewriter.errors import RequestError, guess, shown
+from rewriter.errors import RequestError, did_you_mean, printable
 from rewriter.planning.selection.strategies import STRATEGIES, scoreless
 from rewriter.scoring import blas_threads  # noqa: F401  # before numpy
 from rewriter.scoring.forward.model import Model
@@ -31,9 +31,10 @@ def find(name: str, sparsity: float | None = None) -> Metric:
     if name in STRATEGIES:
         raise scoreless(name)
     if name not in METRICS:
-        hint = guess(name, [*METRICS, *STRATEGIES])
+        hint = did_you_mean(name, [*METRICS, *STRATEGIES])
         raise RequestError(
-            f"nothing to choose by is called '{shown(name)}'; there are the metrics {', '.join(METRICS)}, by position "
+            f"nothing to choose by is called '{printable(name)}'; there are the metrics {', '.join(METRICS)}, by "
+            f"position "
             f"{', '.join(STRATEGIES)}, and recipe:NAME{hint}"
         )
     if sparsity is None:

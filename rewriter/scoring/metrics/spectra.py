@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriter.errors import UnsupportedError, shown
-from rewriter.formats.dequantize import Weight
+from rewriter.errors import UnsupportedError, printable
+from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.forward.model import Model
 from rewriter.scoring.forward.primitives import Linear
 from rewriter.scoring.metrics.weight_statistics import Scores
@@ -43,24 +43,24 @@ def _mean(model: Model, layer: int, statistic: Callable[[Spectrum], float]) -> f
     return float(np.mean(values)) if values else 0.0
 
 
-def eigenvalues(weight: Weight) -> Spectrum:
+def eigenvalues(weight: WeightMatrix) -> Spectrum:
     """Of the smaller of W^T W and W W^T, in float64: squaring halves the digits that are left."""
     rows, columns = weight.shape
     wide, gram = rows <= columns, np.zeros((min(rows, columns),) * 2)
     for panel in _columns(weight) if wide else _rows(weight):
         gram += panel @ panel.T
     if not np.isfinite(gram).all():
-        raise UnsupportedError(f"{shown(weight.name, 120)} has values that are infinite or not numbers")
+        raise UnsupportedError(f"{printable(weight.name, 120)} has values that are infinite or not numbers")
     return np.clip(np.linalg.eigvalsh(gram), 0, None)
 
 
-def _rows(weight: Weight) -> Iterator[Spectrum]:
+def _rows(weight: WeightMatrix) -> Iterator[Spectrum]:
     """W^T, some of its columns at a time."""
     for first in range(0, weight.rows, _AT_ONCE):
         yield weight.read(first, min(first + _AT_ONCE, weight.rows)).astype(np.float64).T
 
 
-def _columns(weight: Weight) -> Iterator[Spectrum]:
+def _columns(weight: WeightMatrix) -> Iterator[Spectrum]:
     """W, some of its columns at a time."""
     whole = Linear(weight).matrix()
     for first in range(0, weight.columns, _AT_ONCE):

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriter.formats.dequantize import Weight
+from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.forward.model import Model
 from rewriter.scoring.forward.primitives import Floats
 
@@ -40,7 +40,7 @@ def _sums(model: Model, statistic: Callable[[Floats], float]) -> Scores:
     return [_total(model, model.layers[number].values(), statistic) for number in model.numbers()]
 
 
-def _total(model: Model, weights: Iterable[Weight], statistic: Callable[[Floats], float]) -> float:
+def _total(model: Model, weights: Iterable[WeightMatrix], statistic: Callable[[Floats], float]) -> float:
     jobs = [(weight, span) for weight in weights for span in weight.chunks()]
     return float(sum(model.team.map(lambda job: statistic(job[0].read(*job[1])), jobs)))
 
@@ -77,7 +77,7 @@ def lamp(model: Model, sparsity: float = 0.8) -> Scores:
 Tally = tuple[NDArray[np.float64], NDArray[np.int64]]  # squares, descending, nan first; how many weights have each
 
 
-def _tally(model: Model, weight: Weight) -> Tally:
+def _tally(model: Model, weight: WeightMatrix) -> Tally:
     """How often each magnitude occurs: all that LAMP needs of a matrix, in little memory."""
     counts = sum(model.team.map(lambda span: magnitudes(weight.read(*span)), weight.chunks()))
     there = np.flatnonzero(counts)[::-1]

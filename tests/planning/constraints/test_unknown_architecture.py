@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from rewriter.errors import CheckpointError, UnsupportedError
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
-from rewriter.planning.selection.choose import Options
 from tests.support.checkpoints import changes, ggml, hf, llama, llama_gguf, numbered
 
 LLAVA = {
@@ -40,7 +40,7 @@ LLAVA_NAMES = [
 def test_what_may_be_about_layers_is_refused_until_somebody_says_what_it_is(checkpoint, key):
     with pytest.raises(UnsupportedError, match=rf"{key} .*no rule says .*--keep-field {key} leaves it"):
         make_plan(checkpoint, [0, 1, 3])
-    assert key not in changes(make_plan(checkpoint, [0, 1, 3], Options(keep_fields=(key,))))
+    assert key not in changes(make_plan(checkpoint, [0, 1, 3], PlanOptions(keep_fields=(key,))))
 
 
 @pytest.mark.parametrize("name", ["xielu.new", "qwen2.attention.head_count_kv"])
@@ -55,7 +55,7 @@ def test_a_list_under_another_word_of_a_gguf_may_be_about_its_blocks(name):
 def test_lists_that_are_no_layer_numbers_stay(key):
     """They belong to the other stack, or go down, or beyond the layers."""
     value = {"vision_feature_layer": [1, 2], "sizes_by_block": [1, 9]}[key]
-    plan = make_plan(hf("llava", LLAVA_NAMES, LLAVA | {key: value}), [0, 1, 3], Options(stack="text"))
+    plan = make_plan(hf("llava", LLAVA_NAMES, LLAVA | {key: value}), [0, 1, 3], PlanOptions(stack="text"))
     assert changes(plan) == {"text_config.num_hidden_layers": 3}
 
 
@@ -66,7 +66,7 @@ def test_a_list_of_tensors_that_nothing_explains_stays_with_a_warning(prefix):
     assert [prefix in warning for warning in plan.warnings] == [True]
     assert sum(copy.name.startswith(prefix) for copy in plan.tensors) == 4
     with pytest.raises(UnsupportedError, match="--strict"):
-        make_plan(checkpoint, [0, 1, 3], Options(strict=True))
+        make_plan(checkpoint, [0, 1, 3], PlanOptions(strict=True))
 
 
 def test_towers_of_one_length_are_no_surprise():

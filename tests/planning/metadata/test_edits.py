@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewriter.architectures import LayerStack, Stack
+from rewriter.architectures.lookup import Stack
+from rewriter.architectures.schema import StackRule
 from rewriter.checkpoint import LongArray
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
 from rewriter.planning.metadata.edits import rules_by_key
+from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import effective, make_plan, result
-from rewriter.planning.selection.choose import Options
 from tests.support.checkpoints import (
     changes,
     gemma3,
@@ -25,7 +26,7 @@ from tests.support.checkpoints import (
     without,
 )
 
-BARE = Options(provenance=False)
+BARE = PlanOptions(provenance=False)
 
 
 S, F = "sliding_attention", "full_attention"
@@ -75,7 +76,7 @@ def test_the_text_stack_is_main_and_nested():
 
 
 def test_the_vision_stack_leaves_the_text_alone():
-    plan = make_plan(gemma3(6, 4, layer_types=[S] * 6), [0, 3], Options(stack="vision"))
+    plan = make_plan(gemma3(6, 4, layer_types=[S] * 6), [0, 3], PlanOptions(stack="vision"))
     assert changes(plan) == {"vision_config.num_hidden_layers": 2}
     assert names(plan)["vision_tower.vision_model.encoder.layers.3.weight"].endswith("layers.1.weight")
     assert names(plan)["language_model.model.layers.3.weight"] == "language_model.model.layers.3.weight"
@@ -86,7 +87,7 @@ def test_stacks_of_the_same_length_follow_their_own_fields():
         4, 4, layer_types=[S, S, F, F], vision_config={"num_hidden_layers": 4, "image_size": [1, 2, 3, 4]}
     )
     assert changes(make_plan(checkpoint, [1, 2]))["text_config.layer_types"] == [S, F]
-    assert changes(make_plan(checkpoint, [1, 2], Options(stack="vision"))) == {"vision_config.num_hidden_layers": 2}
+    assert changes(make_plan(checkpoint, [1, 2], PlanOptions(stack="vision"))) == {"vision_config.num_hidden_layers": 2}
 
 
 @pytest.mark.parametrize("pattern", [None, 6])
@@ -253,8 +254,8 @@ def test_an_unknown_list_as_long_as_the_stack_is_refused_with_both_ways_out(chec
 @pytest.mark.parametrize(("checkpoint", "key", "whole"), UNKNOWN)
 def test_the_ways_out_take_keys_with_their_scope_and_without(checkpoint, key, whole):
     for name in (key, whole):
-        kept = changes(make_plan(checkpoint, [0, 2], Options(keep_fields=(name,))))
-        cut = changes(make_plan(checkpoint, [0, 2], Options(per_layer_fields=(name,))))
+        kept = changes(make_plan(checkpoint, [0, 2], PlanOptions(keep_fields=(name,))))
+        cut = changes(make_plan(checkpoint, [0, 2], PlanOptions(per_layer_fields=(name,))))
         assert list(kept.values()) == [2]
         assert list(cut.pop(whole)) == [1, 1]
         assert cut == kept
@@ -263,18 +264,18 @@ def test_the_ways_out_take_keys_with_their_scope_and_without(checkpoint, key, wh
 @pytest.mark.parametrize("way", ["keep_fields", "per_layer_fields"])
 def test_a_way_out_for_a_field_that_is_not_there(way):
     with pytest.raises(RequestError, match="no field 'typo' in the metadata"):
-        make_plan(llama(), [0], Options(**{way: ("typo",)}))
+        make_plan(llama(), [0], PlanOptions(**{way: ("typo",)}))
 
 
 def test_a_way_out_is_stronger_than_a_rule():
     checkpoint = llama(layer_types=list("abcdef"), eos_token_id=[1, 2, 3, 4, 5, 6])
-    options = Options(keep_fields=("layer_types",), per_layer_fields=("eos_token_id",))
+    options = PlanOptions(keep_fields=("layer_types",), per_layer_fields=("eos_token_id",))
     assert changes(make_plan(checkpoint, [0, 2], options)) == {"num_hidden_layers": 2, "eos_token_id": [1, 3]}
 
 
 def test_a_per_layer_field_must_be_as_long_as_the_stack():
     with pytest.raises(CheckpointError, match="eos_token_id: has 2 entries for 6 layers"):
-        make_plan(llama(eos_token_id=[1, 2]), [0], Options(per_layer_fields=("eos_token_id",)))
+        make_plan(llama(eos_token_id=[1, 2]), [0], PlanOptions(per_layer_fields=("eos_token_id",)))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,7 @@ def test_module_names_follow_at_the_top_of_a_nested_config():
     assert changes(make_plan(checkpoint, [1]))["quantization_config.ignore"] == [
         skipped[0], "language_model.model.layers.0.q",
     ]  # fmt: skip
-    assert changes(make_plan(checkpoint, [1], Options(stack="vision")))["quantization_config.ignore"] == [
+    assert changes(make_plan(checkpoint, [1], PlanOptions(stack="vision")))["quantization_config.ignore"] == [
         "vision_tower.vision_model.encoder.layers.0.q", skipped[1],
     ]  # fmt: skip
 
@@ -334,12 +335,12 @@ def test_gpt2_attention_scaled_by_the_layer_number(config, keep, warned):
 
 def test_a_key_that_only_begins_like_the_scope_is_not_in_it():
     checkpoint = with_metadata(gemma3(6), {"text_configuration.layer_types": [S] * 6, "text_config_old": [1] * 6})
-    options = Options(keep_fields=("text_config_old",))  # it stands at the top, and may be about any layers
+    options = PlanOptions(keep_fields=("text_config_old",))  # it stands at the top, and may be about any layers
     assert changes(make_plan(checkpoint, range(5), options)) == {"text_config.num_hidden_layers": 5}
 
 
 def test_the_fields_of_a_stack_at_the_top_are_not_those_of_a_nested_one():
-    entries = {scope: LayerStack(name=scope, prefixes=("x.",), count_key="n") for scope in ("", "vision_config")}
+    entries = {scope: StackRule(name=scope, prefixes=("x.",), count_key="n") for scope in ("", "vision_config")}
     top, nested = (Stack(entry, "x.", 4, scope) for scope, entry in entries.items())
     config = {"layer_types": [S] * 4, "vision_config": {"layer_types": [S] * 4, "what": [1] * 4}}
     checkpoint = hf("x", numbered("x.", 4), config)

@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewriter.errors import RequestError
-from rewriter.planning.selection.choose import Options, Selection, choose, format_layers, parse_layers, parse_size
+from rewriter.planning.layer_ranges import format_layers, parse_layers
+from rewriter.planning.options import LayerSelection, PlanOptions
+from rewriter.planning.selection.choose import choose
+from rewriter.units import parse_size
 
 quick = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -146,7 +149,7 @@ def sizes(kept):
 
 
 def chosen(layers=12, size_of=sizes, /, **asked):
-    return choose(Selection(**asked), layers, size_of)
+    return choose(LayerSelection(**asked), layers, size_of)
 
 
 @pytest.mark.parametrize(
@@ -297,11 +300,11 @@ def test_a_target_size_is_the_least_drop_that_fits(count, target):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (Options(), ""),
-        (Options(stack="encoder", provenance=False), ""),
-        (Options(generic=True), " --generic"),
+        (PlanOptions(), ""),
+        (PlanOptions(stack="encoder", provenance=False), ""),
+        (PlanOptions(generic=True), " --generic"),
         (
-            Options(generic=True, keep_fields=("a", "b"), per_layer_fields=("c",)),
+            PlanOptions(generic=True, keep_fields=("a", "b"), per_layer_fields=("c",)),
             " --generic --keep-field a --keep-field b --per-layer-field c",
         ),
     ],

@@ -12,7 +12,7 @@ import rewriter.formats.dequantize
 import rewriter.scoring.metrics.sampled_text
 from rewriter import open_checkpoint
 from rewriter.errors import RequestError, UnsupportedError
-from rewriter.formats.dequantize import Weight
+from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.forward.activations import ACTIVATIONS
 from rewriter.scoring.forward.layers import Attention, Block, Branch, Experts, FeedForward, Router
 from rewriter.scoring.forward.model import Model, Stream
@@ -39,10 +39,10 @@ MODEL = FIXTURES / "models" / "tiny-llama-12L"
 OF_VALUES = [magnitude_l1, magnitude_l2, variance, lamp, stable_rank, spectral_entropy, alpha]
 
 
-def weight(values: Sequence | np.ndarray, name: str = "w") -> Weight:
+def weight(values: Sequence | np.ndarray, name: str = "w") -> WeightMatrix:
     array = np.array(values, np.float32)
     rows = array.reshape(-1, array.shape[-1])
-    return Weight(name, array.shape, lambda start, stop: rows[start:stop].copy())
+    return WeightMatrix(name, array.shape, lambda start, stop: rows[start:stop].copy())
 
 
 def model(*layers: dict[str, Sequence | np.ndarray], stream: Stream | None = None) -> Model:
