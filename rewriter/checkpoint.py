@@ -168,7 +168,7 @@ class Checkpoint:
 class LayerMap:
     """Which layers of a stack of `count` stay: `kept` holds their old numbers, ascending.
 
-    `predictions` more layers, for multi-token prediction, carry the numbers after the main ones. `prefixes` are the
+    `mtp_layers` more layers, for multi-token prediction, carry the numbers after the main ones. `prefixes` are the
     ways to write what stands before a layer's number in a name.
     """
 
@@ -176,11 +176,11 @@ class LayerMap:
     kept: tuple[int, ...]
     count: int
     prefixes: tuple[str, ...] = ()
-    predictions: int = 0
+    mtp_layers: int = 0
 
     @property
     def main(self) -> tuple[int, ...]:
-        """Old numbers of the kept layers without the prediction layers."""
+        """Old numbers of the kept layers without the MTP layers."""
         return tuple(number for number in self.kept if number < self.count)
 
     @property
@@ -192,7 +192,7 @@ class LayerMap:
     def dropped(self) -> tuple[int, ...]:
         """Old numbers of the layers that go, ascending."""
         kept = set(self.kept)
-        return tuple(number for number in range(self.count + self.predictions) if number not in kept)
+        return tuple(number for number in range(self.count + self.mtp_layers) if number not in kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,11 +52,11 @@ class PruneRequest:
         if scores is not None:
             told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
         size_of = self._sizes(checkpoint, name)
-        kept = choose(self.selection, stack.count, size_of, stack.predictions, strategy)
+        kept = choose(self.selection, stack.count, size_of, stack.mtp_layers, strategy)
         gone = stack.count - sum(layer < stack.count for layer in kept)
         if 2 * gone > stack.count and self.selection.strategy not in COUNTS_KEPT:  # a draft model is to be small
             told(f"note: {gone} of {stack.count} layers go: more than half; expect the model to need training")
-        dropped = stack.predictions and kept[-1] < stack.count and self.selection.drop is not None
+        dropped = stack.mtp_layers and kept[-1] < stack.count and self.selection.drop is not None
         chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
         options = replace(self.options, chosen_by=chosen_by)
         return make_plan(checkpoint, kept, replace(options, drop_mtp=True) if dropped else options)

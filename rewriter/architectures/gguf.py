@@ -28,7 +28,7 @@ def _blocks(
         fields=fields,
         pins=pins,
         stacked=stacked,
-        prediction_key="nextn_predict_layers",
+        mtp_key="nextn_predict_layers",
     )
     return tuple(Architecture(name=name, format="gguf", stacks=(stack,)) for name in names)
 

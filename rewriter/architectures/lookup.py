@@ -21,7 +21,7 @@ from rewriter.errors import CheckpointError, RequestError, UnsupportedError, did
 _ENTRIES = {(entry.format, entry.name): entry for entry in (*common.ENTRIES, *gguf.ENTRIES)}
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _FIRST_NUMBER = re.compile(r"\.([0-9]+)(?![^.])")
-_PREDICTION_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layers"}
+_MTP_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layers"}
 MOST_LAYERS = 4096  # the deepest networks have some thousand
 _MOST_LISTS = 5_000  # numbered lists in the names; real ones have some dozens
 NOWHERE = "\0"  # a prefix that no tensor name begins with
@@ -32,8 +32,8 @@ _COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_
 class Stack:
     """A stack that is really there: its entry, the prefix its tensors carry, how many layers they make.
 
-    `scope`, `count_key` and `count_default` are whole metadata keys here, "" where there is none. `predictions` more
-    layers follow the main ones; `counts_predictions` says that the count includes them. `echoes` are keys that say the
+    `scope`, `count_key` and `count_default` are whole metadata keys here, "" where there is none. `mtp_layers` more
+    layers follow the main ones; `counts_mtp` says that the count includes them. `echoes` are keys that say the
     count once more and that no loader of the entry reads.
     """
 
@@ -45,8 +45,8 @@ class Stack:
     count_default: str = ""
     aliases: tuple[str, ...] = ()
     echoes: tuple[str, ...] = ()
-    predictions: int = 0
-    counts_predictions: bool = False
+    mtp_layers: int = 0
+    counts_mtp: bool = False
 
     @property
     def name(self) -> str:
@@ -243,8 +243,8 @@ def _resolved(checkpoint: Checkpoint, names: tuple[str, ...], entry: StackRule) 
     if not prefix:
         return None
     total = _count(names, prefix)
-    predictions = _predictions(checkpoint, stack, total)
-    return replace(stack, prefix=prefix, count=total - predictions, predictions=predictions)
+    mtp_layers = _mtp_layers(checkpoint, stack, total)
+    return replace(stack, prefix=prefix, count=total - mtp_layers, mtp_layers=mtp_layers)
 
 
 def _with_keys(checkpoint: Checkpoint, entry: StackRule) -> Stack:
@@ -255,14 +255,14 @@ def _with_keys(checkpoint: Checkpoint, entry: StackRule) -> Stack:
         return replace(stack, aliases=tuple(map(stack.key, entry.aliases)))
     scope = checkpoint.architecture
     count_key, count_default = (f"{scope}.{key}" if key else "" for key in (entry.count_key, entry.count_default))
-    return Stack(entry, NOWHERE, 0, scope, count_key, count_default, counts_predictions=True)
+    return Stack(entry, NOWHERE, 0, scope, count_key, count_default, counts_mtp=True)
 
 
-def _predictions(checkpoint: Checkpoint, stack: Stack, total: int) -> int:
-    """How many of `total` layers are prediction layers. A checkpoint that was saved again may have lost them."""
-    value = checkpoint.value(stack.key(stack.entry.prediction_key)) if stack.entry.prediction_key else None
+def _mtp_layers(checkpoint: Checkpoint, stack: Stack, total: int) -> int:
+    """How many of `total` layers are MTP layers. A checkpoint that was saved again may have lost them."""
+    value = checkpoint.value(stack.key(stack.entry.mtp_key)) if stack.entry.mtp_key else None
     number = value if type(value) is int and 0 < value < total else 0
-    if stack.counts_predictions or checkpoint.value(stack.count_key) == total - number:
+    if stack.counts_mtp or checkpoint.value(stack.count_key) == total - number:
         return number
     return 0
 
@@ -367,14 +367,12 @@ def _generic_entry(checkpoint: Checkpoint, prefix: str, keys: list[str]) -> Arch
     table = table_of(checkpoint)
     first = keys[0].rpartition(".")[2] if table == GGUF else keys[0]
     aliases = tuple(key.rpartition(".")[2] for key in keys[1:])
-    stack = StackRule(
-        name="main", prefixes=(prefix,), count_key=first, aliases=aliases, prediction_key=_PREDICTION_KEYS[table]
-    )
+    stack = StackRule(name="main", prefixes=(prefix,), count_key=first, aliases=aliases, mtp_key=_MTP_KEYS[table])
     return Architecture(name=checkpoint.architecture or "unknown", format=table, stacks=(stack,))
 
 
 def _count_keys(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Keys that count layers -> how many the tensors then have: prediction layers may come on top.
+    """Keys that count layers -> how many the tensors then have: MTP layers may come on top.
 
     In a GGUF only what stands under its own architecture is about it.
     """
@@ -383,8 +381,8 @@ def _count_keys(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     for key, value in checkpoint.metadata.items():
         scope, _, name = key.rpartition(".")
         if name in _COUNT_KEYS and type(value) is int and (table_of(checkpoint) != GGUF or scope + "." == own):
-            predictions = checkpoint.metadata.get(f"{scope}.{_PREDICTION_KEYS[HUGGINGFACE]}".lstrip("."))
-            more = predictions if table_of(checkpoint) != GGUF and type(predictions) is int else 0
+            mtp_layers = checkpoint.metadata.get(f"{scope}.{_MTP_KEYS[HUGGINGFACE]}".lstrip("."))
+            more = mtp_layers if table_of(checkpoint) != GGUF and type(mtp_layers) is int else 0
             counts[key] = (value, value + more)
     return counts
 

@@ -25,7 +25,7 @@ class Pattern:
     why it cannot have that. `when` is a key and the least value with which the loader applies the rule; where the key
     `unless` is there, that says it instead, and a null under `off` switches it off. Layers from the value of
     `until_key` on (`until` where it is absent) are special. `head` is what the first layers are, and i counts from the
-    one after them. `beyond` says what the list has for prediction layers: "" nothing, "special" or, by their number,
+    one after them. `beyond` says what the list has for MTP layers: "" nothing, "special" or, by their number,
     "pattern". With `fixed` the loader has a list of one length in mind, whatever the count.
     """
 
@@ -118,7 +118,7 @@ class StackRule:
     shared: tuple[SharedTensors, ...] = ()  # tensors of one layer that others use too
     absent_in_first: tuple[str, ...] = ()  # tensors that a loader does not expect in layer 0
     stacked: tuple[StackedTensor, ...] = ()  # tensors with a slice for every layer
-    prediction_key: str = ""  # how many prediction layers follow the main ones in the tensors
+    mtp_key: str = ""  # how many MTP layers follow the main ones in the tensors
     optional: bool = False  # a file may hold only the other stacks, whatever its metadata counts
     like: str = ""  # a nested config with a model type of its own: this stack has the rules of that type's main one
     stored_layers: bool = True  # where false, all layers share their tensors, only the count changes

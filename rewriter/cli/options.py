@@ -86,7 +86,7 @@ def request_of(
         ),
     ] = "main",
     drop_mtp: Annotated[
-        bool, typer.Option("--drop-mtp", help="Drop the prediction layers too.", rich_help_panel=_LAYERS)
+        bool, typer.Option("--drop-mtp", help="Drop the MTP layers too.", rich_help_panel=_LAYERS)
     ] = False,
     architecture: Annotated[
         Path | None,

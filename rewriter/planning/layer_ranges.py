@@ -11,14 +11,14 @@ from rewriter.planning.selection.strategies import Layers
 _ITEM = re.compile(r"(?P<one>-?(?:0|[1-9][0-9]*))|(?P<low>0|[1-9][0-9]*)-(?P<high>0|[1-9][0-9]*)")
 
 
-def parse_layers(text: str, count: int, predictions: int = 0) -> tuple[int, ...]:
+def parse_layers(text: str, count: int, mtp_layers: int = 0) -> tuple[int, ...]:
     """Return the layers that `text` names (`3,7-9,-1`), ascending, each once, for a stack of `count`.
 
-    Prediction layers come after the main ones and may be named by their number; negative numbers count main layers
+    MTP layers come after the main ones and may be named by their number; negative numbers count main layers
     only. Blanks beside commas are harmless. Raises RequestError. Bounds are checked before a range is expanded:
     `0-99999999999` must not fill memory.
     """
-    chosen = bytearray(count + predictions)  # a million ranges of thousands of layers take no time
+    chosen = bytearray(count + mtp_layers)  # a million ranges of thousands of layers take no time
     for item in (part.strip(" ") for part in text.split(",")):
         match = _ITEM.fullmatch(item)
         if match is None or item == "-0" or len(item) > 40:
@@ -27,15 +27,15 @@ def parse_layers(text: str, count: int, predictions: int = 0) -> tuple[int, ...]
                 "the last)"
             )
         low, high = match["low"] or match["one"], match["high"] or match["one"]
-        span = _span(int(low), int(high), item, count, predictions)
+        span = _span(int(low), int(high), item, count, mtp_layers)
         chosen[span.start : span.stop] = b"\1" * len(span)
     return tuple(number for number, one in enumerate(chosen) if one)
 
 
-def _span(low: int, high: int, item: str, count: int, predictions: int) -> range:
-    total = count + predictions
+def _span(low: int, high: int, item: str, count: int, mtp_layers: int) -> range:
+    total = count + mtp_layers
     if not -count <= low < total or not -count <= high < total:
-        more = f", and {count}-{total - 1} for prediction" if predictions else ""
+        more = f", and {count}-{total - 1} for prediction" if mtp_layers else ""
         raise RequestError(
             f"layer {printable(item)} is out of range: the stack has {count} layers, 0-{count - 1} or -{count} "
             f"to -1{more}"

@@ -58,7 +58,7 @@ class PlanOptions:
     keep_fields, per_layer_fields: metadata lists to leave, or to cut like a list with one entry per layer.
     provenance: leave a record of the run in the output.
     force: write what the architecture refuses, with a warning. align: take the nearest selection that it does not.
-    strict: refuse what would be written with a warning. drop_mtp: drop the prediction layers.
+    strict: refuse what would be written with a warning. drop_mtp: drop the MTP layers.
     architecture: an entry of the caller's own, in the place of the tables'.
     max_size: bytes that no file of the output should exceed. single_file: one file for all tensors.
     card: whether a directory gets a model card: None where it has one. base_model: what the Hub calls the source, for

@@ -203,7 +203,7 @@ def _layer_map(stack: Stack, keep: Iterable[int], options: PlanOptions | None = 
     kept = tuple(sorted(set(keep)))
     if not all(type(number) is int for number in kept):
         raise RequestError(f"layers are numbers, not {printable(kept)}; parse_layers reads text such as 3,7-9")
-    total = stack.count + stack.predictions
+    total = stack.count + stack.mtp_layers
     if kept and (kept[0] < 0 or kept[-1] >= total):
         raise RequestError(f"layers run from 0 to {total - 1} in stack {stack.name}, not {kept[0]} to {kept[-1]}")
     if not kept or kept[0] >= stack.count:
@@ -211,9 +211,9 @@ def _layer_map(stack: Stack, keep: Iterable[int], options: PlanOptions | None = 
     if options and options.drop_mtp:
         kept = tuple(layer for layer in kept if layer < stack.count)
     elif kept[-1] < stack.count:
-        kept = (*kept, *range(stack.count, total))  # prediction layers stay unless somebody says otherwise
+        kept = (*kept, *range(stack.count, total))  # MTP layers stay unless somebody says otherwise
     prefixes = (stack.prefix, *stack.entry.prefixes)
-    return LayerMap(stack.name, kept, stack.count, prefixes, stack.predictions)
+    return LayerMap(stack.name, kept, stack.count, prefixes, stack.mtp_layers)
 
 
 def stack_bounds(

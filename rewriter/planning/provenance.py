@@ -182,7 +182,7 @@ def layer_number(value: object) -> int:
 
 def composed(origin: Origin, layers: LayerMap) -> Origin:
     """`origin` after one more run: the kept layers keep their original numbers. Raises CheckpointError."""
-    total = layers.count + layers.predictions
+    total = layers.count + layers.mtp_layers
     before = origin.layers.get(layers.stack, tuple(range(total)))
     if len(before) != total:
         raise CheckpointError(

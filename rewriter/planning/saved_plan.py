@@ -47,7 +47,7 @@ class SavedPlan:
     options: PlanOptions
     changes: tuple[Any, ...] | None
     prefix: str = ""
-    predictions: int = 0
+    mtp_layers: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What the record of a companion says about the model: with its layers all that is needed to plan again."""
@@ -58,7 +58,7 @@ class SavedPlan:
             "architecture": self.source_kind[1],
             "main": self.main,
             "prefix": self.prefix,
-            "prediction_layers": self.predictions,
+            "prediction_layers": self.mtp_layers,
         }
 
 
@@ -107,7 +107,7 @@ def saved_from(plan: Plan) -> SavedPlan:
     return SavedPlan(
         checkpoint.name, checkpoint.header_sha256, _kind(checkpoint.format, checkpoint.architecture), layers.stack,
         plan.stack is plan.stacks[0], layers.count, layers.kept, plan.options, None, plan.stack.prefix,
-        layers.predictions,
+        layers.mtp_layers,
     )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def plan_of_output(checkpoint: Checkpoint) -> SavedPlan:
     return SavedPlan(
         record.source_name, record.source_sha256, _kind(checkpoint.format, checkpoint.architecture), stack.name,
         main, layers.count, layers.kept, record.options, None, stack.prefix,
-        max(stack.predictions, layers.kept[-1] + 1 - layers.count),
+        max(stack.mtp_layers, layers.kept[-1] + 1 - layers.count),
     )  # fmt: skip
 
 

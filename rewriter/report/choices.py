@@ -46,7 +46,7 @@ def choices(
     plans, refusals = _tried(checkpoint, stack, (*bounds, *late), options)
     return {
         "layers": stack.count,
-        "predictions": stack.predictions,
+        "predictions": stack.mtp_layers,
         "refused": refusals[0] if refusals and len(plans) < 2 else "",
         "doubt": _doubt(checkpoint, options) or (refusals[0] if refusals else ""),
         "bounds": [_stated(bound, Bound("")) for bound in bounds],
@@ -78,7 +78,7 @@ def _by_fields(
     checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions
 ) -> Iterator[Bound]:
     """What the rules of fields refuse: a layer that a field names alone, hidden states that would fall together."""
-    every = range(stack.count + stack.predictions)
+    every = range(stack.count + stack.mtp_layers)
     for key, rule in _rules(checkpoint, stacks, stack, options).items():
         value = checkpoint.metadata[key]
         for layer in range(stack.count) if rule in ("names_within", "layer_names") else ():

@@ -59,7 +59,7 @@ Groups = dict[int | None, dict[int | None, list[TensorInfo]]]
 def _grouped(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> Groups:
     """Stack -> layer -> its tensors; None -> None -> those outside all stacks."""
     groups: Groups = {
-        index: {layer: [] for layer in range(stack.count + stack.predictions)} for index, stack in enumerate(stacks)
+        index: {layer: [] for layer in range(stack.count + stack.mtp_layers)} for index, stack in enumerate(stacks)
     }
     groups[None] = {None: []}
     by_prefix = {stack.prefix: index for index, stack in enumerate(stacks)}
@@ -97,7 +97,7 @@ def _stack(stack: Stack, layers: dict[int | None, list[TensorInfo]], main: bool)
         "prefix": stack.prefix,
         "count_key": stack.count_key,
         "layers": stack.count,
-        "prediction_layers": stack.predictions,
+        "prediction_layers": stack.mtp_layers,
         **_sums(tensor for tensors in layers.values() for tensor in tensors),
         "per_layer": [
             {"layer": layer, **_sums(tensors), "dtypes": [row["dtype"] for row in _dtypes(tensors)]}
@@ -138,7 +138,7 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
             "numbers": [[old, new] for old, new in plan.layers.numbers.items()],
         },
         "prediction_layers": {
-            "before": plan.layers.predictions,
+            "before": plan.layers.mtp_layers,
             "after": len(plan.layers.kept) - len(plan.layers.main),
         },
         "options": {**options_to_json(plan.options), "provenance": plan.options.provenance},

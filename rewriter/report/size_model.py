@@ -71,7 +71,7 @@ class _Places:
 
 
 def _places(checkpoint: Checkpoint, stack: Stack) -> _Places:
-    every = LayerMap(stack.name, tuple(range(stack.count + stack.predictions)), stack.count)
+    every = LayerMap(stack.name, tuple(range(stack.count + stack.mtp_layers)), stack.count)
     shared = ((each.names, users) for each in stack.entry.shared for users in users_of(checkpoint, stack, each, every))
     return _Places(
         checkpoint, stack, lists_beside(checkpoint, stack, every), tuple(position_lists(checkpoint, stack)),
@@ -118,7 +118,7 @@ def _listed(places: _Places, name: str) -> Layers:
 
 def _position(places: _Places, name: str) -> Layers:
     """The layer that a position in the name stands for. One that stands for none goes with the first drop."""
-    every = range(places.stack.count + places.stack.predictions)
+    every = range(places.stack.count + places.stack.mtp_layers)
     for pattern, listed in places.positions:
         if match := pattern.search(name):
             at = int(match[2])

@@ -274,29 +274,29 @@ def test_fact_11_jamba_defaults():
     }  # fmt: skip
 
 
-def with_predictions(architecture="deepseek_v3", main=4, predictions=1, **config):
-    tensors = [*numbered(LAYERS, main + predictions, "input_layernorm.w"), f"{LAYERS}{main}.eh_proj.weight"]
-    config = {"num_hidden_layers": main, "num_nextn_predict_layers": predictions, "first_k_dense_replace": 1, **config}
+def with_mtp_layers(architecture="deepseek_v3", main=4, mtp_layers=1, **config):
+    tensors = [*numbered(LAYERS, main + mtp_layers, "input_layernorm.w"), f"{LAYERS}{main}.eh_proj.weight"]
+    config = {"num_hidden_layers": main, "num_nextn_predict_layers": mtp_layers, "first_k_dense_replace": 1, **config}
     return hf(architecture, tensors, config)
 
 
 @pytest.mark.parametrize("architecture", ["deepseek_v3", "glm4_moe"])
-def test_fact_16_prediction_layers_follow_the_main_ones(architecture):
-    plan = make_plan(with_predictions(architecture), [0, 3])
+def test_fact_16_mtp_layers_follow_the_main_ones(architecture):
+    plan = make_plan(with_mtp_layers(architecture), [0, 3])
     assert names(plan)["model.layers.4.eh_proj.weight"] == "model.layers.2.eh_proj.weight"
     assert changes(plan) == {"num_hidden_layers": 2}
-    dropped = make_plan(with_predictions(architecture), [0, 3], PlanOptions(drop_mtp=True))
+    dropped = make_plan(with_mtp_layers(architecture), [0, 3], PlanOptions(drop_mtp=True))
     assert "model.layers.4.eh_proj.weight" not in names(dropped)
     assert changes(dropped) == {"num_hidden_layers": 2, "num_nextn_predict_layers": 0}
 
 
-def test_fact_16_drop_mtp_is_stronger_than_a_list_with_prediction_layers():
-    plan = make_plan(with_predictions(), [0, 3, 4], PlanOptions(drop_mtp=True))
+def test_fact_16_drop_mtp_is_stronger_than_a_list_with_mtp_layers():
+    plan = make_plan(with_mtp_layers(), [0, 3, 4], PlanOptions(drop_mtp=True))
     assert changes(plan)["num_nextn_predict_layers"] == 0
 
 
-def test_fact_16_one_of_two_prediction_layers_goes():
-    plan = make_plan(with_predictions(predictions=2), [0, 3, 5])
+def test_fact_16_one_of_two_mtp_layers_goes():
+    plan = make_plan(with_mtp_layers(mtp_layers=2), [0, 3, 5])
     assert changes(plan) == {"num_hidden_layers": 2, "num_nextn_predict_layers": 1}
 
 
@@ -304,9 +304,9 @@ def test_fact_16_a_count_without_tensors_is_left():
     assert after("deepseek_v3", [0, 1, 2, 4], num_nextn_predict_layers=1) == {}
 
 
-def test_fact_16_modules_of_prediction_layers_are_renumbered_too():
+def test_fact_16_modules_of_mtp_layers_are_renumbered_too():
     ignored = ["model.layers.1.q", "model.layers.4.eh_proj", "model.layers.4.mlp.gate", "lm_head"]
-    plan = make_plan(with_predictions("glm4_moe", quantization_config={"ignore": ignored}), [0, 3])
+    plan = make_plan(with_mtp_layers("glm4_moe", quantization_config={"ignore": ignored}), [0, 3])
     assert changes(plan)["quantization_config.ignore"] == [
         "model.layers.2.eh_proj",
         "model.layers.2.mlp.gate",

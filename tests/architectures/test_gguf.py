@@ -46,7 +46,7 @@ def test_nearly_every_architecture_of_llama_cpp_has_an_entry():
 def test_pruned(spec: Spec, dropped: tuple[int, ...], folder: Path, tmp_path: Path):
     path, before = source(str(spec), folder)
     kept = kept_of(spec, dropped)
-    options = PlanOptions(drop_mtp=bool(spec.predictions) and kept[-1] < spec.layers)
+    options = PlanOptions(drop_mtp=bool(spec.mtp_layers) and kept[-1] < spec.layers)
     metadata, tensors = contents(prune(path, tmp_path / "pruned.gguf", kept, options))
     wanted_metadata, wanted_tensors = expected(spec, before, kept)
     assert list(tensors) == list(wanted_tensors)

@@ -257,14 +257,14 @@ def test_global_tensors_with_numbers_stay(tmp_path):
 
 
 @pytest.mark.parametrize("entries", [4, 5])
-def test_a_list_may_leave_prediction_blocks_out(entries, tmp_path):
+def test_a_list_may_leave_mtp_blocks_out(entries, tmp_path):
     keys = {"nextn_predict_layers": 1, "attention.sliding_window_pattern": [True, False, True, True, False][:entries]}
     found = edits(without(tiny(tmp_path / "model.gguf", "mimo2", 5, keys), 1))
     assert found["mimo2.attention.sliding_window_pattern"] == (True, True, True, False)[: entries - 1]
     assert found["mimo2.block_count"] == 4
 
 
-def test_qwen35_marks_its_prediction_block_as_attention(tmp_path):
+def test_qwen35_marks_its_mtp_block_as_attention(tmp_path):
     path = tiny(tmp_path / "model.gguf", "qwen35", 9, {"nextn_predict_layers": 1})
     recurrent = edits(without(path, 1))["qwen35.attention.recurrent_layers"]
     assert recurrent == [True, True, False, True, True, True, False, False]

@@ -68,7 +68,7 @@ def test_a_file_without_its_first_stack_is_not_taken_for_another():
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe", "solar_open", "hunyuan_v1_moe"])
-def test_any_decoder_may_have_prediction_layers(architecture):
+def test_any_decoder_may_have_mtp_layers(architecture):
     """DeepSeek's convention: they carry the numbers after the main ones."""
     checkpoint = decoder(architecture, more=1, num_nextn_predict_layers=1)
     plan = make_plan(checkpoint, without(1, 4))

@@ -1,4 +1,4 @@
-"""Prediction layers: kept by default, renumbered after the main ones, dropped when named or with --drop-mtp."""
+"""MTP layers: kept by default, renumbered after the main ones, dropped when named or with --drop-mtp."""
 
 from __future__ import annotations
 

@@ -338,7 +338,7 @@ def test_without_a_choice_of_layers_all_stay(run, size, tmp_path):
     assert tensors_of(tmp_path / "out") == tensors_of(LLAMA)
 
 
-def test_prediction_layers_stay_when_nothing_is_chosen(run, tmp_path):
+def test_mtp_layers_stay_when_nothing_is_chosen(run, tmp_path):
     source = huggingface(tmp_path / "in", layers=5, model_type="deepseek_v3", num_nextn_predict_layers=1)
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))

@@ -68,7 +68,7 @@ def test_at_least_forty_architectures_run():
 def test_computes_what_the_kept_blocks_compute(spec: Spec, dropped: tuple[int, ...], tmp_path: Path):
     path = source(spec, tmp_path / "source.gguf")
     kept = kept_of(spec, dropped)
-    options = PlanOptions(drop_mtp=bool(spec.predictions) and kept[-1] < spec.layers)
+    options = PlanOptions(drop_mtp=bool(spec.mtp_layers) and kept[-1] < spec.layers)
     found = output(spec, prune(path, tmp_path / "pruned.gguf", kept, options))
     if spec.identity:
         reference = output(spec, source(spec, tmp_path / "zeroed.gguf", dropped))
@@ -80,7 +80,7 @@ def test_computes_what_the_kept_blocks_compute(spec: Spec, dropped: tuple[int, .
 
 
 @pytest.mark.parametrize("kept", [[0], [2, 5]], ids=str)
-@pytest.mark.parametrize("spec", [spec for spec in RUN if spec.drops and not spec.predictions], ids=str)
+@pytest.mark.parametrize("spec", [spec for spec in RUN if spec.drops and not spec.mtp_layers], ids=str)
 def test_one_or_two_blocks_are_right_or_refused(spec: Spec, kept: list[int], tmp_path: Path):
     assert_right_or_refused(spec, kept, tmp_path)
 
@@ -121,7 +121,7 @@ def kinds(spec: Spec) -> list[bool]:
     return [bool(kind) for kind in next(found, ())]
 
 
-MIXED = [spec for spec in RUN if kinds(spec) and spec.drops and not spec.predictions]
+MIXED = [spec for spec in RUN if kinds(spec) and spec.drops and not spec.mtp_layers]
 
 
 @pytest.mark.parametrize("kind", [True, False])

@@ -152,14 +152,14 @@ def test_what_changes_a_little_is_written_with_a_warning(row: Row, why: str, tmp
     assert (why in end) == (row.id == "minimax")  # whose slopes depend on the count too
 
 
-# -- prediction layers (fact 16)
+# -- MTP layers (fact 16)
 
 MTP = DEEPSEEK | {"num_nextn_predict_layers": 1}
 
 
 @pytest.fixture(scope="module", params=["DeepseekV3ForCausalLM", "Glm4MoeForCausalLM"])
 def predicting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Row, Any, Path]:
-    """A model saved with a prediction layer after its seven layers, as such checkpoints lie on the hub."""
+    """A model saved with an MTP layer after its seven layers, as such checkpoints lie on the hub."""
     row = Row("", request.param, MTP | {"n_group": 1, "head_dim": 8}, MODEL_LAYERS)
     model, folder = build(row), tmp_path_factory.mktemp("mtp")
     last = {name: tensor for name, tensor in saved_tensors(model, folder).items() if ".layers.6." in name}
@@ -184,28 +184,28 @@ def rewrite(folder: Path, more: dict[str, Any]) -> None:
     save_file({**load_file(path), **more}, path, {"format": "pt"})
 
 
-def prediction_names(folder: Path, layer: int) -> set[str]:
+def mtp_names(folder: Path, layer: int) -> set[str]:
     from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", "pt") as file:
         return {name for name in file.keys() if f".layers.{layer}." in name}  # noqa: SIM118
 
 
-def test_fact_16_prediction_layers_follow(predicting: tuple[Row, Any, Path], tmp_path: Path) -> None:
+def test_fact_16_mtp_layers_follow(predicting: tuple[Row, Any, Path], tmp_path: Path) -> None:
     """Kept by default: they come after the layers that are left, and the count stays true."""
     row, model, source = predicting
     prune(source, tmp_path / "out", "1,4")
     loaded, report = model_class(row).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["mismatched_keys"]
-    # transformers passes over prediction layers by the numbers that released models have.
+    # transformers passes over MTP layers by the numbers that released models have.
     assert {name.split(".")[2] for name in report["unexpected_keys"]} == {"5"}
     assert torch.equal(outputs(row, loaded), reference(row, model, (0, 2, 3, 5, 6)))
     assert loaded.config.num_nextn_predict_layers == 1
-    assert len(prediction_names(tmp_path / "out", 5)) == len(prediction_names(source, 7))
+    assert len(mtp_names(tmp_path / "out", 5)) == len(mtp_names(source, 7))
 
 
-def test_fact_16_transformers_finds_the_prediction_layers(
+def test_fact_16_transformers_finds_the_mtp_layers(
     predicting: tuple[Row, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the number it looks for, transformers loads them, from the source as from the output."""
@@ -222,7 +222,7 @@ def test_fact_16_transformers_finds_the_prediction_layers(
 
 
 @pytest.mark.parametrize("how", [["--drop=1,4", "--drop-mtp"], ["--drop=1,4,7"]], ids=["drop-mtp", "by number"])
-def test_fact_16_prediction_layers_go(predicting: tuple[Row, Any, Path], how: list[str], tmp_path: Path) -> None:
+def test_fact_16_mtp_layers_go(predicting: tuple[Row, Any, Path], how: list[str], tmp_path: Path) -> None:
     row, model, source = predicting
     assert call("prune", source, tmp_path / "out", *how).errors == ""
     loaded = load(model_class(row), tmp_path / "out")

@@ -70,7 +70,7 @@ def test_per_layer_config_follows():
     assert changes(plan).get("per_layer_config") == {"00": {"a": 1}, "01": {"a": 2}}
 
 
-def test_generic_gguf_keeps_its_prediction_layer():
+def test_generic_gguf_keeps_its_mtp_layer():
     """facts/gguf.md: block_count includes the last nextn_predict_layers blocks."""
     checkpoint = ggml("new", numbered("blk.", 6), {"block_count": 6, "nextn_predict_layers": 1})
     plan = make_plan(checkpoint, [0, 1, 2], GENERIC)

@@ -383,7 +383,7 @@ def test_it_asks_no_network(browser, tmp_path):
     assert not page.complaints()
 
 
-def test_prediction_layers_go_only_if_asked(browser, tmp_path):
+def test_mtp_layers_go_only_if_asked(browser, tmp_path):
     write_gguf(tmp_path / "model.gguf", 6, "glm4moe", fields={"nextn_predict_layers": 1})
     page = Opened(browser, "model.gguf", tmp_path)
     assert page.text("layers") == "5 of 5"

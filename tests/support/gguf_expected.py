@@ -14,8 +14,8 @@ BLOCK = re.compile(r"blk\.([0-9]+)\.")
 
 
 def kept_of(spec: Spec, dropped: tuple[int, ...]) -> list[int]:
-    """The blocks that stay, prediction blocks last."""
-    return [layer for layer in range(spec.layers + spec.predictions) if layer not in dropped]
+    """The blocks that stay, MTP blocks last."""
+    return [layer for layer in range(spec.layers + spec.mtp_layers) if layer not in dropped]
 
 
 def expected(spec: Spec, source: Contents, kept: list[int]) -> Contents:
@@ -78,11 +78,11 @@ def _written(spec: Spec, metadata: dict[str, Any], kept: list[int]) -> dict[str,
     written = {spec.whole(key): value for key, value in spec.writes.items() if spec.whole(key) not in metadata}
     if spec.implied is None:
         return written
-    before, after = spec.implied(spec.layers + spec.predictions), spec.implied(len(kept))
+    before, after = spec.implied(spec.layers + spec.mtp_layers), spec.implied(len(kept))
     main = sum(layer < spec.layers for layer in kept)
     for key, every in before.items():
         wanted = [every[layer] for layer in kept]
-        if spec.name.startswith("qwen3"):  # prediction blocks have attention
+        if spec.name.startswith("qwen3"):  # MTP blocks have attention
             wanted = [kind and layer < spec.layers for kind, layer in zip(wanted, kept, strict=True)]
             after[key][main:] = [False] * (len(kept) - main)
         if wanted != after[key]:

@@ -39,7 +39,7 @@ class Spec:
     keys: Mapping[str, Value | None] = field(default_factory=dict)  # besides BASE; None: not that one
     label: str = ""  # tells files of one architecture apart
     layers: int = 8
-    predictions: int = 0
+    mtp_layers: int = 0
     given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # tensors that llama.cpp can do without
     implied: Callable[[int], dict[str, list]] | None = None  # what a period or a built-in pattern makes of n blocks
     drops: Drops = ((1, 4), (0,), (7,))
@@ -53,9 +53,9 @@ class Spec:
     @property
     def metadata(self) -> dict[str, Value]:
         """Whole key -> value."""
-        own = BASE | {"block_count": self.layers + self.predictions} | dict(self.keys)
-        if self.predictions:
-            own["nextn_predict_layers"] = self.predictions
+        own = BASE | {"block_count": self.layers + self.mtp_layers} | dict(self.keys)
+        if self.mtp_layers:
+            own["nextn_predict_layers"] = self.mtp_layers
         named = {self.whole(key): value for key, value in own.items() if value is not None}
         return {"general.architecture": self.name, "tokenizer.ggml.model": "no_vocab"} | named
 
@@ -236,7 +236,7 @@ INDEXER = {
     "blk.{}.indexer.attn_k.weight": (32, 64),
     "blk.{}.indexer.attn_q_b.weight": (16, 128),
 }
-PREDICTION = {
+MTP = {
     "attn_norm.weight": (32,),
     "nextn.eh_proj.weight": (64, 32),
     "nextn.enorm.weight": (32,),
@@ -370,8 +370,8 @@ SPECS: tuple[Spec, ...] = (
         LEAD,
         "mtp",
         layers=7,
-        predictions=1,
-        given={"blk.0.attn_norm.weight": (32,)} | {f"blk.7.{part}": shape for part, shape in PREDICTION.items()},
+        mtp_layers=1,
+        given={"blk.0.attn_norm.weight": (32,)} | {f"blk.7.{part}": shape for part, shape in MTP.items()},
         drops=((1, 4), (0,), (6,), (7,), (2, 7)),
     ),
     # ---- encoders: what they add is normalised at once
@@ -448,7 +448,7 @@ SPECS: tuple[Spec, ...] = (
         WINDOW | LEAD,
         "mtp",
         layers=7,
-        predictions=1,
+        mtp_layers=1,
         implied=windowed(4),
         drops=((1, 4), (0,), (6,), (7,)),
     ),
@@ -517,9 +517,9 @@ SPECS: tuple[Spec, ...] = (
         "qwen35",
         DELTA,
         "mtp",
-        predictions=1,
+        mtp_layers=1,
         given={"blk.0.attn_norm.weight": (32,)}
-        | {f"blk.8.{part}": shape for part, shape in PREDICTION.items()}
+        | {f"blk.8.{part}": shape for part, shape in MTP.items()}
         | _delta(8, 3, 7),
         implied=recurrent(4),
         drops=((1, 4), (0,), (7,), (8,), (2, 8)),

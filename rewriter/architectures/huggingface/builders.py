@@ -16,9 +16,9 @@ def decoder(
 ) -> tuple[Architecture, ...]:
     """One row for each of `names`: model types with a single stack. `others` are further fields of LayerStack.
 
-    Any decoder may carry prediction layers after its own: they show in the tensors.
+    Any decoder may carry MTP layers after its own: they show in the tensors.
     """
-    others = {"prediction_key": "num_nextn_predict_layers", **others}
+    others = {"mtp_key": "num_nextn_predict_layers", **others}
     stack = StackRule(name="main", prefixes=prefixes, count_key=count_key, **others)
     return tuple(Architecture(name=name, format="huggingface", stacks=(stack,), warnings=warnings) for name in names)
 

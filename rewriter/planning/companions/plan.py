@@ -82,7 +82,7 @@ def source_numbers(checkpoint: Checkpoint) -> tuple[Stack, tuple[int, ...]] | No
     saved = plan_of_companion(checkpoint)
     if saved is None:
         return None
-    place = _place(saved, checkpoint, LayerMap(saved.stack, saved.kept, saved.before, (), saved.predictions))
+    place = _place(saved, checkpoint, LayerMap(saved.stack, saved.kept, saved.before, (), saved.mtp_layers))
     return place.stack, saved.kept
 
 
@@ -91,7 +91,7 @@ def _followed(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions, ba
         stack=saved.stack, force=options.force, strict=options.strict, keep_fields=options.keep_fields,
         provenance=options.provenance, architecture=saved.options.architecture,
     )  # fmt: skip
-    model = LayerMap(saved.stack, saved.kept, saved.before, (), saved.predictions)
+    model = LayerMap(saved.stack, saved.kept, saved.before, (), saved.mtp_layers)
     _check_model(saved, checkpoint, options)
     place = _place(saved, checkpoint, model)
     tensors, lost = _tensors(checkpoint, place, options)
@@ -127,7 +127,7 @@ def _provenance(saved: SavedPlan, plan: Plan, model: LayerMap) -> Provenance:
 
 def _check_model(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions) -> None:
     """Raise for a plan that contradicts itself, and for an adapter of another architecture."""
-    total = saved.before + saved.predictions
+    total = saved.before + saved.mtp_layers
     if (
         list(saved.kept) != sorted(set(saved.kept))
         or not saved.kept
@@ -160,7 +160,7 @@ def _place(saved: SavedPlan, checkpoint: Checkpoint, model: LayerMap) -> _Follow
         shared=tuple(_shared(saved, checkpoint, prefix)),
         stacked=stacked,
     )
-    stack = Stack(entry, prefix, layers.count, predictions=layers.predictions)
+    stack = Stack(entry, prefix, layers.count, mtp_layers=layers.mtp_layers)
     _check_numbers(saved, checkpoint, stack)
     return _Followed(stack, layers)
 
@@ -252,7 +252,7 @@ def _shared(saved: SavedPlan, checkpoint: Checkpoint, prefix: str) -> Iterator[S
 
 def _check_numbers(saved: SavedPlan, checkpoint: Checkpoint, stack: Stack) -> None:
     """Raise CheckpointError for a tensor of a layer that the model does not have."""
-    total = stack.count + stack.predictions
+    total = stack.count + stack.mtp_layers
     beyond = total + (checkpoint.companion == CONTROL_VECTOR)  # counted from 1, and never read
     for tensor in checkpoint.tensors:
         layer = stack.layer_of(tensor.name)
@@ -289,7 +289,7 @@ def _directions(
     checkpoint: Checkpoint, copies: tuple[TensorCopy, ...], place: _Followed, options: PlanOptions
 ) -> tuple[tuple[TensorCopy, ...], list[str]]:
     """Layer 0 can have no direction: that of a layer that becomes the first cannot follow."""
-    first, beyond = f"{_DIRECTION}0", f"{_DIRECTION}{place.layers.count + place.layers.predictions}"
+    first, beyond = f"{_DIRECTION}0", f"{_DIRECTION}{place.layers.count + place.layers.mtp_layers}"
     lost = [copy.tensor.name for copy in copies if copy.name == first != copy.tensor.name]
     if lost and not options.force:
         raise UnsupportedError(
@@ -335,10 +335,10 @@ def _header_edits(checkpoint: Checkpoint, model: LayerMap, options: PlanOptions)
         if key.startswith(_APART) or key in options.keep_fields:
             continue
         if key.endswith(".block_count"):
-            total = replace(model, count=model.count + model.predictions, predictions=0)
+            total = replace(model, count=model.count + model.mtp_layers, mtp_layers=0)
             yield FieldEdit(key, value, field_rules.apply("count", key, value, total), "count")
         length = value.length if isinstance(value, LongArray) else len(value) if isinstance(value, tuple) else 0
-        if length in (model.count, model.count + model.predictions):
+        if length in (model.count, model.count + model.mtp_layers):
             raise UnsupportedError(
                 f"{printable(key, 80)} may have one entry for each layer, and no rule says so: --keep-field "
                 f"{printable(key, 80)} leaves it"

@@ -76,7 +76,7 @@ def metadata_edits(
 
 def _check_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions) -> None:
     """Raise CheckpointError for a value that does not fit the layers there are."""
-    layers = LayerMap(stack.name, tuple(range(stack.count + stack.predictions)), stack.count, (), stack.predictions)
+    layers = LayerMap(stack.name, tuple(range(stack.count + stack.mtp_layers)), stack.count, (), stack.mtp_layers)
     for key, rule in rules_by_key(checkpoint, stacks, stack, PlanOptions()).items():
         if rule not in ("layer_names", "names_within") and key not in options.keep_fields:
             field_rules.apply(rule, key, checkpoint.metadata[key], layers)
@@ -126,7 +126,7 @@ def _new_counts(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack,
     for other in stacks:
         follows_us = other.count_default == stack.count_key and other.count_default != ""
         if other is stack and not _counted_elsewhere(checkpoint, stack):
-            count = len(layers.kept) if stack.counts_predictions else len(layers.main)
+            count = len(layers.kept) if stack.counts_mtp else len(layers.main)
             there = [alias for alias in stack.aliases if checkpoint.value(alias) is not None]
             if checkpoint.value(stack.count_key) is not None or not there:
                 yield _with_count(checkpoint, stack, count)
@@ -158,7 +158,7 @@ def _with_count(checkpoint: Checkpoint, stack: Stack, count: int) -> Change:
 def count_problems(checkpoint: Checkpoint, stacks: Iterable[Stack]) -> Iterator[Problem]:
     """Where the metadata counts other layers than the tensors have."""
     for stack in stacks:
-        actual = stack.count + (stack.predictions if stack.counts_predictions else 0)
+        actual = stack.count + (stack.mtp_layers if stack.counts_mtp else 0)
         stated = {key: checkpoint.value(key) for key in (stack.count_key, *stack.aliases)}
         if all(value is None for value in stated.values()):
             stated = {stack.count_default: checkpoint.value(stack.count_default)}
@@ -294,8 +294,8 @@ def _rule(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
 
 
 def _as_long(value: object, stack: Stack) -> bool:
-    """As many entries as layers, with or without the prediction layers."""
-    lengths = (stack.count, stack.count + stack.predictions)
+    """As many entries as layers, with or without the MTP layers."""
+    lengths = (stack.count, stack.count + stack.mtp_layers)
     if isinstance(value, LongArray):
         return value.length in lengths
     return isinstance(value, list | tuple) and len(value) in lengths
@@ -305,7 +305,7 @@ def _names_layers(name: str, value: object, stack: Stack) -> bool:
     """Whether a list holds layer numbers, as far as its name and its entries tell."""
     if not isinstance(value, list | tuple) or not value or not _LAYER_LIST.search(name):
         return False
-    numbers = [entry for entry in value if type(entry) is int and 0 <= entry < stack.count + stack.predictions]
+    numbers = [entry for entry in value if type(entry) is int and 0 <= entry < stack.count + stack.mtp_layers]
     return numbers == list(value) and all(low < high for low, high in pairwise(numbers))
 
 

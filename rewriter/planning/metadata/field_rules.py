@@ -42,7 +42,7 @@ def count(value: object, layers: LayerMap) -> object:
 def per_layer(value: object, layers: LayerMap) -> object:
     """One entry (or one character) for each layer: the kept entries stay."""
     items = value if isinstance(value, str) else _sequence(value)
-    if len(items) not in (layers.count, layers.count + layers.predictions):
+    if len(items) not in (layers.count, layers.count + layers.mtp_layers):
         raise CheckpointError(f"has {len(items)} entries for {layers.count} layers")
     picked = [items[old] for old in layers.kept if old < len(items)]
     return "".join(map(str, picked)) if isinstance(value, str) else type(value)(picked)  # type: ignore[call-arg]
@@ -58,7 +58,7 @@ def per_layer_and_more(value: object, layers: LayerMap) -> object:
     items = _sequence(value)
     if len(items) < layers.count:
         raise CheckpointError(f"has {len(items)} entries for {layers.count} layers")
-    total = layers.count + layers.predictions
+    total = layers.count + layers.mtp_layers
     picked = [items[old] for old in layers.kept if old < len(items)]
     return type(value)([*picked, *items[total:]])  # type: ignore[call-arg]
 
@@ -67,7 +67,7 @@ def layer_indexes(value: object, layers: LayerMap) -> object:
     """A list of layer numbers: dropped ones go, the others are renumbered."""
     indexes = [_number(item) for item in _sequence(value)]
     for index in indexes:
-        if not 0 <= index < layers.count + layers.predictions:
+        if not 0 <= index < layers.count + layers.mtp_layers:
             raise CheckpointError(f"names layer {index} of {layers.count}")
     numbers = layers.numbers
     return type(value)(numbers[index] for index in indexes if index in numbers)  # type: ignore[call-arg]
@@ -92,8 +92,8 @@ def period(value: object, layers: LayerMap) -> object:
 
 
 def prediction_count(value: object, layers: LayerMap) -> object:
-    """How many prediction layers there are. Checkpoints that were saved again have the number without the tensors."""
-    return len(layers.kept) - len(layers.main) if layers.predictions else _number(value)
+    """How many MTP layers there are. Checkpoints that were saved again have the number without the tensors."""
+    return len(layers.kept) - len(layers.main) if layers.mtp_layers else _number(value)
 
 
 def last_index(value: object, layers: LayerMap) -> object:
@@ -232,7 +232,7 @@ def _starts(prefix: str) -> list[int]:
 
 def _renamed(name: object, pattern: re.Pattern[str], layers: LayerMap) -> object:
     match = pattern.match(name) if isinstance(name, str) else None
-    total = layers.count + layers.predictions
+    total = layers.count + layers.mtp_layers
     if match is None or int(match[2]) >= total:
         return name
     rest = match.string[match.end() :]

@@ -114,7 +114,7 @@ def pattern_values(
     Nothing while the loader's own pattern gives it.
     """
     before = pattern_list(checkpoint, stack, pattern)
-    if len(before) not in (layers.count, layers.count + layers.predictions):
+    if len(before) not in (layers.count, layers.count + layers.mtp_layers):
         raise CheckpointError(f"{printable(pattern.explicit)} has {len(before)} entries for {layers.count} layers")
     before += _beyond(checkpoint, stack, pattern)[len(before) - layers.count :]
     wanted = tuple(before[old] for old in layers.kept if old < len(before))
@@ -128,12 +128,12 @@ def pattern_values(
 
 
 def _beyond(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> tuple[object, ...]:
-    """What the prediction layers are, where the list has entries for them."""
+    """What the MTP layers are, where the list has entries for them."""
     if not pattern.beyond or is_list(checkpoint, stack, pattern.explicit):
         return ()
     if pattern.beyond == "special":
-        return (pattern.special,) * stack.predictions
-    return pattern_list(checkpoint, stack, pattern, stack.count + stack.predictions)[stack.count :]
+        return (pattern.special,) * stack.mtp_layers
+    return pattern_list(checkpoint, stack, pattern, stack.count + stack.mtp_layers)[stack.count :]
 
 
 def not_special(checkpoint: Checkpoint, stack: Stack, pattern: Pattern) -> frozenset[int]:

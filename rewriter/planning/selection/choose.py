@@ -18,20 +18,20 @@ def choose(
     selection: LayerSelection,
     count: int,
     size_of: Callable[[tuple[int, ...]], int],
-    predictions: int = 0,
+    mtp_layers: int = 0,
     strategy: strategies.Strategy | None = None,
 ) -> tuple[int, ...]:
-    """Return the layers to keep of a stack of `count` layers and `predictions` more.
+    """Return the layers to keep of a stack of `count` layers and `mtp_layers` more.
 
     `size_of(kept)` must give the output's size in bytes. `strategy` stands for one that is not by position: scores or
     a recipe. Raises RequestError when the request is incomplete, out of range, or leaves no layer.
     """
     check_request(selection)
     if selection.keep is not None:
-        return parse_layers(selection.keep, count, predictions)
+        return parse_layers(selection.keep, count, mtp_layers)
     if selection.drop is not None:
-        dropped = parse_layers(selection.drop, count, predictions)
-        kept = _without(dropped, count + predictions)
+        dropped = parse_layers(selection.drop, count, mtp_layers)
+        kept = _without(dropped, count + mtp_layers)
     else:
         kept = _by_strategy(selection, count, size_of, strategy)
     if not kept or kept[0] >= count:

@@ -100,7 +100,7 @@ def _layers(stack: Stack, weights: Mapping[str, WeightMatrix], roles: Mapping[st
     for name, role in roles.items():
         number = stack.layer_of(name)
         if number is None or number >= stack.count:
-            continue  # prediction layers read the stream, they are not in it
+            continue  # MTP layers read the stream, they are not in it
         if role is None or role.word not in _FOLLOWED | _NOT_FOLLOWED:
             crossing = role is not None and role.word.startswith("cross_attn")
             why = "its layers read another stack" if crossing else "nothing is known about what it does in its layer"

@@ -29,11 +29,11 @@ LLAVA_NAMES = [
         pytest.param(llama_gguf(4, sparse_layers=(0, 2)), "sparse_layers", id="numbers in gguf"),
         pytest.param(
             ggml("glm4moe", numbered("blk.", 5), {"block_count": 5, "nextn_predict_layers": 1, "new": (1,) * 5}), "new",
-            id="with the prediction layer",
+            id="with the MTP layer",
         ),
         pytest.param(
             ggml("glm4moe", numbered("blk.", 5), {"block_count": 5, "nextn_predict_layers": 1, "new": (1,) * 4}), "new",
-            id="without the prediction layer",
+            id="without the MTP layer",
         ),
     ],
 )  # fmt: skip
