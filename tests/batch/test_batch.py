@@ -27,8 +27,8 @@ from rewriter.cli.batch import batch as command
 from rewriter.cli.batch_keys import KEYS, NO_KEYS, OPTIONS, settings
 from rewriter.cli.prune import prune as prune_command
 from rewriter.errors import OutputError, RequestError
-from tests.support.builders import MODELS, everything, huggingface, prune, split_gguf, write_gguf
-from tests.support.workers import ROOT, Gate, until
+from tests.support.builders import MODELS, ROOT, everything, huggingface, prune, split_gguf, write_gguf
+from tests.support.workers import Gate, until
 
 MODEL = "tiny-llama-12L-{}.gguf"
 

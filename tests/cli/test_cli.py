@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import pty
 import re
-import select
 import shlex
-import signal
 import struct
 import subprocess
 import sys
@@ -17,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import cli as program
 from rewriter.errors import printable
 from tests.support.builders import (
     MODELS,
@@ -33,34 +28,9 @@ from tests.support.builders import (
     write_gguf,
     write_safetensors,
 )
+from tests.support.command_line import ok, on_a_terminal
 
 LLAMA, GGUF = MODELS / "tiny-llama-12L", MODELS / "tiny-llama-12L-Q4_K_M.gguf"
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run the program in this process: run("plan", ...) -> exit code, stdout, stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-
-    def call(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            program.main()
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    yield call
-    gc.enable()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def ok(result: tuple[int, str, str]) -> str:
-    code, out, err = result
-    assert (code, err) == (0, "")
-    return out
 
 
 # What is printed
@@ -605,26 +575,6 @@ def test_a_reader_that_goes_away(environment):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
-
-
-def on_a_terminal(*arguments) -> tuple[int, str]:
-    """Run with a pseudo-terminal for stdout and stderr, and give what appeared on it."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen([sys.executable, "-m", "rewriter", *map(str, arguments)], stdout=theirs, stderr=theirs,
-                               stdin=subprocess.DEVNULL, env=environment)  # fmt: skip
-    os.close(theirs)
-    seen = b""
-    while select.select([ours], [], [], 20)[0]:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        seen += part
-    os.close(ours)
-    return process.wait(), seen.decode()
 
 
 def test_a_progress_bar_on_a_terminal(tmp_path):

@@ -17,12 +17,9 @@ from typer.main import get_command
 
 from rewriter.cli.command_group import COMMANDS, app
 from rewriter.errors import OutputError, did_you_mean
-from tests.cli import test_cli
-from tests.cli.test_cli import ok
-from tests.support.builders import MODELS, huggingface, prune, write_gguf
+from tests.support.builders import MODELS, ROOT, huggingface, prune, write_gguf
+from tests.support.command_line import ok
 
-run = test_cli.run  # the fixture
-ROOT = Path(__file__).parents[2]
 LLAMA, GGUF = MODELS / "tiny-llama-12L", MODELS / "tiny-llama-12L-Q4_K_M.gguf"
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import run  # noqa: F401  # a fixture
 from tests.support.builders import (
     gguf_field,
     gguf_record,
@@ -146,7 +145,7 @@ def source(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", NAMES)
-def test_printed(command, source, run, tmp_path):  # noqa: F811
+def test_printed(command, source, run, tmp_path):
     _, out, err = run(*commands(source, tmp_path)[command])
     check(out + err)
 
@@ -157,7 +156,7 @@ def test_on_a_terminal(command, source, tmp_path):
 
 
 @pytest.mark.parametrize("name", [ESCAPES, "[red]x[/red]".replace("/", "|"), "[bold]", "-o", os.fsdecode(b"\xff")])
-def test_a_source_of_an_evil_name(name, run, tmp_path):  # noqa: F811
+def test_a_source_of_an_evil_name(name, run, tmp_path):
     path = write_gguf(tmp_path / f"{name}.gguf")
     for command in ("inspect", "plan", "prune --generic", "verify --source"):
         _, out, err = run(*commands(path, tmp_path)[command])

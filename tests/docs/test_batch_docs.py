@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.test_cluster import cluster
-from tests.support.builders import FIXTURES
-from tests.support.workers import ROOT
+from tests.support.builders import FIXTURES, ROOT
+from tests.support.cluster import cluster
 
 PLACE = "tcp://HOST:8786"
 SECONDS = re.compile(r"[0-9]+\.[0-9]{2}( s)?$", re.MULTILINE)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections import Counter
 from itertools import starmap
-from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -21,9 +17,9 @@ from rewriter.cli import command_group
 from rewriter.planning.layer_ranges import parse_layers
 from rewriter.planning.selection.strategies import STRATEGIES
 from rewriter.scoring.metrics import METRICS
-from tests.support.builders import FIXTURES
+from tests.support.builders import FIXTURES, ROOT
+from tests.support.command_line import ours, python
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 JSON_DOC = (ROOT / "docs" / "json.md").read_text()
 OTHERS = ("batch", "cluster")
@@ -39,17 +35,6 @@ def console_blocks(page: str) -> list[tuple[str, str, int]]:
     blocks = re.findall(r"(?:<!-- exit: (\d) -->\n)?```console\n(.*?)```", page, re.DOTALL)
     pairs = ((code, re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)) for code, block in blocks)
     return [(command, output, int(code or 0)) for code, found in pairs for command, output in found]
-
-
-def ours(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return python(["-m", "rewriter", *arguments], folder)
-
-
-def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=environment, check=False
-    )
 
 
 BAR, DECIMAL = re.compile("[█▏▎▍▌▋▊▉]+"), re.compile(r"-?\d+\.\d+")

@@ -27,7 +27,7 @@ from rewriter.planning.plan import make_plan
 from rewriter.planning.saved_plan import load_plan, open_plan
 from rewriter.system.untrusted import TooLongError, read_whole, time_limit
 from rewriter.writing.checksums import manifest, problems
-from tests.formats import test_limits
+from tests.support import limited
 from tests.support.builders import gguf_field, gguf_record, gguf_string, huggingface, prune, raw_gguf, raw_safetensors
 
 
@@ -251,7 +251,7 @@ def test_in_a_process_with_limits(case, pruned, tmp_path):
     else:
         said = {"quant_method": "compressed-tensors", "ignore": [r"re:(.*\w)*1!"]}
         words = ["plan", huggingface(tmp_path / "in", quantization_config=said), "--drop", "1"]
-    test_limits.check(test_limits.run(*words), "to find what its expressions mean takes too long")
+    limited.check(limited.run(*words), "to find what its expressions mean takes too long")
 
 
 # A staging directory that somebody else has prepared

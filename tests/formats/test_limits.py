@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,27 +15,11 @@ import pytest
 from rewriter.formats import limits
 from rewriter.formats.json_edit import MEMBERS, VALUES
 from tests.support.builders import gguf_field, gguf_record, gguf_string, huggingface
+from tests.support.limited import SECONDS, check, run
 
-SPACE, SECONDS = 2 << 30, 10
 PLANNED = 40  # seconds for what is not refused: the most tensors that there may be
-PROGRAM = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, ({space}, {space}))
-resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds} + 5))
-sys.argv[0] = "rewriter"
-from rewriter.cli import main
-main()
-"""
 ALL = os.environ.get("HOSTILE_SIZES") == "all"
-ROOT = Path(__file__).parents[2]
 HEADER = 100_000_000  # bytes, the most that safetensors reads
-
-
-def run(*arguments: object, seconds: int = SECONDS) -> subprocess.CompletedProcess:
-    program = PROGRAM.format(space=SPACE, seconds=seconds)
-    words = [sys.executable, "-c", program, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"}
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 
 def safetensors(path: Path, raw: bytes) -> Path:
@@ -86,13 +68,6 @@ HEADERS = {
     "a name of dots": (lambda: tensors(1, "1." * 49_000_000), "--generic needs"),
 }
 SLOW = {"keys", "metadata", "objects in a list", "lists", "as many tensors as there may be"}
-
-
-def check(found: subprocess.CompletedProcess, words: str) -> None:
-    assert found.returncode == (1 if words else 0), found.stderr[-300:]
-    assert words in found.stderr
-    assert found.stderr.count("\n") == (1 if words else 0)
-    assert len(found.stderr) < 500
 
 
 def chosen(cases, slow):

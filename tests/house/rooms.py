@@ -9,6 +9,7 @@ from pathlib import Path
 import rewriter
 
 PACKAGE = Path(rewriter.__file__).parent
+TESTS = Path(__file__).parents[1]
 
 # Each room may import those before it. `__init__` is the public interface.
 ORDER = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import subprocess
@@ -16,16 +15,15 @@ import gguf
 import pytest
 
 from rewriter import errors
-from rewriter.architectures.lookup import entries, numbered_lists, resolve
-from rewriter.checkpoint import Checkpoint, TensorInfo
+from rewriter.architectures.lookup import entries, resolve
 from rewriter.formats.ggml_types import GGML_TYPES
-from rewriter.formats.json_edit import flatten
 from rewriter.planning.metadata.field_rules import RULES
 from tests.house.rooms import (
     MODULES,
     ORDER,
     PACKAGE,
     PACKAGES,
+    TESTS,
     circles,
     imports_of,
     levels_of_rooms,
@@ -33,6 +31,7 @@ from tests.house.rooms import (
     room_of,
 )
 from tests.support.builders import FIXTURES
+from tests.support.named_fixtures import checkpoint_from, named_fixtures
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 TABLES = {
@@ -54,6 +53,14 @@ def test_imports_go_one_way(module):
 
 def test_no_import_circle_even_inside_a_package():
     assert circles() == []
+
+
+def test_no_test_module_imports_another():
+    """What two of them need stands in tests/support/."""
+    nodes = [(path.name, node) for path in TESTS.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    found = [(name, node) for name, node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    names = [(name, f"{node.module}.{alias.name}") for name, node in found for alias in node.names]
+    assert [each for each in names if re.match(r"tests\.(.*\.)?test_", each[1])] == []
 
 
 def test_the_house_is_small():
@@ -196,11 +203,6 @@ def test_the_table_of_ggml_types_is_that_of_gguf():
     assert theirs == GGML_TYPES
 
 
-def named_fixtures(entry) -> list[Path]:
-    folder = FIXTURES / "names" / ("gguf" if entry.format == "gguf" else "huggingface")
-    return sorted(folder.glob(f"{entry.name}.json")) + sorted(folder.glob(f"{entry.name}.[A-Z]*.json"))
-
-
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: f"{entry.format}-{entry.name}")
 def test_every_entry_has_a_fixture_with_its_real_names(entry):
     files = named_fixtures(entry)
@@ -212,12 +214,3 @@ def test_every_entry_has_a_fixture_with_its_real_names(entry):
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: f"{entry.format}-{entry.name}")
 def test_every_rule_of_an_entry_exists(entry):
     assert {rule for stack in entry.stacks for _, rule in stack.fields} <= set(RULES)
-
-
-def checkpoint_from(entry, file: Path) -> Checkpoint:
-    """The names and metadata of a fixture, as if a file with them had been opened."""
-    value = json.loads(file.read_text())
-    tensors = tuple(TensorInfo(name, dtype, tuple(shape), 0, 0, 0) for name, (dtype, shape) in value["tensors"].items())
-    assert numbered_lists(tuple(value["tensors"]))
-    metadata = value["metadata"] if entry.format == "gguf" else flatten(value["config"])
-    return Checkpoint(entry.format, str(file), file.name, entry.name, (), tensors, metadata, "")

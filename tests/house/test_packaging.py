@@ -17,9 +17,8 @@ import pytest
 import yaml
 
 from rewriter.version import VERSION
-from tests.support.builders import FIXTURES
+from tests.support.builders import FIXTURES, ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TINY = FIXTURES / "models" / "tiny-llama-12L"
 

@@ -18,10 +18,17 @@ from rewriter.errors import RequestError
 from rewriter.formats.front_matter import CardError, edit, split
 from rewriter.layout.model_card_text import HEALING, card_of
 from rewriter.planning.saved_plan import load_plan, plan_again
-from tests.support.builders import everything, huggingface, llama_names, write_config, write_gguf, write_safetensors
+from tests.support.builders import (
+    ROOT,
+    everything,
+    huggingface,
+    llama_names,
+    write_config,
+    write_gguf,
+    write_safetensors,
+)
 from tests.support.cards import REAL
 
-ROOT = Path(__file__).parents[2]
 TAGS = ("pruned", "layer-pruning")
 LINEAGE = {"base_model": "org/name", "base_model_relation": "pruned"}
 

@@ -18,7 +18,7 @@ import pytest
 
 from rewriter import open_checkpoint, verify
 from rewriter.planning.companions.peft_fields import BY_MODULE, INDEPENDENT, OTHERS, PROMPT_TYPES, RULED, SHARED
-from tests.oracle.tool import call, run
+from tests.support.in_process import call, run
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from rewriter import open_checkpoint  # noqa: E402
 from rewriter.formats.dequantize import open_weights  # noqa: E402
-from tests.oracle import hf_decoder_rows  # noqa: E402
-from tests.oracle.hf_models import build, edit_config, save  # noqa: E402
-from tests.oracle.test_streams import stream_of  # noqa: E402
 from tests.support.builders import write_config  # noqa: E402
+from tests.support.oracle import hf_decoder_rows  # noqa: E402
+from tests.support.oracle.hf_models import build, edit_config, save  # noqa: E402
+from tests.support.oracle.streams import stream_of  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

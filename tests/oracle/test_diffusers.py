@@ -12,8 +12,8 @@ diffusers = pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from tests.oracle.hf_other_rows import noise, settled  # noqa: E402
-from tests.oracle.tool import prune, refused  # noqa: E402
+from tests.support.in_process import prune, refused  # noqa: E402
+from tests.support.oracle.hf_other_rows import noise, settled  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures"))
 from diffusers_models import MODELS  # noqa: E402

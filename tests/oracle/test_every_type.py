@@ -18,12 +18,12 @@ transformers = pytest.importorskip("transformers")
 from safetensors import safe_open  # noqa: E402
 from torch import nn  # noqa: E402
 
-from tests.oracle import tiny  # noqa: E402
-from tests.oracle.every_type import INPUTS, TYPES, Type  # noqa: E402
-from tests.oracle.hf_models import only  # noqa: E402
-from tests.oracle.hf_other_rows import settled  # noqa: E402
-from tests.oracle.test_huggingface import load  # noqa: E402
-from tests.oracle.tool import call, prune, refused  # noqa: E402
+from tests.support.in_process import call, prune, refused  # noqa: E402
+from tests.support.oracle import tiny  # noqa: E402
+from tests.support.oracle.every_type import INPUTS, TYPES, Type  # noqa: E402
+from tests.support.oracle.hf_models import only  # noqa: E402
+from tests.support.oracle.hf_other_rows import settled  # noqa: E402
+from tests.support.oracle.loading import load  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from rewriter import PlanOptions, errors
-from tests.oracle import llamacpp
 from tests.support.builders import prune
 from tests.support.gguf_expected import BLOCK, expected, kept_of
-from tests.support.gguf_files import WRITES_RESIDUAL, contents, fixture, random, write
+from tests.support.gguf_files import WRITES_RESIDUAL, contents, fixture, random, typed, write
 from tests.support.gguf_specs import PATTERN, RECURRENT, SPECS, TOKENS_READ, Spec
+from tests.support.oracle import llamacpp
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.oracle
@@ -34,10 +33,6 @@ def name_of(value: object) -> str:
 
 def output(spec: Spec, path: Path) -> np.ndarray:
     return llamacpp.answer(spec.question, path, TOKENS_READ)
-
-
-def typed(spec: Spec, metadata: dict[str, Any]) -> dict[str, Any]:
-    return {key: spec.metadata.get(key, value) for key, value in metadata.items()}
 
 
 def source(spec: Spec, path: Path, zero: tuple[int, ...] = ()) -> Path:

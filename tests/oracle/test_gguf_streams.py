@@ -29,8 +29,8 @@ from tests.support.gguf_specs import SPECS, Spec
 
 pytest.importorskip("xllamacpp")
 
-from tests.oracle import llamacpp
-from tests.oracle.test_gguf_architectures import typed
+from tests.support.gguf_files import typed
+from tests.support.oracle import llamacpp
 
 pytestmark = pytest.mark.oracle
 

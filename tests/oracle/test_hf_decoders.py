@@ -19,7 +19,9 @@ from rewriter.checkpoint import Checkpoint  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
 from rewriter.formats.json_edit import edit  # noqa: E402
 from rewriter.planning.plan import Plan, make_plan  # noqa: E402
-from tests.oracle.hf_decoder_rows import (  # noqa: E402
+from tests.support.checkpoints import changes, hf, numbered  # noqa: E402
+from tests.support.in_process import call, prune, refused  # noqa: E402
+from tests.support.oracle.hf_decoder_rows import (  # noqa: E402
     DEEPSEEK,
     GEMMA3N,
     GEMMA4,
@@ -31,7 +33,7 @@ from tests.oracle.hf_decoder_rows import (  # noqa: E402
     ZAMBA2,
     listed,
 )
-from tests.oracle.hf_models import (  # noqa: E402
+from tests.support.oracle.hf_models import (  # noqa: E402
     DECODER,
     GPT2,
     MODEL_LAYERS,
@@ -43,9 +45,7 @@ from tests.oracle.hf_models import (  # noqa: E402
     reference,
     save,
 )
-from tests.oracle.test_huggingface import load  # noqa: E402
-from tests.oracle.tool import call, prune, refused  # noqa: E402
-from tests.support.checkpoints import changes, hf, numbered  # noqa: E402
+from tests.support.oracle.loading import load  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -14,10 +14,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.oracle.hf_models import BERT, build, depth, model_class, save  # noqa: E402
-from tests.oracle.hf_other_rows import ROWS, SPEECH, WHISPER, XLM, OtherRow, outputs, reference, settled  # noqa: E402
-from tests.oracle.test_huggingface import Source, load, without  # noqa: E402
-from tests.oracle.tool import prune, refused, run  # noqa: E402
+from tests.support.in_process import prune, refused, run  # noqa: E402
+from tests.support.oracle.hf_models import BERT, build, depth, model_class, save  # noqa: E402
+from tests.support.oracle.hf_other_rows import ROWS, SPEECH, WHISPER, XLM, OtherRow, outputs, reference, settled  # noqa: E402
+from tests.support.oracle.loading import Source, load, without  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 PRUNED = [(row, drop) for row in ROWS for drop in row.drops]

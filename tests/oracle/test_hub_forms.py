@@ -29,9 +29,9 @@ from rewriter.errors import UnsupportedError  # noqa: E402
 from rewriter.formats.json_edit import edit  # noqa: E402
 from rewriter.planning.options import PlanOptions  # noqa: E402
 from rewriter.planning.plan import make_plan  # noqa: E402
-from tests.oracle import hf_decoder_rows, hf_models, hf_other_rows  # noqa: E402
-from tests.oracle.hf_models import Row, edit_config, model_class  # noqa: E402
 from tests.support.checkpoints import hf  # noqa: E402
+from tests.support.oracle import hf_decoder_rows, hf_models, hf_other_rows  # noqa: E402
+from tests.support.oracle.hf_models import Row, edit_config, model_class  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -1,6 +1,5 @@
 """transformers itself loads what the tool wrote, and computes what the kept layers computed before."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +8,26 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tests.oracle.hf_decoder_rows import ROWS as DECODER_ROWS  # noqa: E402
-from tests.oracle.hf_models import ROWS, Row, build, depth, drops, is_same, model_class, outputs, reference, save  # noqa: E402
-from tests.oracle.tool import prune  # noqa: E402
+from tests.support.in_process import prune  # noqa: E402
+from tests.support.oracle.hf_decoder_rows import ROWS as DECODER_ROWS  # noqa: E402
+from tests.support.oracle.hf_models import (  # noqa: E402
+    ROWS,
+    Row,
+    build,
+    depth,
+    drops,
+    is_same,
+    model_class,
+    outputs,
+    reference,
+    save,
+)
+from tests.support.oracle.loading import Source, load, without  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 TRAINED = MODELS / "tiny-llama-12L"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    row: Row
-    model: Any
-    folder: Path
 
 
 @pytest.fixture(scope="module", params=(*ROWS, *DECODER_ROWS), ids=lambda row: row.id)
@@ -32,17 +36,6 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model, folder = build(row), tmp_path_factory.mktemp("source")
     save(row, model, folder)
     return Source(row, model, folder)
-
-
-def load(cls: Any, folder: Path) -> Any:
-    """Load a folder, and let transformers say that it neither missed nor met a tensor."""
-    model, report = cls.from_pretrained(folder, output_loading_info=True)
-    assert {problem: found for problem, found in report.items() if found} == {}
-    return model
-
-
-def without(model_depth: int, dropped: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(index for index in range(model_depth) if index not in dropped)
 
 
 def test_source_says_what_the_model_is(source: Source) -> None:

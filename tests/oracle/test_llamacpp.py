@@ -16,10 +16,10 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.oracle import llamacpp
-from tests.oracle.gguf_models import AHEAD, PERIOD_6, ROWS, UNRUNNABLE, Layers, Row, values, write
-from tests.oracle.gguf_models import tensors as row_tensors
-from tests.oracle.tool import prune
+from tests.support.in_process import prune
+from tests.support.oracle import llamacpp
+from tests.support.oracle.gguf_models import AHEAD, PERIOD_6, ROWS, UNRUNNABLE, Layers, Row, values, write
+from tests.support.oracle.gguf_models import tensors as row_tensors
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.oracle

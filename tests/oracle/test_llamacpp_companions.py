@@ -12,10 +12,10 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.oracle import llamacpp
-from tests.oracle.gguf_models import ROWS, write
-from tests.oracle.tool import call, run
 from tests.support.companion_files import write_gguf
+from tests.support.in_process import call, run
+from tests.support.oracle import llamacpp
+from tests.support.oracle.gguf_models import ROWS, write
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.oracle

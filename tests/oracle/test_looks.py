@@ -14,8 +14,8 @@ pytest.importorskip("transformers")
 from rewriter.scoring.forward.attention_weights import Text  # noqa: E402
 from rewriter.scoring.forward.model import Stream  # noqa: E402
 from rewriter.scoring.threads import Team  # noqa: E402
-from tests.oracle.hf_models import VOCABULARY, Row, build, save  # noqa: E402
-from tests.oracle.test_streams import ROWS, close, reason, states, stream_of  # noqa: E402
+from tests.support.oracle.hf_models import VOCABULARY, Row, build, save  # noqa: E402
+from tests.support.oracle.streams import ROWS, close, reason, states, stream_of  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

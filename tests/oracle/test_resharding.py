@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rewriter import PlanOptions, make_plan, open_checkpoint, write
-from tests.oracle import llamacpp
+from tests.support.oracle import llamacpp
 
 pytestmark = pytest.mark.oracle
 

@@ -21,9 +21,9 @@ from rewriter.report.choices import choices
 from rewriter.scoring.score import LayerScore, Scores
 from rewriter.scoring.suggest import by_scores
 from rewriter.units import parse_size
-from tests.report.test_size_model import IDS, STACKS
 from tests.support.checkpoints import llama
 from tests.support.javascript import interpreter
+from tests.support.named_stacks import IDS, STACKS
 
 SCRIPT = str(Path(__file__).parents[2] / "rewriter" / "report" / "templates" / "choosing.js")
 JUDGE = """({ stack, selections }) => selections.map((kept) => ({

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.docs.test_docs import ROOT, ours
-from tests.report.test_report import HOSTILE
 from tests.support.browser import chromium
-from tests.support.builders import BLOCK_PARTS, MODELS, huggingface, llama_names, write_gguf
+from tests.support.builders import BLOCK_PARTS, HOSTILE, MODELS, ROOT, huggingface, llama_names, write_gguf
+from tests.support.command_line import ours
 
 pytest.importorskip("jinja2", reason="needs the extra `report`: jinja2")
 pytest.importorskip("selenium", reason="needs the extra `browser`: selenium")

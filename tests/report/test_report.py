@@ -12,8 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_docs import ROOT, ours
-from tests.support.builders import MODELS, block_names, everything, huggingface, llama_names, split_gguf, write_gguf
+from tests.support.builders import (
+    HOSTILE,
+    MODELS,
+    ROOT,
+    block_names,
+    everything,
+    huggingface,
+    llama_names,
+    split_gguf,
+    write_gguf,
+)
+from tests.support.command_line import ours
 
 pytest.importorskip("jinja2", reason="needs the extra `report`: jinja2")
 
@@ -126,9 +136,6 @@ def test_a_model_that_contradicts_itself_says_so(tmp_path):
     text = page(huggingface(tmp_path / "model", 6, num_hidden_layers=7), tmp_path, *FAST)
     assert "Nothing can be dropped here" in text
     assert "expected 6" in Elements(text).text
-
-
-HOSTILE = """</script><img src=x onerror=alert(1)>"'&\u202e\u2066\x1b[31m"""
 
 
 def test_names_are_no_markup(tmp_path):

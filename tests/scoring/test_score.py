@@ -20,10 +20,8 @@ from rewriter.planning.selection.published_orders import RECIPES
 from rewriter.report.plot import about_bars, bar_lengths
 from rewriter.scoring.metrics import METRICS
 from rewriter.scoring.score import DEFAULTS, score_layers
-from tests.cli.test_cli import ok, on_a_terminal, run
 from tests.support.builders import MODELS, huggingface, write_config, write_gguf
-
-__all__ = ["run"]  # a fixture
+from tests.support.command_line import ok, on_a_terminal
 
 HF, F16 = MODELS / "tiny-llama-12L", MODELS / "tiny-llama-12L-F16.gguf"
 Q8, Q4 = MODELS / "tiny-llama-12L-Q8_0.gguf", MODELS / "tiny-llama-12L-Q4_K_M.gguf"

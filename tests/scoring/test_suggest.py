@@ -21,8 +21,8 @@ from rewriter.planning.selection.choose import choose
 from rewriter.planning.selection.published_orders import RECIPES, find, strategy_of
 from rewriter.scoring.score import LayerScore, Scores
 from rewriter.scoring.suggest import by_scores
-from tests.house.test_house import checkpoint_from, named_fixtures
 from tests.support.checkpoints import ggml, llama, numbered
+from tests.support.named_fixtures import checkpoint_from, named_fixtures
 
 quick = settings(derandomize=True, deadline=None, max_examples=100)
 

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 from rewriter import PlanOptions, WriteOptions, make_plan, open_checkpoint, write
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "fixtures"
 MODELS = FIXTURES / "models"
 LLAMA_PARTS = ("input_layernorm.weight", "self_attn.q_proj.weight", "mlp.down_proj.weight")
 BLOCK_PARTS = ("attn_norm.weight", "attn_q.weight", "ffn_down.weight")
@@ -218,3 +219,6 @@ def prune(source: Path, target: Path, keep: Iterable[int], options: PlanOptions 
     told = {name: how.pop(name) for name in ("progress", "committed", "told", "executor") if name in how}
     output = write(make_plan(open_checkpoint(source), keep, options), target, WriteOptions(**how), **told)
     return target if output.directory else target.with_name(output.files[0].name)
+
+
+HOSTILE = """</script><img src=x onerror=alert(1)>"'&\u202e\u2066\x1b[31m"""

@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 
 from tests.support.builders import FIXTURES, add_field
+from tests.support.gguf_specs import Spec
 
 NAMES = FIXTURES / "names" / "gguf"
 Shapes = Mapping[str, tuple[int, ...]]  # in GGUF order: the dimension that lies contiguous in memory comes first
@@ -89,3 +90,8 @@ def contents(path: Path) -> Contents:
         for tensor in reader.tensors
     }
     return metadata, tensors
+
+
+def typed(spec: Spec, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata with the types that the Spec gives its values."""
+    return {key: spec.metadata.get(key, value) for key, value in metadata.items()}

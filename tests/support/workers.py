@@ -6,7 +6,8 @@ import os
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.builders import ROOT
+
 PATIENCE = 60
 
 HELD = """

@@ -16,8 +16,8 @@ from rewriter.layout.output import CopyRange, Literal
 from rewriter.writing.checksums import manifest
 from rewriter.writing.hashing import digests
 from tests.support.builders import MODELS, everything, huggingface, prune, tensors_of, write_gguf
-from tests.writing.test_execute import KEEP, KINDS
-from tests.writing.test_verify import flip, in_json, lines
+from tests.support.damage import flip, in_json, lines
+from tests.support.write_jobs import KEEP, KINDS
 
 RECORDS = {"gguf": "x.gguf.rewriter.json", "split": "x-00001-of-00003.gguf.rewriter.json",
            "directory": "x/rewriter.json", "lone": "x.safetensors.rewriter.json"}  # fmt: skip

@@ -28,12 +28,11 @@ from rewriter.writing.executors import workers
 from rewriter.writing.staging import emptied
 from rewriter.writing.write import save
 from tests.support import faults
-from tests.support.builders import everything, huggingface, prune, write_gguf
+from tests.support.builders import ROOT, everything, huggingface, prune, write_gguf
 from tests.support.faults import Calls, watching
-from tests.writing.test_execute import FIRST, KINDS, Job
+from tests.support.write_jobs import FIRST, KINDS, Job
 
 EARLIER = [1, 3]
-ROOT = Path(__file__).parents[2]
 
 
 class Scene:

@@ -7,15 +7,13 @@ import os
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
 from rewriter.system import calls
 from rewriter.system.rename import exchange, rename_new
-from tests.support.builders import FIXTURES, everything
+from tests.support.builders import FIXTURES, ROOT, everything
 
-ROOT = Path(__file__).parents[2]
 MODELS = FIXTURES / "models"
 SOURCES = {"directory": MODELS / "tiny-llama-12L", "gguf": MODELS / "tiny-llama-12L-Q8_0.gguf"}
 SYSTEMS = ["windows", "macos"]

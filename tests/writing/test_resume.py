@@ -19,7 +19,7 @@ from rewriter import OutputError, RewriterError, verify
 from tests.support import faults
 from tests.support.builders import everything, prune
 from tests.support.faults import Calls, watching
-from tests.writing.test_execute import FIRST, KEEP, SCRIPT, Job
+from tests.support.write_jobs import FIRST, KEEP, SCRIPT, Job
 
 SEVERAL = ("split", "directory", "lone")
 

@@ -22,7 +22,7 @@ from rewriter import OutputError, verify
 from rewriter.writing.staging import uninterrupted
 from tests.support.builders import MODELS, everything, huggingface, prune
 from tests.support.faults import in_child
-from tests.writing.test_execute import KINDS, SCRIPT, Job
+from tests.support.write_jobs import KINDS, SCRIPT, Job
 
 GGUF = MODELS / "tiny-llama-12L-Q8_0.gguf"  # 2.9 MB
 

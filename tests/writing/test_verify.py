@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from rewriter import CheckpointError, PlanOptions, Problem, open_checkpoint, verify
+from rewriter import CheckpointError, PlanOptions, open_checkpoint, verify
 from rewriter.writing.match_layers import Place, first_difference
 from tests.support.builders import (
     MODELS,
@@ -28,6 +28,7 @@ from tests.support.builders import (
     write_gguf,
     write_safetensors,
 )
+from tests.support.damage import flip, in_json, lines, rename_tensor, replace
 
 KEEP = [0, 2, 3, 5]
 INDEX = "model.safetensors.index.json"
@@ -57,30 +58,6 @@ def lone_source(folder: Path) -> Path:
 
 
 SOURCES = {"gguf": gguf_source, "split": split_gguf, "directory": directory_source, "lone": lone_source}
-
-
-def flip(path: Path, place: int) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[place] ^= 1
-    path.write_bytes(raw)
-
-
-def replace(path: Path, old: bytes | str, new: bytes | str) -> None:
-    old, new = (text if isinstance(text, bytes) else text.encode() for text in (old, new))
-    raw = path.read_bytes()
-    assert raw.count(old) == 1
-    path.write_bytes(raw.replace(old, new))
-
-
-def in_json(path: Path, change) -> None:
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-def rename_tensor(path: Path, old: str, new: str) -> None:
-    assert len(old) == len(new)
-    replace(path, gguf_string(old), gguf_string(new))
 
 
 def swap_layers(path: Path, stem: bytes) -> None:
@@ -257,14 +234,6 @@ def pruned(kind: str, folder: Path, **options) -> tuple[Path, Path]:
     source = SOURCES[kind](folder)
     name = {"directory": "p", "lone": "p.safetensors"}.get(kind, "p.gguf")
     return source, prune(source, folder / name, KEEP, PlanOptions(**options))
-
-
-def lines(problems: tuple[Problem, ...], where: str, what: str) -> list[str]:
-    for problem in problems:
-        assert str(problem) == f"{problem.where}: expected {problem.expected}, found {problem.found}"
-        assert str(problem).isprintable()
-        assert all((problem.where, problem.expected, problem.found))
-    return [str(each) for each in problems if str(each).startswith(where) and what in str(each)]
 
 
 @pytest.mark.parametrize(("kind", "damage", "where", "what"), ALONE)

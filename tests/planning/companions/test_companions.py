@@ -23,10 +23,10 @@ from rewriter.planning.companions.plan import plan_along
 from rewriter.planning.plan import make_plan
 from rewriter.planning.saved_plan import open_plan, plan_again, saved_from
 from rewriter.writing.write import write
-from tests.oracle.tool import call, run
 from tests.support import companion_files as files
 from tests.support.builders import FIXTURES, huggingface, tensors_of, values, write_safetensors
 from tests.support.builders import write_gguf as write_model
+from tests.support.in_process import call, run
 
 KEPT = (0, 2, 5)
 NUMBERS = {0: 0, 2: 1, 5: 2}

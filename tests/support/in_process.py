@@ -1,4 +1,4 @@
-"""How the oracle tests call the tool: the way a user does, but in this process, which saves its start each time."""
+"""The program as a user calls it, but in this process, which saves its start each time."""
 
 import contextlib
 import io

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.oracle.hf_models import image, tokens, tokens_twice
+from tests.support.oracle.hf_models import image, tokens, tokens_twice
 
 INPUTS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "": dict,

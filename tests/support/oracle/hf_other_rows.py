@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.oracle.hf_models import (
+from tests.support.oracle.hf_models import (
     ABSENT,
     BERT,
     DECODER,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tests.oracle.hf_models import (
+from tests.support.oracle.hf_models import (
     ABSENT,
     DECODER,
     MEMORY_NAMES,
