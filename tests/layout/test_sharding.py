@@ -25,7 +25,7 @@ from rewriter import (
     open_checkpoint,
     verify,
 )
-from rewriter.cli import main as program
+from rewriter.cli import main
 from rewriter.layout.sharding import by_size
 from rewriter.planning.saved_plan import load_plan, plan_again
 from tests.support.builders import (
@@ -61,7 +61,7 @@ def run(capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
         monkeypatch.setattr("signal.signal", lambda *_: None)
         with pytest.raises(SystemExit) as stopped:
-            program.main()
+            main()
         return Done(stopped.value.code or 0, *capsys.readouterr())
 
     return call

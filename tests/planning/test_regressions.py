@@ -13,7 +13,6 @@ from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.plan import effective, make_plan, result
 from rewriter.planning.provenance import recorded
 from rewriter.planning.selection.choose import choose
-from rewriter.units import parse_size
 from tests.support.checkpoints import ggml, hf, llama, llama_gguf, numbered
 
 BARE = PlanOptions(provenance=False)
@@ -29,13 +28,6 @@ def test_keep_all_of_a_qwen2_whose_threshold_is_beyond_its_layers(value):
     """Qwen2.5-14B: 48 layers, max_window_layers 70. Keeping every layer must reproduce the file."""
     checkpoint = hf("qwen2", numbered("model.layers.", 24), {"num_hidden_layers": 24, "max_window_layers": value})
     assert make_plan(checkpoint, range(24), BARE).edits == ()
-
-
-@pytest.mark.parametrize("text", ["4G\u0131B", "4G\u0130", "4\u0131", "4\u212a", "4iB", "4i"])
-def test_sizes_with_letters_that_only_ignore_case_knows(text):
-    """KeyError, a traceback: re.IGNORECASE matches the dotless i and the Kelvin sign. `4iB` is 4 bytes."""
-    with pytest.raises(RequestError):
-        parse_size(text)
 
 
 def test_first_n_keeps_the_first_n_or_refuses():

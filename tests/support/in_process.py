@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from rewriter.cli import main as program
+from rewriter.cli.main import _run
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def call(*args: str | Path) -> Done:
         patch.dict(os.environ, {"COLUMNS": "1000"}),
     ):
         try:
-            program._run()
+            _run()
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)

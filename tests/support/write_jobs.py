@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tests.support.builders import (
@@ -90,3 +91,8 @@ def term(): os.kill(os.getpid(), signal.SIGTERM)
 sys.argv = ["rewriter", "prune", *sys.argv[1:]]
 rewriter.cli.main()
 """
+
+
+def link_counts(folder: Path) -> dict[str, int]:
+    """How many names each file of the folder has."""
+    return {file.name: os.stat(file).st_nlink for file in folder.iterdir()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,115 +14,13 @@ import pytest
 
 from rewriter import CheckpointError, OutputError, PlanOptions, RewriterError, make_plan, open_checkpoint, verify, write
 from rewriter.system import calls
-from rewriter.system.rename import rename_new
 from tests.support.builders import (
     everything,
     huggingface,
     prune,
 )
+from tests.support.doubles import patched, refused
 from tests.support.write_jobs import FIRST, KEEP, KINDS, SCRIPT, Job, directory, lone, single
-
-
-@pytest.fixture(params=KINDS)
-def job(request, tmp_path):
-    return Job(request.param, tmp_path)
-
-
-def patched(monkeypatch, module: str, **functions) -> None:
-    """Give one module an `os` of its own in which `functions` are replaced."""
-    monkeypatch.setattr(f"{module}.os", types.SimpleNamespace(**{**vars(os), **functions}))
-
-
-# The copy engine
-
-
-def failing(code: int, after: int = 0):
-    """An OSError on every call but the first `after` ones, which answer short."""
-    calls = []
-
-    def copy(*arguments, **named):
-        calls.append(1)
-        if len(calls) > after:
-            raise OSError(code, os.strerror(code))
-        return REAL[len(arguments)](*arguments, **named)
-
-    return copy
-
-
-def short_range(source, target, count, offset_src=None):
-    return os.copy_file_range(source, target, min(count, 7), offset_src=offset_src)
-
-
-def short_sendfile(target, source, offset, count):
-    return os.sendfile(target, source, offset, min(count, 5))
-
-
-REAL = {3: short_range, 4: short_sendfile}
-FALL_BACK = [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP]
-COPIES = {
-    "short ranges": {"copy_file_range": short_range},
-    "short sendfile": {"copy_file_range": failing(errno.EXDEV), "sendfile": short_sendfile},
-    "short reads": {
-        "copy_file_range": failing(errno.ENOSYS),
-        "sendfile": failing(errno.EINVAL),
-        "pread": lambda descriptor, count, offset: os.pread(descriptor, min(count, 3), offset),
-    },
-    "short writes": {
-        "copy_file_range": failing(errno.ENOSYS),
-        "sendfile": failing(errno.EINVAL),
-        "write": lambda descriptor, data: os.write(descriptor, data[:11]),
-    },
-    "half way": {"copy_file_range": failing(errno.EINVAL, after=3), "sendfile": failing(errno.EINVAL, after=4)},
-    **{f"no ranges: {errno.errorcode[code]}": {"copy_file_range": failing(code)} for code in FALL_BACK},
-    **{
-        f"by hand: {errno.errorcode[code]}": {"copy_file_range": failing(code), "sendfile": failing(code)}
-        for code in FALL_BACK
-    },
-}
-
-
-@pytest.mark.parametrize("functions", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("kind", ["gguf", "directory"])
-def test_every_way_to_copy_gives_the_same_file(kind, functions, tmp_path, monkeypatch):
-    job = Job(kind, tmp_path)
-    counted = []
-    patched(monkeypatch, "rewriter.writing.copy", **functions)
-    job.run(progress=counted.append)
-    job.check_success()
-    assert sum(counted) == sum(map(len, job.good.values()))
-    assert all(counted)
-
-
-def failing_write(nth: int, code: int):
-    """Every write counts, by whatever call; number `nth` fails."""
-    calls = []
-
-    def counting(real):
-        def call(*arguments, **named):
-            calls.append(1)
-            if len(calls) == nth:
-                raise OSError(code, os.strerror(code))
-            return real(*arguments, **named)
-
-        return call
-
-    return {name: counting(getattr(os, name)) for name in ("write", "copy_file_range", "sendfile", "fsync")}
-
-
-@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-def test_a_full_disk_leaves_nothing(job, nth, code, monkeypatch):
-    patched(monkeypatch, "rewriter.writing.copy", **failing_write(nth, code))
-    with pytest.raises(OutputError, match=f"^cannot write {FIRST['directory']}.*: {os.strerror(code).lower()}$"):
-        job.run()
-    job.check_nothing_happened()
-
-
-def test_a_source_that_became_shorter(job, monkeypatch):
-    patched(monkeypatch, "rewriter.writing.copy", copy_file_range=lambda *args, **named: 0)
-    with pytest.raises(CheckpointError, match=r"ended at byte [0-9]+ while it was copied"):
-        job.run()
-    job.check_nothing_happened()
 
 
 def touch_mtime(path: Path) -> None:
@@ -174,7 +71,7 @@ def test_wrong_bytes_are_seen_with_verify(tmp_path, monkeypatch):
     zeros = types.SimpleNamespace(
         **{**vars(calls), "read_part": lambda fd, count, offset: bytes(len(os.pread(fd, count, offset)))}
     )
-    patched(monkeypatch, "rewriter.writing.copy", copy_file_range=failing(errno.EXDEV), sendfile=failing(errno.EXDEV))
+    patched(monkeypatch, "rewriter.writing.copy", copy_file_range=refused(errno.EXDEV), sendfile=refused(errno.EXDEV))
     monkeypatch.setattr("rewriter.writing.copy.system", zeros)
     with pytest.raises(CheckpointError):
         job.run(verify_bytes=True)
@@ -210,9 +107,6 @@ def test_a_small_disk_is_refused_before_anything_is_written(job, monkeypatch):
     monkeypatch.setattr("rewriter.system.calls.free_bytes", lambda folder: size)
     job.run()
     job.check_success()
-
-
-# Destinations
 
 
 def test_an_existing_destination_is_refused(job):
@@ -414,138 +308,6 @@ def test_a_stale_config_of_an_earlier_output_goes(tmp_path):
     assert verify(target, source, PlanOptions(generic=True)) == ()
 
 
-# Staging
-
-
-def test_what_a_killed_run_left_is_taken_over(job):
-    staging = job.folder / f".{job.target.name}.rewriter-tmp"
-    (staging / "deep" / "er").mkdir(parents=True)
-    (staging / "deep" / "file").write_text("left")
-    (staging / FIRST[job.kind]).write_text("left")
-    (staging / "link").symlink_to(job.source)
-    job.run()
-    job.check_success()
-
-
-def test_a_second_run_at_the_same_time(job):
-    staging = job.folder / f".{job.target.name}.rewriter-tmp"
-    staging.mkdir()
-    lock = os.open(staging, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match=r"another run is writing \..*rewriter-tmp at this moment"):
-            job.run()
-    finally:
-        os.close(lock)
-    assert list(staging.iterdir()) == []
-    job.run()
-    job.check_success()
-
-
-@pytest.mark.parametrize("obstacle", ["file", "link"])
-def test_something_else_under_the_staging_name(job, obstacle, tmp_path):
-    staging = job.folder / f".{job.target.name}.rewriter-tmp"
-    staging.write_text("mine") if obstacle == "file" else staging.symlink_to(tmp_path / "in")
-    with pytest.raises(OutputError, match="is in the way"):
-        job.run()
-    assert everything(tmp_path / "in") == job.before
-
-
-def test_a_run_that_begins_after_the_rename_waits_until_the_first_has_cleared_away(job, monkeypatch):
-    refused = []
-
-    def sync(folder):
-        if folder == job.folder:
-            with pytest.raises(OutputError, match="another run is writing"):
-                job.run(overwrite=True)
-            refused.append(folder)
-
-    job.run()
-    monkeypatch.setattr("rewriter.writing.execute.sync", sync)
-    job.run(overwrite=True)
-    assert refused == [job.folder]
-    job.check_success()
-
-
-def test_the_first_file_appears_last(job, monkeypatch):
-    renamed = []
-    real = __import__("rewriter.system.rename", fromlist=["rename_new"]).rename_new
-    monkeypatch.setattr(
-        "rewriter.writing.commit.rename_new", lambda old, new: (renamed.append(new.name), real(old, new))
-    )
-    job.run()
-    expected = [FIRST[job.kind]]
-    if job.kind != "directory":
-        expected = [name for name in sorted(job.good, reverse=True) if name != FIRST[job.kind]] + expected
-    assert renamed == expected
-
-
-@pytest.mark.parametrize("kind", ["split", "lone"])
-def test_nobody_sees_old_and_new_files_together(kind, tmp_path, monkeypatch):
-    job = Job(kind, tmp_path)
-    prune(job.source, job.target, [1, 3])
-    first, seen = job.folder / FIRST[kind], []
-    real = __import__("rewriter.system.rename", fromlist=["rename_new"]).rename_new
-
-    def renaming(old, new):
-        seen.append(first.exists())
-        real(old, new)
-
-    monkeypatch.setattr("rewriter.writing.commit.rename_new", renaming)
-    job.run(overwrite=True)
-    assert seen == [True] + [False] * (2 * len(job.good) - 1)
-    job.check_success()
-
-
-def test_a_staging_directory_that_goes_before_it_is_locked(job, monkeypatch):
-    staging, calls = job.folder / f".{job.target.name}.rewriter-tmp", []
-
-    def flock(descriptor, operation):
-        calls.append(descriptor)
-        if len(calls) == 1:
-            staging.rmdir()
-        fcntl.flock(descriptor, operation)
-
-    monkeypatch.setattr("rewriter.system.calls.fcntl", types.SimpleNamespace(**{**vars(fcntl), "flock": flock}))
-    job.run()
-    assert len(calls) == 2
-    job.check_success()
-
-
-def test_a_destination_that_appears_meanwhile_is_not_replaced(job, monkeypatch):
-    place = job.folder / FIRST[job.kind]
-    monkeypatch.setattr("rewriter.writing.write.check_plan", lambda *args: place.write_text("somebody else's"))
-    with pytest.raises(OutputError, match=r"exists|is not replaced"):
-        job.run()
-    assert everything(job.folder) == {FIRST[job.kind]: b"somebody else's"}
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_a_new_name_is_never_one_that_is_taken(known, tmp_path, monkeypatch):
-    """Somebody may take it after the last look."""
-    if not known:
-        monkeypatch.setattr("rewriter.system.rename._renameat2", lambda old, new, flags: False)
-    (tmp_path / "file").write_text("theirs")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to("nowhere")
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new file").write_text("ours")
-    for old, new in (("new file", "file"), ("new file", "link"), ("new", "folder")):
-        with pytest.raises(FileExistsError):
-            rename_new(tmp_path / old, tmp_path / new)
-    assert (tmp_path / "file").read_text() == "theirs"
-
-
-def test_without_renameat2(job, monkeypatch):
-    monkeypatch.setattr("rewriter.system.rename._renameat2", lambda old, new, flags: False)
-    job.run()
-    job.check_success()
-    with pytest.raises(OutputError, match="exists"):
-        job.run()
-    job.run(overwrite=True)
-    job.check_success()
-
-
 def test_everything_is_synced_before_it_is_renamed(job, monkeypatch):
     synced = []
 
@@ -561,9 +323,6 @@ def test_everything_is_synced_before_it_is_renamed(job, monkeypatch):
     moves = {staging / "moves"} if job.kind in ("split", "lone") else set()
     assert synced[-1] == job.folder
     assert set(synced[:-1]) == files | {staging} | {file.parent for file in files} | moves
-
-
-# Signals and kills: real processes
 
 
 def started(job: Job, patch: str, *more: str) -> subprocess.Popen:

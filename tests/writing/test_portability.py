@@ -11,7 +11,6 @@ import types
 import pytest
 
 from rewriter.system import calls
-from rewriter.system.rename import exchange, rename_new
 from tests.support.builders import FIXTURES, ROOT, everything
 
 MODELS = FIXTURES / "models"
@@ -103,15 +102,6 @@ def test_macos_syncs_through_to_the_drive(code, tmp_path, monkeypatch):
     else:
         calls.fsync(7)
     assert synced == ([] if code == errno.EIO else [7])
-
-
-def test_macos_renames_in_its_own_way(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr("rewriter.system.rename.libc", {"renamex_np": lambda *words: asked.append(words) or 0}.get)
-    rename_new(tmp_path / "a", tmp_path / "b")
-    exchange(tmp_path / "a", tmp_path / "b")
-    names = os.fsencode(tmp_path / "a"), os.fsencode(tmp_path / "b")
-    assert asked == [(*names, 4), (*names, 2)]  # RENAME_EXCL, RENAME_SWAP
 
 
 def test_a_folder_that_does_not_open_is_still_told_from_a_file(tmp_path, monkeypatch):

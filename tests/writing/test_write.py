@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sys
 import types
-from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from rewriter import OutputError, PlanOptions, WriteOptions, layout, make_plan, open_checkpoint, verify, write
-from rewriter.cli import main as program
-from tests.support.builders import everything, huggingface, prune, split_gguf, tensors_of
+from rewriter.cli import main
+from tests.support.builders import everything, prune, split_gguf
+from tests.support.doubles import patched, refused
+from tests.support.write_jobs import link_counts
 
 BARE = PlanOptions(provenance=False)
-
-
-@pytest.fixture
-def source(tmp_path):
-    """Three shards, of which the first stays as it is when only the last layer goes; and a side file."""
-    folder = huggingface(tmp_path / "in", shards=3)
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "empty.txt").write_text("")
-    return folder
-
-
-def names_of(folder: Path) -> dict[str, int]:
-    return {file.name: os.stat(file).st_nlink for file in folder.iterdir()}
-
-
-def patched(monkeypatch, module: str = "copying", **functions) -> None:
-    monkeypatch.setattr(f"rewriter.{module}.os", types.SimpleNamespace(**{**vars(os), **functions}))
-
-
-def refused(code: int):
-    def call(*arguments, **named):
-        raise OSError(code, os.strerror(code))
-
-    return call
 
 
 WAYS = {"copied": {"share": False}, "linked": {"hardlink": True}, "not waited for": {"sync": False}}
@@ -57,18 +31,15 @@ def test_every_way_writes_the_same(how, source, tmp_path):
     assert everything(source) == before
 
 
-# Links
-
-
 def test_only_what_stays_as_it_is_is_linked(source, tmp_path):
     target = prune(source, tmp_path / "out", range(5), hardlink=True)
-    linked = {name for name, count in names_of(target).items() if count > 1}
+    linked = {name for name, count in link_counts(target).items() if count > 1}
     assert linked == {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "tokenizer.json"}
     assert all(os.path.samefile(target / name, source / name) for name in linked)
 
 
 def test_links_are_made_only_when_asked_for(source, tmp_path):
-    assert set(names_of(prune(source, tmp_path / "out", range(6), BARE)).values()) == {1}
+    assert set(link_counts(prune(source, tmp_path / "out", range(6), BARE)).values()) == {1}
 
 
 def test_a_link_into_a_cache_is_followed(source, tmp_path):
@@ -83,23 +54,14 @@ def test_a_link_into_a_cache_is_followed(source, tmp_path):
     assert os.path.samefile(target / "tokenizer.json", cache / "tokenizer.json")
 
 
-@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES])
-def test_where_no_link_can_be_made_it_is_copied(code, source, tmp_path, monkeypatch):
-    prune(source, tmp_path / "plain", range(5))
-    patched(monkeypatch, link=refused(code))
-    target = prune(source, tmp_path / "out", range(5), hardlink=True)
-    assert everything(target) == everything(tmp_path / "plain")
-    assert set(names_of(target).values()) == {1}
-
-
 def test_an_output_with_links_is_replaced_and_the_source_stays(source, tmp_path):
     before = everything(source)
     for keep in (range(5), range(6), range(5)):
         prune(source, tmp_path / "out", keep, hardlink=True, overwrite=True)
         assert everything(source) == before
-    assert set(names_of(source).values()) == {1, 2}
+    assert set(link_counts(source).values()) == {1, 2}
     prune(source, tmp_path / "out", [0], overwrite=True)
-    assert set(names_of(source).values()) == {1}
+    assert set(link_counts(source).values()) == {1}
     assert everything(source) == before
 
 
@@ -145,9 +107,6 @@ def test_links_need_no_room(source, tmp_path, monkeypatch):
     write(plan, tmp_path / "out", WriteOptions(share=False, hardlink=True))
 
 
-# Waiting for the disk
-
-
 def test_nothing_is_waited_for_when_that_was_asked_for(source, tmp_path, monkeypatch):
     never = types.SimpleNamespace(**{**vars(os), "fsync": lambda descriptor: pytest.fail("waited")})
     monkeypatch.setattr("rewriter.system.calls.os", never)
@@ -163,62 +122,16 @@ def test_links_are_waited_for(source, tmp_path, monkeypatch):
     def fsync(descriptor):
         synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
 
-    patched(monkeypatch, "system", fsync=fsync)
+    patched(monkeypatch, "rewriter.system.calls", fsync=fsync)
     target = prune(source, tmp_path / "out", range(5), hardlink=True)
     assert {file.name for file in target.iterdir()} <= set(synced)
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_the_disk_is_offered_to_begin_early(there, tmp_path, monkeypatch):
-    """`sync_file_range` of whole steps, where the system has it; the result does not depend on it."""
-    source = huggingface(tmp_path / "in")
-    tensors = {f"model.layers.{layer}.w": np.full((1 << 19,), layer, "float32") for layer in range(6)}
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
-    asked = []
-    library = {"sync_file_range": lambda *numbers: asked.append(numbers[2].value)} if there else {}
-    monkeypatch.setattr("rewriter.system.calls.libc", library.get)
-    target = prune(source, tmp_path / "out", [1, 2, 5])
-    assert (4 << 20 < sum(asked) <= 6 << 20) if there else not asked
-    assert tensors_of(target)["model.layers.2.w"] == tensors_of(source)["model.layers.5.w"]
-
-
-# Copies that share nothing are asked for in another way than by copy_file_range: on XFS that shares
-
-
-def test_no_call_that_could_share_is_made(source, tmp_path, monkeypatch):
-    patched(monkeypatch, copy_file_range=lambda *a, **n: pytest.fail("shares on XFS"))
-    monkeypatch.setattr(
-        "rewriter.system.calls.fcntl",
-        types.SimpleNamespace(**{**vars(fcntl), "ioctl": lambda *a: pytest.fail("shares")}),
-    )
-    target = prune(source, tmp_path / "out", range(5), share=False)
-    assert verify(target, source) == ()
-
-
-def test_copies_that_share_nothing_fall_back(source, tmp_path, monkeypatch):
-    prune(source, tmp_path / "plain", range(5))
-    patched(monkeypatch, sendfile=refused(errno.EINVAL))
-    target = prune(source, tmp_path / "out", range(5), share=False)
-    assert everything(target) == everything(tmp_path / "plain")
-
-
-def test_where_nothing_can_be_cloned_it_is_copied(source, tmp_path, monkeypatch):
-    prune(source, tmp_path / "plain", range(5))
-    monkeypatch.setattr(
-        "rewriter.system.calls.fcntl", types.SimpleNamespace(**{**vars(fcntl), "ioctl": refused(errno.EOPNOTSUPP)})
-    )
-    target = prune(source, tmp_path / "out", range(5))
-    assert everything(target) == everything(tmp_path / "plain")
-
-
-# The command line
 
 
 def called(monkeypatch, *arguments) -> None:
     monkeypatch.setattr(sys, "argv", ["rewriter", "prune", *map(str, arguments)])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as stopped:
-        program.main()
+        main()
     assert not stopped.value.code
 
 
@@ -248,7 +161,7 @@ def test_the_summary_counts_links(source, tmp_path, monkeypatch, capsys):
 
 
 def test_the_summary_names_what_could_not_be_linked(source, tmp_path, monkeypatch, capsys):
-    patched(monkeypatch, link=refused(errno.EXDEV))
+    patched(monkeypatch, "rewriter.writing.copy", link=refused(errno.EXDEV))
     called(monkeypatch, source, tmp_path / "out", "--drop", "5", "--hardlink")
     out = capsys.readouterr().out
     assert "hard links: 0 of 8 files" in out
