@@ -23,9 +23,9 @@ from rewriter.errors import UnsupportedError, printable
 from rewriter.formats.dequantize import WeightMatrix, open_weights, workers
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
-from rewriter.scoring.build.residual_stream import describe_stream
-from rewriter.scoring.forward.model import Model
+from rewriter.scoring.build.residual_stream import build_residual_stream
 from rewriter.scoring.metrics import find
+from rewriter.scoring.model import ScoringModel
 from rewriter.scoring.threads import Team
 
 # The metrics to take where none is asked for: the first one that applies. docs/metrics.md has the measurements.
@@ -85,7 +85,7 @@ def score_layers(
         for name, function in zip(chosen, functions, strict=True):
             try:
                 with np.errstate(all="ignore"), _fitting():  # what is not finite is said below
-                    values = function(replace(model, told=partial(watch, name)))
+                    values = function(replace(model, on_progress=partial(watch, name)))
             except UnsupportedError as error:
                 if name == chosen[-1]:
                     raise
@@ -96,7 +96,7 @@ def score_layers(
 
 
 @contextmanager
-def _model(checkpoint: Checkpoint, stack: Stack, threads: int) -> Iterator[Model]:
+def _model(checkpoint: Checkpoint, stack: Stack, threads: int) -> Iterator[ScoringModel]:
     with blas_threads.one_thread(), open_weights(checkpoint) as weights, Team(threads) as team:
         yield _described(checkpoint, stack, weights, team)
 
@@ -110,7 +110,7 @@ def _fitting() -> Iterator[None]:
         raise UnsupportedError(f"the shapes of the weights do not fit together: {printable(error)}") from None
 
 
-def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix], team: Team) -> Model:
+def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix], team: Team) -> ScoringModel:
     layers: list[dict[str, WeightMatrix]] = [{} for _ in range(stack.count)]
     for name, weight in weights.items():
         number = stack.layer_of(name)
@@ -118,9 +118,9 @@ def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, Weigh
             layers[number][stack.after(name, number)[1:]] = weight
     try:
         with _fitting():
-            return Model(tuple(layers), team, describe_stream(checkpoint, stack, weights))
+            return ScoringModel(tuple(layers), team, build_residual_stream(checkpoint, stack, weights))
     except UnsupportedError as error:
-        return Model(tuple(layers), team, None, str(error))
+        return ScoringModel(tuple(layers), team, None, str(error))
 
 
 def _scores(metric: str, stack: Stack, values: Sequence[float], why: str) -> Scores:

@@ -20,9 +20,8 @@ from rewriter.errors import UnsupportedError
 from rewriter.formats.dequantize import open_weights
 from rewriter.planning.plan import open_stacks
 from rewriter.scoring.build.model_facts import NOT_LOOKED_IN_GGUF
-from rewriter.scoring.build.residual_stream import describe_stream
-from rewriter.scoring.forward.attention_weights import Text
-from rewriter.scoring.forward.model import Stream
+from rewriter.scoring.build.residual_stream import build_residual_stream
+from rewriter.scoring.forward.residual_stream import ResidualStream
 from rewriter.scoring.threads import Team
 from tests.support.gguf_files import fixture, random, write
 from tests.support.gguf_specs import SPECS, Spec
@@ -132,7 +131,7 @@ def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def assert_equal(spec: Spec, path: Path) -> None:
     checkpoint = open_checkpoint(path)
     with open_weights(checkpoint) as opened:
-        stream = describe_stream(checkpoint, select(open_stacks(checkpoint, PlanOptions())[1], "main"), opened)
+        stream = build_residual_stream(checkpoint, select(open_stacks(checkpoint, PlanOptions())[1], "main"), opened)
         found = through(stream)
     for row, token in zip(found, TOKENS, strict=True):
         wanted = llamacpp.answer(spec.question, path, [token])[0]
@@ -140,11 +139,11 @@ def assert_equal(spec: Spec, path: Path) -> None:
         assert np.abs(row - wanted).max() < 5e-3 * np.abs(wanted).mean()  # llama.cpp looks its GELU up in F16
 
 
-def through(stream: Stream) -> np.ndarray:
+def through(stream: ResidualStream) -> np.ndarray:
     """Of each token at position 0."""
-    team, x = Team(1), np.concatenate([stream.enter(np.array([[token]])) for token in TOKENS])
-    for block in stream.blocks:
-        x = block(x, 1.0, team)
+    team, x = Team(1), np.concatenate([stream.embed(np.array([[token]])) for token in TOKENS])
+    for layer in stream.layers:
+        x = layer(x, 1.0, team)
     return stream.logits(x, team)
 
 
@@ -156,7 +155,7 @@ def test_what_is_not_described_is_refused(spec: Spec, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(file(spec, tmp_path / "model.gguf"))
     stack = select(open_stacks(checkpoint, PlanOptions())[1], "main")
     with open_weights(checkpoint) as opened, pytest.raises(UnsupportedError, match=REFUSED[spec.name]):
-        describe_stream(checkpoint, stack, opened)
+        build_residual_stream(checkpoint, stack, opened)
 
 
 def test_whatever_is_described_can_be_run():
@@ -189,15 +188,15 @@ def test_a_text_is_read_as_llama_cpp_reads_it(spec: Spec, tmp_path: Path) -> Non
     path = file(spec, tmp_path / "model.gguf")
     checkpoint = open_checkpoint(path)
     with open_weights(checkpoint) as opened:
-        stream = describe_stream(checkpoint, select(open_stacks(checkpoint, PlanOptions())[1], "main"), opened)
-        assert stream.looks == (spec.name not in NOT_LOOKED)
-        if stream.looks:
+        stream = build_residual_stream(checkpoint, select(open_stacks(checkpoint, PlanOptions())[1], "main"), opened)
+        assert (None not in stream.attention_weights) == (spec.name not in NOT_LOOKED)
+        if None not in stream.attention_weights:
             wanted = llamacpp.answer(spec.question, path, list(TEXT))
             assert np.abs(read(stream) - wanted).max() < 1e-2 * np.abs(wanted).mean()
 
 
-def read(stream: Stream) -> np.ndarray:
-    team, x = Team(1), stream.enter(np.array([TEXT]))
-    for block in stream.blocks:
-        x = block(x, 1.0, team, Text(len(TEXT)))
+def read(stream: ResidualStream) -> np.ndarray:
+    team, x = Team(1), stream.embed(np.array([TEXT]))
+    for layer in stream.layers:
+        x = layer(x, 1.0, team, len(TEXT))
     return stream.logits(x, team)

@@ -11,8 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from rewriter.scoring.forward.attention_weights import Text  # noqa: E402
-from rewriter.scoring.forward.model import Stream  # noqa: E402
+from rewriter.scoring.forward.residual_stream import ResidualStream  # noqa: E402
 from rewriter.scoring.threads import Team  # noqa: E402
 from tests.support.oracle.hf_models import VOCABULARY, Row, build, save  # noqa: E402
 from tests.support.oracle.streams import ROWS, close, reason, states, stream_of  # noqa: E402
@@ -35,15 +34,14 @@ def test_texts_are_read_as_the_model_reads_them(row: Row, tmp_path: Path) -> Non
     stream_of(tmp_path, row.stack, lambda stream: assert_read(row, model, stream, Team(1)))
 
 
-def assert_read(row: Row, model: Any, stream: Stream, team: Team) -> None:
-    assert stream.looks == (not row.id.startswith(NOT_LOOKED))
-    if not stream.looks:
+def assert_read(row: Row, model: Any, stream: ResidualStream, team: Team) -> None:
+    assert (None not in stream.attention_weights) == (not row.id.startswith(NOT_LOOKED))
+    if not (None not in stream.attention_weights):
         return
     through, answer = states(row, model, torch.tensor(TOKENS))
     flat = [state.reshape(TOKENS.size, -1).numpy() for state in through]
-    text = Text(LENGTH)
-    for number, block in enumerate(stream.blocks):
+    for number, layer in enumerate(stream.layers):
         before, after = flat[2 * number : 2 * number + 2]
-        close(block(before, 1.0, team, text), after, np.abs(after - before).mean())
+        close(layer(before, 1.0, team, LENGTH), after, np.abs(after - before).mean())
     logits = answer.reshape(TOKENS.size, -1).numpy()
     close(stream.logits(flat[-1], team), logits, float(np.abs(logits).mean()))

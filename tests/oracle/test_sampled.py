@@ -15,9 +15,9 @@ from rewriter.formats import open_checkpoint  # noqa: E402
 from rewriter.formats.dequantize import open_weights  # noqa: E402
 from rewriter.planning.options import PlanOptions  # noqa: E402
 from rewriter.planning.plan import open_stacks  # noqa: E402
-from rewriter.scoring.build.residual_stream import describe_stream  # noqa: E402
-from rewriter.scoring.forward.model import Model  # noqa: E402
+from rewriter.scoring.build.residual_stream import build_residual_stream  # noqa: E402
 from rewriter.scoring.metrics import sampled_text  # noqa: E402
+from rewriter.scoring.model import ScoringModel  # noqa: E402
 from rewriter.scoring.score import score_layers  # noqa: E402
 from rewriter.scoring.threads import Team  # noqa: E402
 from tests.support.builders import FIXTURES  # noqa: E402
@@ -50,8 +50,8 @@ def text_of(source: Path) -> np.ndarray:
     checkpoint = open_checkpoint(source)
     stack = open_stacks(checkpoint, PlanOptions())[1][0]
     with open_weights(checkpoint) as weights:
-        stream = describe_stream(checkpoint, stack, weights)
-        return sampled_text.text(Model((), Team(1), stream), stream)
+        stream = build_residual_stream(checkpoint, stack, weights)
+        return sampled_text.sampled_tokens(ScoringModel((), Team(1), stream), stream)
 
 
 @pytest.fixture(scope="module")

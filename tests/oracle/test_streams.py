@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from rewriter.errors import UnsupportedError  # noqa: E402
-from rewriter.scoring.forward.model import Stream  # noqa: E402
+from rewriter.scoring.forward.residual_stream import ResidualStream  # noqa: E402
 from rewriter.scoring.threads import Team  # noqa: E402
 from tests.support.oracle.hf_models import (  # noqa: E402
     VOCABULARY,
@@ -64,15 +64,15 @@ def test_the_stream_is_the_model(row: Row, tmp_path: Path, team: Team) -> None:
     stream_of(tmp_path, row.stack, lambda stream: assert_equal(row, model, stream, team))
 
 
-def assert_equal(row: Row, model: Any, stream: Stream, team: Team) -> None:
+def assert_equal(row: Row, model: Any, stream: ResidualStream, team: Team) -> None:
     ids = torch.tensor(IDS)
     entering = states(row, model, ids[None])[0][0]
     close(stream.start(COUNT), entering[0].numpy(), float(entering.abs().mean()))
     through, answer = states(row, model, ids[:, None])
-    assert len(stream.blocks) == len(through) // 2
-    for number, block in enumerate(stream.blocks):
+    assert len(stream.layers) == len(through) // 2
+    for number, layer in enumerate(stream.layers):
         before, after = (state[:, 0].numpy() for state in through[2 * number : 2 * number + 2])
-        close(block(before, 1.0, team), after, np.abs(after - before).mean())
+        close(layer(before, 1.0, team), after, np.abs(after - before).mean())
         assert number == 0 or torch.equal(through[2 * number - 1], through[2 * number]), "something lies between layers"
     close(stream.logits(through[-1][:, 0].numpy(), team), answer[:, 0].numpy(), float(answer.abs().mean()))
     if "CausalLM" in row.model or "LMHead" in row.model:
@@ -89,9 +89,9 @@ def test_a_base_model_has_no_head_though_its_embedding_is_there(tmp_path: Path) 
     stream_of(tmp_path / "tied", "", check_headed)
 
 
-def check_headless(stream: Stream) -> None:
+def check_headless(stream: ResidualStream) -> None:
     assert stream.head is None
 
 
-def check_headed(stream: Stream) -> None:
+def check_headed(stream: ResidualStream) -> None:
     assert stream.head is not None

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
 from rewriter.scoring.build.fused_qkv import VALUES, fused, head_size
-from rewriter.scoring.build.model_facts import Facts
-from rewriter.scoring.build.norms_and_projections import Layer, height, inputs, linear, norm_in, only, outputs
-from rewriter.scoring.build.query_key import look
-from rewriter.scoring.forward.layers import Attention
+from rewriter.scoring.build.model_facts import ModelFacts
+from rewriter.scoring.build.norms_and_projections import LayerTensors, height, inputs, linear, norm_in, only, outputs
+from rewriter.scoring.build.query_key import query_key_attention
+from rewriter.scoring.forward.attention import Attention
 from rewriter.scoring.forward.primitives import Linear, Norm
 
 _LATENT_EPS = 1e-6  # whatever the config says of the other norms, on the Hugging Face side
 
 
-def attention(facts: Facts, layer: Layer) -> Attention:
+def attention(facts: ModelFacts, layer: LayerTensors) -> Attention:
     """Raises UnsupportedError that names what is missing or does not fit."""
     output = linear(facts, layer, "attn_output")
     if layer.has("attn_kv_a_mqa"):
@@ -33,11 +33,11 @@ def attention(facts: Facts, layer: Layer) -> Attention:
         sub_norm=norm_in(facts, layer, "attn_sub_norm"),
         scale=facts.number("values", 1.0),
         clip=facts.number("clip", 0.0) or np.inf,
-        look=look(facts, layer),
+        weights=query_key_attention(facts, layer),
     )
 
 
-def _expansion(facts: Facts, layer: Layer, values: int, wide: int) -> NDArray[np.intp] | None:
+def _expansion(facts: ModelFacts, layer: LayerTensors, values: int, wide: int) -> NDArray[np.intp] | None:
     """Which value each input of the output projection gets, where heads share values."""
     if values == wide:
         return None
@@ -47,7 +47,7 @@ def _expansion(facts: Facts, layer: Layer, values: int, wide: int) -> NDArray[np
     return np.repeat(np.arange(values).reshape(-1, size), wide // values, axis=0).ravel()
 
 
-def _latent_attention(facts: Facts, layer: Layer, output: Linear) -> Attention:
+def _latent_attention(facts: ModelFacts, layer: LayerTensors, output: Linear) -> Attention:
     """DeepSeek's: the values are made from a normalised latent, whose projection also gives the rotary key."""
     norm = norm_in(facts, layer, "attn_kv_a_norm")
     gain = None if norm is None else norm.gain

@@ -23,15 +23,15 @@ from rewriter.scoring.build.model_facts import (
     SOFTMAX_IN_GGUF,
     SPARSEMIXER,
     TRANSPOSED_EXPERTS,
-    Facts,
+    ModelFacts,
 )
-from rewriter.scoring.build.norms_and_projections import Layer, inputs, linear, norm_in, only, outputs
+from rewriter.scoring.build.norms_and_projections import LayerTensors, inputs, linear, norm_in, only, outputs
 from rewriter.scoring.forward.activations import ACTIVATIONS, xielu
-from rewriter.scoring.forward.layers import Experts, FeedForward, Router
+from rewriter.scoring.forward.feed_forward import Experts, FeedForward, Router
 from rewriter.scoring.forward.primitives import Activation, Floats, Linear, Norm, sigmoid, softmax
 
 
-def feed_forward(facts: Facts, layer: Layer) -> FeedForward | Experts:
+def feed_forward(facts: ModelFacts, layer: LayerTensors) -> FeedForward | Experts:
     """Raises UnsupportedError that names what is missing or unknown."""
     dense = layer.has("ffn_down")
     if dense and layer.has("ffn_down_exps"):
@@ -44,7 +44,7 @@ def feed_forward(facts: Facts, layer: Layer) -> FeedForward | Experts:
     return _made(facts, layer, gate, up, down, norm_in(facts, layer, "ffn_sub_norm"))
 
 
-def _activation(facts: Facts, layer: Layer, gated: bool) -> Activation:
+def _activation(facts: ModelFacts, layer: LayerTensors, gated: bool) -> Activation:
     """The stated activation, else the one the loader has, else the usual one."""
     numbers = _xielu(facts, layer)
     if numbers:
@@ -59,7 +59,7 @@ def _activation(facts: Facts, layer: Layer, gated: bool) -> Activation:
     return ACTIVATIONS[str(name)]
 
 
-def _xielu(facts: Facts, layer: Layer) -> dict[str, Any]:
+def _xielu(facts: ModelFacts, layer: LayerTensors) -> dict[str, Any]:
     """The numbers of Apertus's activation: tensors of the layer, or in a GGUF lists."""
     found: dict[str, Any] = {}
     for name in ("alpha_p", "alpha_n", "beta", "eps"):
@@ -75,7 +75,7 @@ _T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}  # 
 
 
 def _made(
-    facts: Facts, layer: Layer, gate: Linear | None, up: Linear, down: Linear, sub_norm: Norm | None = None
+    facts: ModelFacts, layer: LayerTensors, gate: Linear | None, up: Linear, down: Linear, sub_norm: Norm | None = None
 ) -> FeedForward:
     if gate is None and outputs(up) == 2 * inputs(down):  # fused: the gate's half comes first
         half = np.arange(outputs(up)).reshape(2, -1)
@@ -86,7 +86,7 @@ def _made(
     return FeedForward(up, down, gate, act, sub_norm)
 
 
-def _experts(facts: Facts, layer: Layer) -> Experts:
+def _experts(facts: ModelFacts, layer: LayerTensors) -> Experts:
     if not layer.has("ffn_down_exps") or not (layer.has("ffn_up_exps") or layer.has("ffn_gate_up_exps")):
         raise UnsupportedError(f"layer {layer.number} has no feed-forward that is known")
     return Experts(
@@ -98,7 +98,7 @@ def _experts(facts: Facts, layer: Layer) -> Experts:
     )
 
 
-def _router(facts: Facts, layer: Layer) -> Router | None:
+def _router(facts: ModelFacts, layer: LayerTensors) -> Router | None:
     used = int(facts.number("used", 0, layer.number))
     if not layer.has("ffn_gate_inp") or used < 1:
         return None
@@ -106,7 +106,7 @@ def _router(facts: Facts, layer: Layer) -> Router | None:
     return Router(
         linear(facts, layer, "ffn_gate_inp"),
         used,
-        normalise=bool(stated) if stated is not None else facts.kind not in NOT_NORMALISED,
+        normalize=bool(stated) if stated is not None else facts.kind not in NOT_NORMALISED,
         score=_scoring(facts, bias is not None),
         select_bias=None if bias is None else bias.whole().ravel(),
         scale=facts.number("scale", 1.0),
@@ -118,13 +118,13 @@ def _router(facts: Facts, layer: Layer) -> Router | None:
     )
 
 
-def _groups(facts: Facts) -> int:
+def _groups(facts: ModelFacts) -> int:
     said = GROUPS_IF_SAID.get(facts.kind)
     counted = said is None or facts.checkpoint.value(facts.stack.key("topk_method")) == said
     return (int(facts.number("groups", 1)) or 1) if counted else 1
 
 
-def _scoring(facts: Facts, biased: bool) -> Activation:
+def _scoring(facts: ModelFacts, biased: bool) -> Activation:
     gating = facts.get("gating")
     if not facts.hugging_face and facts.kind in SOFTMAX_IN_GGUF:
         return softmax
@@ -132,7 +132,7 @@ def _scoring(facts: Facts, biased: bool) -> Activation:
     return sigmoid if gating in (2, "sigmoid") or by_bias or facts.kind in SIGMOID_INPUTS else softmax
 
 
-def _shared(facts: Facts, layer: Layer) -> FeedForward | None:
+def _shared(facts: ModelFacts, layer: LayerTensors) -> FeedForward | None:
     if not layer.has("ffn_down_shexp"):
         return None
     gate = linear(facts, layer, "ffn_gate_shexp") if layer.has("ffn_gate_shexp") else None
@@ -143,7 +143,7 @@ def _shared(facts: Facts, layer: Layer) -> FeedForward | None:
 _Stored = tuple[WeightMatrix, Floats | None, bool]  # a matrix and its bias; whether it is stored as (inputs, outputs)
 
 
-def _expert_list(facts: Facts, layer: Layer) -> tuple[FeedForward, ...]:
+def _expert_list(facts: ModelFacts, layer: LayerTensors) -> tuple[FeedForward, ...]:
     downs = _each_expert(facts, layer, "ffn_down_exps")
     ups = _each_expert(facts, layer, "ffn_up_exps" if layer.has("ffn_up_exps") else "ffn_gate_up_exps")
     gates = _each_expert(facts, layer, "ffn_gate_exps") if layer.has("ffn_gate_exps") else [None] * len(ups)
@@ -152,7 +152,7 @@ def _expert_list(facts: Facts, layer: Layer) -> tuple[FeedForward, ...]:
     return tuple(_expert(facts, layer, *trio) for trio in zip(gates, ups, downs, strict=True))
 
 
-def _each_expert(facts: Facts, layer: Layer, word: str) -> list[Any]:
+def _each_expert(facts: ModelFacts, layer: LayerTensors, word: str) -> list[Any]:
     if word in layer.experts:
         biases = layer.experts.get(word + ".bias", {})
         return [
@@ -165,7 +165,7 @@ def _each_expert(facts: Facts, layer: Layer, word: str) -> list[Any]:
     return [(stack.part(number), offsets[number], transposed) for number in range(stack.shape[0])]
 
 
-def _stacked(layer: Layer, word: str) -> WeightMatrix:
+def _stacked(layer: LayerTensors, word: str) -> WeightMatrix:
     """The experts' matrices as a stack: some files have them one below the other, as one matrix."""
     stack = layer.weights[word]
     if len(stack.shape) == 2 and layer.has("ffn_gate_inp"):
@@ -177,7 +177,7 @@ def _stacked(layer: Layer, word: str) -> WeightMatrix:
     return stack
 
 
-def _expert(facts: Facts, layer: Layer, gate: _Stored | None, up: _Stored, down: _Stored) -> FeedForward:
+def _expert(facts: ModelFacts, layer: LayerTensors, gate: _Stored | None, up: _Stored, down: _Stored) -> FeedForward:
     first, second = None if gate is None else Linear(*gate), Linear(*up)
     if first is None and facts.kind in INTERLEAVED_EXPERTS:
         rows = np.arange(outputs(second)).reshape(-1, 2)

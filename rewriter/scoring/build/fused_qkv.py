@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
-from rewriter.scoring.build.model_facts import GROUPED, GROUPED_IF_MANY, PARTITIONED, Facts
-from rewriter.scoring.build.norms_and_projections import Layer, inputs, linear, only, outputs
+from rewriter.scoring.build.model_facts import GROUPED, GROUPED_IF_MANY, PARTITIONED, ModelFacts
+from rewriter.scoring.build.norms_and_projections import LayerTensors, inputs, linear, only, outputs
 from rewriter.scoring.forward.primitives import Linear
 
 QUERIES, KEYS, VALUES = range(3)
 
 
-def head_size(facts: Facts, layer: Layer, wide: int) -> int:
+def head_size(facts: ModelFacts, layer: LayerTensors, wide: int) -> int:
     """How many of `wide` components are one head's."""
     heads = int(facts.number("heads", 0, layer.number))
     if not heads:
@@ -23,7 +23,7 @@ def head_size(facts: Facts, layer: Layer, wide: int) -> int:
     return wide // heads
 
 
-def fused(facts: Facts, layer: Layer, which: int) -> Linear:
+def fused(facts: ModelFacts, layer: LayerTensors, which: int) -> Linear:
     """One of the three projections in a fused one: the output projection has as many inputs as there are queries."""
     both, wide = linear(facts, layer, "attn_qkv"), inputs(linear(facts, layer, "attn_output"))
     size, rest = head_size(facts, layer, wide), outputs(both) - wide
@@ -34,7 +34,7 @@ def fused(facts: Facts, layer: Layer, which: int) -> Linear:
     return only(both, _rows(facts, np.arange(outputs(both)), rest // 2, size, which))
 
 
-def _rows(facts: Facts, rows: NDArray[np.intp], values: int, size: int, which: int) -> NDArray[np.intp]:
+def _rows(facts: ModelFacts, rows: NDArray[np.intp], values: int, size: int, which: int) -> NDArray[np.intp]:
     """Converters put all queries first, then all keys, then all values. Some loaders do otherwise."""
     groups = values // size
     if facts.hugging_face and facts.kind in PARTITIONED:

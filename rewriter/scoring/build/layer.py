@@ -11,26 +11,33 @@ from functools import partial
 from rewriter.errors import UnsupportedError
 from rewriter.scoring.build.attention import attention
 from rewriter.scoring.build.feed_forward import feed_forward
-from rewriter.scoring.build.model_facts import CLOSING, DEPTH_SCALED, FIRST_NOT_NORMED, PARALLEL, PLAIN_NORMS, Facts
-from rewriter.scoring.build.norms_and_projections import Layer, eps_of, norm_in
-from rewriter.scoring.forward.layers import Block, Branch
+from rewriter.scoring.build.model_facts import (
+    CLOSING,
+    DEPTH_SCALED,
+    FIRST_NOT_NORMED,
+    PARALLEL,
+    PLAIN_NORMS,
+    ModelFacts,
+)
+from rewriter.scoring.build.norms_and_projections import LayerTensors, eps_of, norm_in
 from rewriter.scoring.forward.primitives import Norm
+from rewriter.scoring.forward.transformer_layer import ResidualBranch, TransformerLayer
 
 _Norms = tuple[Norm | None, Norm | None, Norm | None]  # before, after, closing
 
 
-def block(facts: Facts, layer: Layer) -> Block:
+def build_layer(facts: ModelFacts, layer: LayerTensors) -> TransformerLayer:
     """What the layer computes. Raises UnsupportedError that names what is missing or unknown."""
     first, second = _norms(facts, layer)
-    return Block(
-        Branch(attention(facts, layer), *first),
-        Branch(feed_forward(facts, layer), *second),
+    return TransformerLayer(
+        ResidualBranch(attention(facts, layer), *first),
+        ResidualBranch(feed_forward(facts, layer), *second),
         _is_parallel(facts, layer),
         _multiplier(facts),
     )
 
 
-def _multiplier(facts: Facts) -> float:
+def _multiplier(facts: ModelFacts) -> float:
     depth = facts.checkpoint.value(facts.stack.key("scale_depth"))
     if isinstance(depth, int | float) and facts.kind.startswith("minicpm"):
         return float(depth / facts.stack.count**0.5)
@@ -38,12 +45,12 @@ def _multiplier(facts: Facts) -> float:
     return facts.number("residual", 1.0 if scaled is None else scaled / facts.stack.count**0.5)
 
 
-def _is_serial_falcon(facts: Facts, layer: Layer) -> bool:
+def _is_serial_falcon(facts: ModelFacts, layer: LayerTensors) -> bool:
     """Falcon's second norm feeds the feed-forward there, not attention."""
     return layer.has("attn_norm_2") and facts.get("parallel") is False
 
 
-def _is_parallel(facts: Facts, layer: Layer) -> bool:
+def _is_parallel(facts: ModelFacts, layer: LayerTensors) -> bool:
     if _is_serial_falcon(facts, layer):
         return False
     if not layer.has("ffn_norm") and not layer.has("post_attention_norm") and not layer.has("attn_output_norm"):
@@ -52,7 +59,7 @@ def _is_parallel(facts: Facts, layer: Layer) -> bool:
     return bool(stated) if stated is not None else facts.kind in PARALLEL
 
 
-def plain_norm(facts: Facts) -> Norm | None:
+def plain_norm(facts: ModelFacts) -> Norm | None:
     """The norm that has no weights, where the architecture has that one alone."""
     if facts.kind not in PLAIN_NORMS:
         return None
@@ -60,7 +67,7 @@ def plain_norm(facts: Facts) -> Norm | None:
     return Norm(None, None, rms, eps_of(facts, rms))
 
 
-def _norms(facts: Facts, layer: Layer) -> tuple[_Norms, _Norms]:
+def _norms(facts: ModelFacts, layer: LayerTensors) -> tuple[_Norms, _Norms]:
     """Those of attention and those of the feed-forward."""
     plain = plain_norm(facts)
     if plain is not None:
@@ -72,7 +79,7 @@ def _norms(facts: Facts, layer: Layer) -> tuple[_Norms, _Norms]:
     return _open_norms(facts, layer)
 
 
-def _closing(facts: Facts, layer: Layer) -> tuple[str, str] | None:
+def _closing(facts: ModelFacts, layer: LayerTensors) -> tuple[str, str] | None:
     """The words of the norms that the stream itself goes through, where there are such."""
     if facts.checkpoint.value(facts.stack.key("do_layer_norm_before")) is False:  # OPT
         return "attn_norm", "ffn_norm"
@@ -88,7 +95,7 @@ _CLOSING_PAIRS = (
 )  # fmt: skip
 
 
-def _open_norms(facts: Facts, layer: Layer) -> tuple[_Norms, _Norms]:
+def _open_norms(facts: ModelFacts, layer: LayerTensors) -> tuple[_Norms, _Norms]:
     norm = partial(norm_in, facts, layer)
     before, second = norm("attn_norm_2") or norm("attn_norm"), norm("ffn_norm")
     after, after_second = norm("post_attention_norm", "attn_output_norm"), norm("post_ffw_norm", "layer_output_norm")

@@ -169,7 +169,7 @@ _KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ModelFacts:
     """What the metadata says about a stack."""
 
     checkpoint: Checkpoint

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
 from rewriter.formats.dequantize import WeightMatrix
-from rewriter.scoring.build.model_facts import EPS, LAYER_NORM, PLUS_ONE, RMS, RMS_IN_GGUF, TRANSPOSED, Facts
+from rewriter.scoring.build.model_facts import EPS, LAYER_NORM, PLUS_ONE, RMS, RMS_IN_GGUF, TRANSPOSED, ModelFacts
 from rewriter.scoring.forward.primitives import Linear, Norm
 
 
 @dataclass(slots=True)
-class Layer:
+class LayerTensors:
     """The tensors of one layer by what they do."""
 
     number: int
@@ -27,13 +27,13 @@ class Layer:
         return all(word in self.weights or word in self.experts for word in words)
 
 
-def norm_in(facts: Facts, layer: Layer, *words: str) -> Norm | None:
+def norm_in(facts: ModelFacts, layer: LayerTensors, *words: str) -> Norm | None:
     """The first of the norms called `words` that the layer has."""
     word = next((word for word in words if word in layer.weights), None)
     return None if word is None else norm_of(facts, layer.weights[word], layer.biases.get(word))
 
 
-def norm_of(facts: Facts, gain: WeightMatrix, bias: WeightMatrix | None) -> Norm:
+def norm_of(facts: ModelFacts, gain: WeightMatrix, bias: WeightMatrix | None) -> Norm:
     """The norm of this gain and bias, of the kind that the architecture has."""
     values = gain.whole().ravel()
     if facts.hugging_face and facts.kind in PLUS_ONE:
@@ -44,7 +44,7 @@ def norm_of(facts: Facts, gain: WeightMatrix, bias: WeightMatrix | None) -> Norm
     return Norm(values, None if bias is None else bias.whole().ravel(), rms, eps_of(facts, rms))
 
 
-def eps_of(facts: Facts, rms: bool) -> float:
+def eps_of(facts: ModelFacts, rms: bool) -> float:
     """What a norm adds to the variance."""
     if facts.hugging_face and facts.kind in EPS:
         return EPS[facts.kind]
@@ -52,7 +52,7 @@ def eps_of(facts: Facts, rms: bool) -> float:
     return facts.number(first, facts.number(second, 1e-5))
 
 
-def linear(facts: Facts, layer: Layer, word: str) -> Linear:
+def linear(facts: ModelFacts, layer: LayerTensors, word: str) -> Linear:
     """The projection called `word`. Raises UnsupportedError where the layer has none."""
     if word not in layer.weights:
         raise UnsupportedError(f"layer {layer.number} has no {word} that is known")

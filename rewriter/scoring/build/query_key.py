@@ -25,16 +25,16 @@ from rewriter.scoring.build.model_facts import (
     ONLY_SLIDING_TURNED,
     THETAS,
     UNSCALED,
-    Facts,
+    ModelFacts,
 )
-from rewriter.scoring.build.norms_and_projections import Layer, height, linear, norm_of
-from rewriter.scoring.forward.attention_weights import Look, Rotary
+from rewriter.scoring.build.norms_and_projections import LayerTensors, height, linear, norm_of
+from rewriter.scoring.forward.attention import QueryKeyAttention, Rotary
 from rewriter.scoring.forward.primitives import Floats, Linear, Norm
 
 Doubles = NDArray[np.float64]
 
 
-def look(facts: Facts, layer: Layer) -> Look | None:
+def query_key_attention(facts: ModelFacts, layer: LayerTensors) -> QueryKeyAttention | None:
     """Queries and keys of the layer, None where nobody has described them."""
     heads = int(facts.number("heads", 0, layer.number))
     unknown_norms = facts.kind == "stablelm" and facts.stated("qk_layernorm")  # one for each head
@@ -49,7 +49,7 @@ def look(facts: Facts, layer: Layer) -> Look | None:
     if height(key) % size or heads % (height(key) // size):
         return None
     sinks = layer.weights.get("attn_sinks")
-    return Look(
+    return QueryKeyAttention(
         query, key, heads, height(key) // size, _scale(facts, size),
         query_norm=_norm(facts, layer, "attn_q_norm", size), key_norm=_norm(facts, layer, "attn_k_norm", size),
         rotary=_rotary(facts, layer, size), slopes=slopes(heads) if facts.kind in ALIBI else None,
@@ -58,7 +58,7 @@ def look(facts: Facts, layer: Layer) -> Look | None:
     )  # fmt: skip
 
 
-def _projections(facts: Facts, layer: Layer) -> tuple[Linear | None, Linear | None]:
+def _projections(facts: ModelFacts, layer: LayerTensors) -> tuple[Linear | None, Linear | None]:
     if layer.has("attn_q", "attn_k"):
         return linear(facts, layer, "attn_q"), linear(facts, layer, "attn_k")
     if layer.has("attn_qkv"):
@@ -66,13 +66,13 @@ def _projections(facts: Facts, layer: Layer) -> tuple[Linear | None, Linear | No
     return None, None
 
 
-def _scale(facts: Facts, size: int) -> float:
+def _scale(facts: ModelFacts, size: int) -> float:
     if facts.kind in UNSCALED:
         return 1.0
     return facts.number("attention_scale", 0.0) or facts.number("query_size", size) ** -0.5
 
 
-def _norm(facts: Facts, layer: Layer, word: str, size: int) -> Norm | None:
+def _norm(facts: ModelFacts, layer: LayerTensors, word: str, size: int) -> Norm | None:
     """Of a head, or of all of them; a gain with two axes has a row for each head."""
     if word not in layer.weights:
         return None
@@ -84,7 +84,7 @@ def _norm(facts: Facts, layer: Layer, word: str, size: int) -> Norm | None:
     return Norm(norm.gain.reshape(-1, size), bias, norm.rms, norm.eps)
 
 
-def _rotary(facts: Facts, layer: Layer, size: int) -> Rotary | None:
+def _rotary(facts: ModelFacts, layer: LayerTensors, size: int) -> Rotary | None:
     kind = _said(facts, layer, "layer_types")
     if facts.kind in NOT_TURNED | ALIBI or _said(facts, layer, "no_rope_layers") == 0:
         return None
@@ -97,7 +97,7 @@ def _rotary(facts: Facts, layer: Layer, size: int) -> Rotary | None:
     return Rotary(rates.astype(np.float32), facts.kind in NEIGHBOURS[facts.hugging_face], factor)
 
 
-def _said(facts: Facts, layer: Layer, key: str) -> object:
+def _said(facts: ModelFacts, layer: LayerTensors, key: str) -> object:
     """What a per-layer list says of the layer; where it is not written out, what the loader takes it for."""
     for pattern in active_patterns(facts.checkpoint, facts.stack):
         if pattern.explicit == key:
@@ -106,7 +106,7 @@ def _said(facts: Facts, layer: Layer, key: str) -> object:
     return stated[layer.number] if isinstance(stated, list) and layer.number < len(stated) else None
 
 
-def _base(facts: Facts, kind: object) -> float:
+def _base(facts: ModelFacts, kind: object) -> float:
     """The base of the rotary frequencies; some models have one for layers that see a window."""
     local = kind == "sliding_attention"
     stated = facts.stated(f"rope_parameters.{kind}.rope_theta")
@@ -118,7 +118,7 @@ def _base(facts: Facts, kind: object) -> float:
     return float(stated) if isinstance(stated, int | float) else facts.number("theta", usual)
 
 
-def _scaling(facts: Facts, kind: object) -> Mapping[str, object]:
+def _scaling(facts: ModelFacts, kind: object) -> Mapping[str, object]:
     """How the frequencies were stretched for long contexts, as transformers says it."""
     for key in (f"rope_parameters.{kind}", "rope_parameters", "rope_scaling"):
         found = facts.stated(key)
@@ -172,7 +172,7 @@ def slopes(heads: int) -> Floats:
     return np.concatenate((first, more)).astype(np.float32)
 
 
-def _is_causal(facts: Facts) -> bool:
+def _is_causal(facts: ModelFacts) -> bool:
     stated = facts.stated("attention.causal")
     if stated is not None:
         return stated is True

@@ -20,7 +20,7 @@ from rewriter.architectures.lookup import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint
 from rewriter.errors import UnsupportedError, printable
 from rewriter.formats.dequantize import WeightMatrix
-from rewriter.scoring.build.layer import block, plain_norm
+from rewriter.scoring.build.layer import build_layer, plain_norm
 from rewriter.scoring.build.model_facts import (
     CLOSED_WITH_HEAD,
     DIVIDES_LOGITS,
@@ -32,13 +32,21 @@ from rewriter.scoring.build.model_facts import (
     SINUSOIDS,
     STARTS_NORMED,
     UNKNOWN,
-    Facts,
+    ModelFacts,
 )
-from rewriter.scoring.build.norms_and_projections import Layer, inputs, norm_of
-from rewriter.scoring.build.tensor_roles import Role, is_around, is_elsewhere, layer_roles, outer_roles, reads_tokens
-from rewriter.scoring.forward.layers import Attention, Block
-from rewriter.scoring.forward.model import Stream
+from rewriter.scoring.build.norms_and_projections import LayerTensors, inputs, norm_of
+from rewriter.scoring.build.tensor_roles import (
+    TensorRole,
+    is_around,
+    is_elsewhere,
+    layer_roles,
+    outer_roles,
+    reads_tokens,
+)
+from rewriter.scoring.forward.attention import Attention
 from rewriter.scoring.forward.primitives import Floats, Linear, Norm
+from rewriter.scoring.forward.residual_stream import ResidualStream
+from rewriter.scoring.forward.transformer_layer import TransformerLayer
 
 # parts of attention that say where a token looks, not what it gets there
 _NOT_FOLLOWED = {
@@ -55,9 +63,9 @@ _FOLLOWED = {
 }  # fmt: skip
 
 
-def describe_stream(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix]) -> Stream:
+def build_residual_stream(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix]) -> ResidualStream:
     """What the layers of `stack` compute. Raises UnsupportedError that says what stands in the way."""
-    facts = Facts(checkpoint, stack)
+    facts = ModelFacts(checkpoint, stack)
     if facts.kind in UNKNOWN:
         raise UnsupportedError(f"{UNKNOWN[facts.kind]} ({facts.kind})")
     if not stack.entry.stored_layers:
@@ -66,7 +74,7 @@ def describe_stream(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, 
     if "token_embd" not in outside or not reads_tokens(stack.prefix):
         raise UnsupportedError("there are no token embeddings to start from")
     layers = _layers(stack, weights, layer_roles(checkpoint, stack, weights))
-    return _stream(facts, tuple(block(facts, layer) for layer in layers), outside)
+    return _stream(facts, tuple(build_layer(facts, layer) for layer in layers), outside)
 
 
 # tensors beside the layers that change the stream between them
@@ -95,8 +103,10 @@ def _outside(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightM
 _AT_THE_END = re.compile(r"output|cls")
 
 
-def _layers(stack: Stack, weights: Mapping[str, WeightMatrix], roles: Mapping[str, Role | None]) -> list[Layer]:
-    layers = [Layer(number) for number in range(stack.count)]
+def _layers(
+    stack: Stack, weights: Mapping[str, WeightMatrix], roles: Mapping[str, TensorRole | None]
+) -> list[LayerTensors]:
+    layers = [LayerTensors(number) for number in range(stack.count)]
     for name, role in roles.items():
         number = stack.layer_of(name)
         if number is None or number >= stack.count:
@@ -109,7 +119,7 @@ def _layers(stack: Stack, weights: Mapping[str, WeightMatrix], roles: Mapping[st
     return layers
 
 
-def _sort_in(layer: Layer, role: Role, weight: WeightMatrix) -> None:
+def _sort_in(layer: LayerTensors, role: TensorRole, weight: WeightMatrix) -> None:
     if role.expert is not None:
         word = role.word if role.part == "weight" else f"{role.word}.bias"
         layer.experts.setdefault(word, {})[role.expert] = weight
@@ -119,27 +129,29 @@ def _sort_in(layer: Layer, role: Role, weight: WeightMatrix) -> None:
         layer.weights[role.word] = weight
 
 
-def _stream(facts: Facts, blocks: tuple[Block, ...], outside: Mapping[str, WeightMatrix]) -> Stream:
-    enter = partial(_enter, facts, outside)
-    body = blocks[0].attention.body
+def _stream(
+    facts: ModelFacts, layers: tuple[TransformerLayer, ...], outside: Mapping[str, WeightMatrix]
+) -> ResidualStream:
+    embed = partial(_embed, facts, outside)
+    body = layers[0].attention.body
     width = inputs(body.value) if isinstance(body, Attention) else 0
-    found = enter(np.zeros((1, 1), np.intp)).shape[1]
+    found = embed(np.zeros((1, 1), np.intp)).shape[1]
     if found != width:
         raise UnsupportedError(f"the embeddings are {found} wide, the layers {width}")
-    closed = blocks[-1].feed_forward.closing is not None  # BERT ends with the norm of its last layer
-    return Stream(
-        enter=enter,
+    closed = layers[-1].feed_forward.closing is not None  # BERT ends with the norm of its last layer
+    return ResidualStream(
+        embed=embed,
         vocabulary=outside["token_embd"].rows,
-        blocks=blocks,
+        layers=layers,
         norm=None if closed else _final_norm(facts, outside),
         head=None if closed and facts.kind not in CLOSED_WITH_HEAD else _head(facts, outside),
-        narrowed=Linear(outside["output_project"]) if "output_project" in outside else None,
+        output_projection=Linear(outside["output_project"]) if "output_project" in outside else None,
         softcap=facts.number("softcap", 0.0),
         logit_scale=_logit_scale(facts, width),
     )
 
 
-def _logit_scale(facts: Facts, width: int) -> float:
+def _logit_scale(facts: ModelFacts, width: int) -> float:
     by_width = None if facts.hugging_face else LOGITS_OF_WIDTH.get(facts.kind)
     if by_width is not None and facts.get("logits") is None:
         return float(by_width(width))
@@ -147,14 +159,14 @@ def _logit_scale(facts: Facts, width: int) -> float:
     return 1 / scale if facts.kind.startswith(DIVIDES_LOGITS) else scale
 
 
-def _final_norm(facts: Facts, outside: Mapping[str, WeightMatrix]) -> Norm | None:
+def _final_norm(facts: ModelFacts, outside: Mapping[str, WeightMatrix]) -> Norm | None:
     sides = {"decoder": ("dec.",), "encoder": ("enc.",)}.get(facts.stack.name, ("", "enc.", "dec."))
     words = ["output_norm", *(f"{side}output_norm" for side in sides)]
     word = next((word for word in words if word in outside), None)
     return plain_norm(facts) if word is None else norm_of(facts, outside[word], outside.get(word + "_bias"))
 
 
-def _head(facts: Facts, outside: Mapping[str, WeightMatrix]) -> Linear | None:
+def _head(facts: ModelFacts, outside: Mapping[str, WeightMatrix]) -> Linear | None:
     """What turns states into logits: the embedding again where it is not stored, and None where there is none."""
     if not _has_head(facts):
         return None
@@ -162,7 +174,7 @@ def _head(facts: Facts, outside: Mapping[str, WeightMatrix]) -> Linear | None:
     return Linear(outside.get("output", outside["token_embd"]), None if bias is None else bias.whole().ravel())
 
 
-def _has_head(facts: Facts) -> bool:
+def _has_head(facts: ModelFacts) -> bool:
     if facts.stack.name == "encoder":
         return False
     if not facts.hugging_face:
@@ -172,7 +184,7 @@ def _has_head(facts: Facts) -> bool:
     return not names or any(word in name for name in names for word in ("CausalLM", "LMHead", "Conditional"))
 
 
-def _enter(facts: Facts, outside: Mapping[str, WeightMatrix], tokens: NDArray[np.intp]) -> Floats:
+def _embed(facts: ModelFacts, outside: Mapping[str, WeightMatrix], tokens: NDArray[np.intp]) -> Floats:
     """The rows of `tokens`, (sequences, length), at the first positions, as they enter the first layer."""
     table = outside["token_embd"]
     x = np.concatenate([table.read(number, number + 1) for number in tokens.ravel().tolist()])
@@ -193,14 +205,14 @@ def _project(outside: Mapping[str, WeightMatrix], x: Floats) -> Floats:
     return x if bias is None else x + bias.whole()
 
 
-def _first_norm(facts: Facts, outside: Mapping[str, WeightMatrix]) -> Norm | None:
+def _first_norm(facts: ModelFacts, outside: Mapping[str, WeightMatrix]) -> Norm | None:
     gain = outside.get("token_embd_norm")
     if gain is not None:
         return norm_of(facts, gain, outside.get("token_embd_norm_bias"))
     return plain_norm(facts) if facts.kind in STARTS_NORMED else None
 
 
-def _positions(facts: Facts, outside: Mapping[str, WeightMatrix], count: int, width: int) -> Floats:
+def _positions(facts: ModelFacts, outside: Mapping[str, WeightMatrix], count: int, width: int) -> Floats:
     """What the first `count` positions add; zeros where positions do not enter the stream."""
     positions = np.arange(count)
     if facts.hugging_face and facts.kind in SINUSOIDS:
@@ -213,7 +225,7 @@ def _positions(facts: Facts, outside: Mapping[str, WeightMatrix], count: int, wi
     return table.read(first, table.rows)[positions % (table.rows - first)]
 
 
-def _first_position(facts: Facts) -> int:
+def _first_position(facts: ModelFacts) -> int:
     if not facts.hugging_face:
         return 0
     if facts.kind in POSITIONS_AFTER_PADDING:
@@ -221,7 +233,7 @@ def _first_position(facts: Facts) -> int:
     return POSITIONS_FROM.get(facts.kind, 0)
 
 
-def _after_padding(facts: Facts) -> int:
+def _after_padding(facts: ModelFacts) -> int:
     padding = facts.checkpoint.value(facts.stack.key("pad_token_id"))
     return 1 + (padding if isinstance(padding, int) else 1)
 
@@ -233,6 +245,6 @@ def _sinusoids(positions: NDArray[np.intp], width: int, less: int) -> Floats:
     return np.concatenate((np.sin(angles), np.cos(angles)), axis=1).astype(np.float32)
 
 
-def _embedding_scale(facts: Facts, width: int) -> float:
+def _embedding_scale(facts: ModelFacts, width: int) -> float:
     scaled = facts.kind in ROOT_OF_WIDTH or facts.checkpoint.value(facts.stack.key("scale_embedding")) is True
     return width**0.5 if scaled else facts.number("embedding", 1.0)

@@ -92,7 +92,7 @@ _SAME = {"attn_o": "attn_output"}  # two words for one thing
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class TensorRole:
     """`word` is llama.cpp's name of the module, `part` its `weight` or `bias`; `expert` the number of a lone expert."""
 
     word: str
@@ -100,7 +100,7 @@ class Role:
     expert: int | None = None
 
 
-def layer_roles(checkpoint: Checkpoint, stack: Stack, names: Iterable[str]) -> dict[str, Role | None]:
+def layer_roles(checkpoint: Checkpoint, stack: Stack, names: Iterable[str]) -> dict[str, TensorRole | None]:
     """The role of every tensor of the stack's layers among `names`; None where nobody has a word for it."""
     inside = {name: layer for name in names if (layer := stack.layer_of(name)) is not None}
     if table_of(checkpoint) == GGUF:
@@ -153,17 +153,17 @@ def is_around(name: str, prefix: str) -> bool:
     return prefix.split(".")[: len(parent)] == parent
 
 
-def _from_gguf(ending: str) -> Role:
+def _from_gguf(ending: str) -> TensorRole:
     module, _, part = ending.rpartition(".")
     if part not in ("weight", "bias"):
-        return Role(ending)
-    return Role(_SAME.get(module, module), part)
+        return TensorRole(ending)
+    return TensorRole(_SAME.get(module, module), part)
 
 
 @cache
-def _words(model_type: str, prefix: str, endings: frozenset[str]) -> dict[str, Role | None]:
+def _words(model_type: str, prefix: str, endings: frozenset[str]) -> dict[str, TensorRole | None]:
     """Of all the maps the first that explains the most."""
-    best: dict[str, Role | None] = dict.fromkeys(endings)
+    best: dict[str, TensorRole | None] = dict.fromkeys(endings)
     for architecture in _candidates(model_type):
         roles = {ending: _role(architecture, prefix, ending) for ending in endings}
         if sum(role is not None for role in roles.values()) > sum(role is not None for role in best.values()):
@@ -182,19 +182,19 @@ def _candidates(model_type: str) -> Iterator[str]:
     return iter(dict.fromkeys((*([first] if first else []), "llama", *sorted(names.values()))))
 
 
-def _role(architecture: str, prefix: str, ending: str) -> Role | None:
+def _role(architecture: str, prefix: str, ending: str) -> TensorRole | None:
     expert = _EXPERT.fullmatch(ending)
     if expert and expert[2] in _EXPERT_WORDS and "shared" not in ending:
         part = "bias" if expert[3] in ("_bias", ".bias") else "weight"
-        return Role(_EXPERT_WORDS[expert[2]], part, int(expert[1]) if expert[1] else None)
+        return TensorRole(_EXPERT_WORDS[expert[2]], part, int(expert[1]) if expert[1] else None)
     if _MASK.fullmatch(ending):
-        return Role("attn_rot_embd")
+        return TensorRole("attn_rot_embd")
     if ending.startswith("mlp.act_fn."):
-        return Role("xielu." + ending.rpartition(".")[2])
+        return TensorRole("xielu." + ending.rpartition(".")[2])
     module, part = _module(ending)
     words = (_asked(architecture, f"{each}0.{module}") for each in _spellings(prefix))
     word = next(filter(None, words), None) or _more(module)
-    return None if word is None else Role(_SAME.get(word, word), part)
+    return None if word is None else TensorRole(_SAME.get(word, word), part)
 
 
 def _module(name: str) -> tuple[str, str]:

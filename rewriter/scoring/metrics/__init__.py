@@ -8,14 +8,14 @@ from functools import partial
 from rewriter.errors import RequestError, did_you_mean, printable
 from rewriter.planning.selection.strategies import STRATEGIES, scoreless
 from rewriter.scoring import blas_threads  # noqa: F401  # before numpy
-from rewriter.scoring.forward.model import Model
 from rewriter.scoring.metrics.influence import influence
 from rewriter.scoring.metrics.residual_stream import stream_influence, stream_removal
 from rewriter.scoring.metrics.sampled_text import sampled_greedy, sampled_removal
 from rewriter.scoring.metrics.spectra import alpha, spectral_entropy, stable_rank
 from rewriter.scoring.metrics.weight_statistics import lamp, magnitude_l1, magnitude_l2, neighbour_cosine, variance
+from rewriter.scoring.model import ScoringModel
 
-Metric = Callable[[Model], list[float]]
+Metric = Callable[[ScoringModel], list[float]]
 
 METRICS: dict[str, Callable[..., list[float]]] = {
     function.__name__.replace("_", "-"): function

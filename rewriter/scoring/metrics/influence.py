@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
-from rewriter.scoring.forward.layers import Attention, Branch, Experts, FeedForward
-from rewriter.scoring.forward.model import Model
+from rewriter.scoring.forward.attention import Attention
+from rewriter.scoring.forward.feed_forward import Experts, FeedForward
 from rewriter.scoring.forward.primitives import Floats, Linear, Norm
+from rewriter.scoring.forward.transformer_layer import ResidualBranch
 from rewriter.scoring.metrics.residual_stream import KAPPA
-from rewriter.scoring.metrics.weight_statistics import Scores
+from rewriter.scoring.model import ScoringModel
 from rewriter.scoring.threads import Team
 
 Doubles = NDArray[np.float64]
@@ -25,22 +26,22 @@ _MEASURE = _WEIGHTS / _WEIGHTS.sum()  # E f(z) = sum of _MEASURE * f(_NODES) for
 _OUTPUTS_AT_ONCE = 256
 
 
-def influence(model: Model) -> Scores:
+def influence(model: ScoringModel) -> list[float]:
     """One minus the ratio of the stream's size before and after the layer, in closed form (ours)."""
-    stream = model.described()
+    stream = model.known_stream()
     power, scores = stream.embedding_power, []
     for number in model.numbers():
-        block = stream.blocks[number]
-        if block.attention.closing is not None:
+        layer = stream.layers[number]
+        if layer.attention.closing is not None:
             raise UnsupportedError("influence is about streams that grow; this one is normed after every layer")
-        branches = (block.attention, KAPPA), (block.feed_forward, 1.0)
+        branches = (layer.attention, KAPPA), (layer.feed_forward, 1.0)
         before, added = power, sum(_power(branch, share, model.team) for branch, share in branches)
-        power += added * block.multiplier**2
+        power += added * layer.multiplier**2
         scores.append(1 - float(np.sqrt(before / power)) if power != 0 else 0.0)  # nothing added to nothing
     return scores
 
 
-def _power(branch: Branch, share: float, team: Team) -> float:
+def _power(branch: ResidualBranch, share: float, team: Team) -> float:
     """Mean square of what the branch adds. A norm at the end sets it by itself."""
     if branch.after is not None and branch.after.gain is not None:
         return float(np.square(branch.after.gain.astype(np.float64)).mean())

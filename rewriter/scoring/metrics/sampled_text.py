@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
-from rewriter.scoring.forward.attention_weights import Text
-from rewriter.scoring.forward.model import Model, Stream
 from rewriter.scoring.forward.primitives import Floats, softmax
+from rewriter.scoring.forward.residual_stream import ResidualStream
 from rewriter.scoring.metrics.residual_stream import KAPPA, distance
-from rewriter.scoring.metrics.weight_statistics import Scores
+from rewriter.scoring.model import ScoringModel
 
 SEQUENCES, LENGTH = 16, 32  # how much is read: docs/metrics.md has what less gives
 _PIECE = 8  # tokens of the model's own in a piece
@@ -29,13 +28,13 @@ _REST = 0.7  # of the layers come after the first that is gone, as a rule: only 
 _GREEDY_SHARE = 3 / 8  # of the layers that sampled_greedy takes out one by one; the others follow by their single cost
 
 
-def sampled_removal(model: Model) -> Scores:
+def sampled_removal(model: ScoringModel) -> list[float]:
     """How much the prediction of text sampled from the model changes without the layer (ours)."""
     reading = _Reading(model)
     return [reading.cost((layer,)) for layer in range(len(model.layers))]
 
 
-def sampled_greedy(model: Model) -> Scores:
+def sampled_greedy(model: ScoringModel) -> list[float]:
     """As sampled-removal, for layers together: they go one by one, each time the one that then changes it least (ours).
 
     The score is what the prediction has changed by when the layer goes. The first eighth, the last two, which are
@@ -72,16 +71,16 @@ def _try_again(reading: _Reading, adds: dict[int, float], gone: tuple[int, ...],
 class _Reading:
     """The sampled text, and what the whole model predicts on it."""
 
-    def __init__(self, model: Model, more: float = 0.0) -> None:
+    def __init__(self, model: ScoringModel, more: float = 0.0) -> None:
         """Some `more` layers will be passed than it takes to miss each layer once."""
-        stream, count = model.described(), len(model.layers)
-        if not stream.looks:
+        stream, count = model.known_stream(), len(model.layers)
+        if None in stream.attention_weights:
             raise UnsupportedError("this metric reads text, and where these layers look is not known")
         self._model, self._stream = model, stream
-        tokens = text(model, stream)
-        self._text = Text(tokens.shape[1])
+        tokens = sampled_tokens(model, stream)
+        self._length = tokens.shape[1]
         self._passed = model.steps(count * (count + 1) / 2 + more)
-        self._states = [stream.enter(tokens)]  # before each layer of the whole model, and after the last
+        self._states = [stream.embed(tokens)]  # before each layer of the whole model, and after the last
         for number in range(count):
             self._states.append(self._past(number, self._states[-1]))
         self._reference = stream.logits(self._states[-1], model.team)
@@ -90,19 +89,19 @@ class _Reading:
         """How far the prediction without the layers `gone` is from that of the whole model."""
         gone = set(gone)
         x = self._states[min(gone)]
-        for number in range(min(gone) + 1, len(self._stream.blocks)):
+        for number in range(min(gone) + 1, len(self._stream.layers)):
             if number not in gone:
                 x = self._past(number, x)
         return distance(self._stream, self._reference, self._stream.logits(x, self._model.team))
 
     def _past(self, number: int, x: Floats) -> Floats:
         """The stream after a layer."""
-        y = self._stream.blocks[number](x, 1.0, self._model.team, self._text)
+        y = self._stream.layers[number](x, 1.0, self._model.team, self._length)
         self._passed()
         return y
 
 
-def text(model: Model, stream: Stream) -> NDArray[np.intp]:
+def sampled_tokens(model: ScoringModel, stream: ResidualStream) -> NDArray[np.intp]:
     """What is read, (sequences, length)."""
     if not stream.causal:
         return _spread(stream, SEQUENCES * LENGTH).reshape(SEQUENCES, LENGTH)
@@ -110,14 +109,14 @@ def text(model: Model, stream: Stream) -> NDArray[np.intp]:
     return np.concatenate((_spread(stream, half), _pieces(model, stream, half))).reshape(SEQUENCES, LENGTH)
 
 
-def _pieces(model: Model, stream: Stream, count: int) -> NDArray[np.intp]:
+def _pieces(model: ScoringModel, stream: ResidualStream, count: int) -> NDArray[np.intp]:
     """`count` tokens of the model's own text: pieces, drawn at the same time, one after the other."""
     last = _spread(stream, count // _PIECE)
     drawn = [last]
     for step in range(_BURN_IN + _PIECE - 1):
-        x = stream.enter(last[:, None]).astype(np.float64)  # so that no other processor draws another text
-        for block in stream.blocks:
-            x = block(x, KAPPA**0.5, model.team)
+        x = stream.embed(last[:, None]).astype(np.float64)  # so that no other processor draws another text
+        for layer in stream.layers:
+            x = layer(x, KAPPA**0.5, model.team)
         last = _drawn(stream.logits(x, model.team), step)
         drawn.append(last)
     return np.stack(drawn[_BURN_IN:], axis=1).ravel()
@@ -130,7 +129,7 @@ def _drawn(logits: Floats, step: int) -> NDArray[np.intp]:
     return np.minimum(found, logits.shape[1] - 1)
 
 
-def _spread(stream: Stream, count: int) -> NDArray[np.intp]:
+def _spread(stream: ResidualStream, count: int) -> NDArray[np.intp]:
     """Tokens from all over the vocabulary, no two neighbours alike."""
     return (_evenly(0, count) * stream.vocabulary).astype(np.intp)
 

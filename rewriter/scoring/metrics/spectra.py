@@ -9,35 +9,34 @@ from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError, printable
 from rewriter.formats.dequantize import WeightMatrix
-from rewriter.scoring.forward.model import Model
 from rewriter.scoring.forward.primitives import Linear
-from rewriter.scoring.metrics.weight_statistics import Scores
+from rewriter.scoring.model import ScoringModel
 
 Spectrum = NDArray[np.float64]  # eigenvalues of W^T W (squares of the singular values), ascending
 _AT_ONCE = 512  # rows or columns
 _ZERO = 1e-12  # of the largest eigenvalue: below this there is rounding alone
 
 
-def stable_rank(model: Model) -> Scores:
+def stable_rank(model: ScoringModel) -> list[float]:
     """Mean over the matrices of ||W||_F^2 / ||W||_2^2: layers that use few directions go first."""
     return _means(model, lambda spectrum: float(spectrum.sum() / spectrum[-1]))
 
 
-def spectral_entropy(model: Model) -> Scores:
+def spectral_entropy(model: ScoringModel) -> list[float]:
     """Mean over the matrices of the entropy of the squared singular values, 1 where all are equal."""
     return _means(model, _entropy)
 
 
-def alpha(model: Model) -> Scores:
+def alpha(model: ScoringModel) -> list[float]:
     """Minus the mean power-law exponent of the matrices' spectra: heavy tails stay (AlphaPruning, Lu et al. 2024)."""
     return _means(model, lambda spectrum: -_alpha(spectrum))
 
 
-def _means(model: Model, statistic: Callable[[Spectrum], float]) -> Scores:
+def _means(model: ScoringModel, statistic: Callable[[Spectrum], float]) -> list[float]:
     return [_mean(model, layer, statistic) for layer in model.numbers()]
 
 
-def _mean(model: Model, layer: int, statistic: Callable[[Spectrum], float]) -> float:
+def _mean(model: ScoringModel, layer: int, statistic: Callable[[Spectrum], float]) -> float:
     spectra = map(eigenvalues, model.matrices(layer))  # one matrix after the other: LAPACK has threads of its own
     values = [statistic(spectrum) if spectrum[-1] > 0 else 0.0 for spectrum in spectra]
     return float(np.mean(values)) if values else 0.0

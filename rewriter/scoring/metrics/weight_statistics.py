@@ -12,20 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.formats.dequantize import WeightMatrix
-from rewriter.scoring.forward.model import Model
 from rewriter.scoring.forward.primitives import Floats
+from rewriter.scoring.model import ScoringModel
 
-Scores = list[float]
 MAGNITUDES = 1 << 15  # different magnitudes in bfloat16: a float32 without its sign and its lower half
 _INFINITE = 0x7F80  # the first of them that is no finite number
 
 
-def magnitude_l1(model: Model) -> Scores:
+def magnitude_l1(model: ScoringModel) -> list[float]:
     """Sum of |w| over all tensors of the layer (Shortened LLaMA's Mag, Kim et al. 2024)."""
     return _sums(model, lambda part: float(np.abs(part, out=part).sum()))
 
 
-def magnitude_l2(model: Model) -> Scores:
+def magnitude_l2(model: ScoringModel) -> list[float]:
     """Root of the sum of w^2 over all tensors of the layer."""
     return [float(np.sqrt(total)) for total in _sums(model, _square_sum)]
 
@@ -35,22 +34,22 @@ def _square_sum(part: Floats) -> float:
     return float(np.dot(flat, flat))
 
 
-def _sums(model: Model, statistic: Callable[[Floats], float]) -> Scores:
+def _sums(model: ScoringModel, statistic: Callable[[Floats], float]) -> list[float]:
     """Add up a statistic of the chunks of every layer's weights."""
     return [_total(model, model.layers[number].values(), statistic) for number in model.numbers()]
 
 
-def _total(model: Model, weights: Iterable[WeightMatrix], statistic: Callable[[Floats], float]) -> float:
+def _total(model: ScoringModel, weights: Iterable[WeightMatrix], statistic: Callable[[Floats], float]) -> float:
     jobs = [(weight, span) for weight in weights for span in weight.chunks()]
     return float(sum(model.team.map(lambda job: statistic(job[0].read(*job[1])), jobs)))
 
 
-def variance(model: Model) -> Scores:
+def variance(model: ScoringModel) -> list[float]:
     """Variance of the weights of the layer's matrices, all together (Sajjad et al. 2023 rank by variance)."""
     return [_variance(model, layer) for layer in model.numbers()]
 
 
-def _variance(model: Model, layer: int) -> float:
+def _variance(model: ScoringModel, layer: int) -> float:
     matrices = model.matrices(layer)
     count = sum(weight.size for weight in matrices)
     if not count:
@@ -61,7 +60,7 @@ def _variance(model: Model, layer: int) -> float:
     )
 
 
-def lamp(model: Model, sparsity: float = 0.8) -> Scores:
+def lamp(model: ScoringModel, sparsity: float = 0.8) -> list[float]:
     """Share of the layer's weights that survive LAMP at --sparsity (Lee et al. 2021): heavy tails score high.
 
     A weight's LAMP score is w^2 over the sum of v^2 of all v in its matrix that are not smaller; one threshold for all
@@ -77,7 +76,7 @@ def lamp(model: Model, sparsity: float = 0.8) -> Scores:
 Tally = tuple[NDArray[np.float64], NDArray[np.int64]]  # squares, descending, nan first; how many weights have each
 
 
-def _tally(model: Model, weight: WeightMatrix) -> Tally:
+def _tally(model: ScoringModel, weight: WeightMatrix) -> Tally:
     """How often each magnitude occurs: all that LAMP needs of a matrix, in little memory."""
     counts = sum(model.team.map(lambda span: magnitudes(weight.read(*span)), weight.chunks()))
     there = np.flatnonzero(counts)[::-1]
@@ -128,7 +127,7 @@ def _share(tallies: list[Tally], threshold: float) -> float:
     return sum(_survivors(tally, threshold) for tally in tallies) / total if total else 0.0
 
 
-def neighbour_cosine(model: Model) -> Scores:
+def neighbour_cosine(model: ScoringModel) -> list[float]:
     """One minus the cosine of the layer's matrices with those of the layer before: near copies go first.
 
     The first layer is compared with the second. Matrices are compared by name, where their shapes agree.
@@ -137,7 +136,7 @@ def neighbour_cosine(model: Model) -> Scores:
     return [1 - cosine for cosine in (between[:1] + between if between else [0.0])]
 
 
-def _cosine(model: Model, one: int, other: int) -> float:
+def _cosine(model: ScoringModel, one: int, other: int) -> float:
     pairs = [
         (weight, twin)
         for name, weight in model.layers[one].items()

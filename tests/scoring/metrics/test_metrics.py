@@ -14,9 +14,11 @@ from rewriter import open_checkpoint
 from rewriter.errors import RequestError, UnsupportedError
 from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.forward.activations import ACTIVATIONS
-from rewriter.scoring.forward.layers import Attention, Block, Branch, Experts, FeedForward, Router
-from rewriter.scoring.forward.model import Model, Stream
+from rewriter.scoring.forward.attention import Attention
+from rewriter.scoring.forward.feed_forward import Experts, FeedForward, Router
 from rewriter.scoring.forward.primitives import Linear, Norm, sigmoid, softmax
+from rewriter.scoring.forward.residual_stream import ResidualStream
+from rewriter.scoring.forward.transformer_layer import ResidualBranch, TransformerLayer
 from rewriter.scoring.metrics import METRICS, find
 from rewriter.scoring.metrics.influence import _attention_power, _feed_forward_power, _moments, influence
 from rewriter.scoring.metrics.residual_stream import KAPPA, stream_influence, stream_removal
@@ -30,6 +32,7 @@ from rewriter.scoring.metrics.weight_statistics import (
     neighbour_cosine,
     variance,
 )
+from rewriter.scoring.model import ScoringModel
 from rewriter.scoring.score import score_layers
 from rewriter.scoring.threads import Team
 from tests.support.builders import FIXTURES
@@ -45,8 +48,10 @@ def weight(values: Sequence | np.ndarray, name: str = "w") -> WeightMatrix:
     return WeightMatrix(name, array.shape, lambda start, stop: rows[start:stop].copy())
 
 
-def model(*layers: dict[str, Sequence | np.ndarray], stream: Stream | None = None) -> Model:
-    return Model(tuple({name: weight(each, name) for name, each in layer.items()} for layer in layers), TEAM, stream)
+def model(*layers: dict[str, Sequence | np.ndarray], stream: ResidualStream | None = None) -> ScoringModel:
+    return ScoringModel(
+        tuple({name: weight(each, name) for name, each in layer.items()} for layer in layers), TEAM, stream
+    )
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -200,14 +205,16 @@ def attention(value: Sequence, output: Sequence) -> Attention:
     return Attention(Linear(weight(value)), Linear(weight(output)))
 
 
-def stream(*blocks: Block, embedding: Sequence = ((1, 0), (0, 2)), head: Sequence | None = None) -> Stream:
+def stream(
+    *layers: TransformerLayer, embedding: Sequence = ((1, 0), (0, 2)), head: Sequence | None = None
+) -> ResidualStream:
     table = np.array(embedding, np.float32)
     logits = None if head is None else Linear(weight(head))
-    return Stream(lambda tokens: table[tokens.ravel()], len(table), blocks, None, logits)
+    return ResidualStream(lambda tokens: table[tokens.ravel()], len(table), layers, None, logits)
 
 
-def turning(times: float = 1.0) -> Block:
-    return Block(Branch(attention([[times, 0], [0, times]], TURN), RMS), Branch(ZERO, RMS))
+def turning(times: float = 1.0) -> TransformerLayer:
+    return TransformerLayer(ResidualBranch(attention([[times, 0], [0, times]], TURN), RMS), ResidualBranch(ZERO, RMS))
 
 
 def test_stream_influence_by_hand():
@@ -234,10 +241,10 @@ def test_stream_removal_is_that_of_running_without_each_layer():
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
-def ordinary(seed: int) -> Block:
+def ordinary(seed: int) -> TransformerLayer:
     gains = [Norm(1 + 0.3 * random(8, seed=seed + number), None, rms=False, eps=1e-5) for number in (1, 2)]
     value = Attention(Linear(weight(random(8, 8, seed=seed + 3) / 3)), Linear(weight(random(8, 8, seed=seed + 4) / 3)))
-    return Block(Branch(value, gains[0]), Branch(gated(seed), gains[1]))
+    return TransformerLayer(ResidualBranch(value, gains[0]), ResidualBranch(gated(seed), gains[1]))
 
 
 def gated(seed: int, width: int = 8, height: int = 24, bias: bool = False) -> FeedForward:
@@ -247,11 +254,11 @@ def gated(seed: int, width: int = 8, height: int = 24, bias: bool = False) -> Fe
     return FeedForward(Linear(weight(up), offsets[0]), down, Linear(weight(gate), offsets[1]), ACTIVATIONS["silu"])
 
 
-def final(described: Stream, without: tuple[int, ...]) -> np.ndarray:
+def final(described: ResidualStream, without: tuple[int, ...]) -> np.ndarray:
     x = described.start(32)
-    for number, block in enumerate(described.blocks):
+    for number, layer in enumerate(described.layers):
         if number not in without:
-            x = block(x, sqrt(KAPPA), TEAM)
+            x = layer(x, sqrt(KAPPA), TEAM)
     return described.logits(x, TEAM).astype(np.float64)
 
 
@@ -262,13 +269,13 @@ def divergence(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_a_stream_metric_says_why_it_does_not_apply():
     with pytest.raises(UnsupportedError, match="cannot: so it is"):
-        stream_influence(Model(({},), TEAM, None, "so it is"))
+        stream_influence(ScoringModel(({},), TEAM, None, "so it is"))
 
 
 def test_a_row_sees_no_other_row():
-    block, x = ordinary(0), random(6, 8)
-    apart = np.concatenate([block(row[None], 1.0, TEAM) for row in x])
-    assert np.allclose(block(x, 1.0, TEAM), apart, atol=1e-5)
+    layer, x = ordinary(0), random(6, 8)
+    apart = np.concatenate([layer(row[None], 1.0, TEAM) for row in x])
+    assert np.allclose(layer(x, 1.0, TEAM), apart, atol=1e-5)
 
 
 # ---- mixtures
@@ -281,19 +288,19 @@ def identity_router(**others: object) -> Router:
 def test_routers_by_hand():
     logits = np.log(np.array([[1, 2, 3, 4]], np.float32))
     assert identity_router().weights(logits, TEAM) == pytest.approx(np.array([[0, 0, 3 / 7, 4 / 7]]))
-    assert identity_router(normalise=False).weights(logits, TEAM) == pytest.approx(np.array([[0, 0, 0.3, 0.4]]))
-    sigmoids = identity_router(normalise=False, score=sigmoid, scale=2.0).weights(logits, TEAM)
+    assert identity_router(normalize=False).weights(logits, TEAM) == pytest.approx(np.array([[0, 0, 0.3, 0.4]]))
+    sigmoids = identity_router(normalize=False, score=sigmoid, scale=2.0).weights(logits, TEAM)
     assert sigmoids == pytest.approx(np.array([[0, 0, 2 * 3 / 4, 2 * 4 / 5]]))
-    biased = identity_router(normalise=False, select_bias=np.array([1, 0, 0, 0], np.float32)).weights(logits, TEAM)
+    biased = identity_router(normalize=False, select_bias=np.array([1, 0, 0, 0], np.float32)).weights(logits, TEAM)
     assert biased == pytest.approx(np.array([[0.1, 0, 0, 0.4]]))
 
 
 def test_groups_of_experts_by_hand():
     """Of the groups (5, 1) and (4, 3) the second has the better two, the first the better one."""
     logits = np.log(np.array([[5, 1, 4, 3]], np.float32))
-    best_two = identity_router(normalise=False, groups=2, groups_used=1).weights(logits, TEAM)
+    best_two = identity_router(normalize=False, groups=2, groups_used=1).weights(logits, TEAM)
     assert best_two == pytest.approx(np.array([[0, 0, 4 / 13, 3 / 13]]))
-    best = identity_router(normalise=False, groups=2, groups_used=1, group_best=1).weights(logits, TEAM)
+    best = identity_router(normalize=False, groups=2, groups_used=1, group_best=1).weights(logits, TEAM)
     assert best == pytest.approx(np.array([[5 / 13, 1 / 13, 0, 0]]))
 
 
@@ -318,7 +325,7 @@ def test_a_mixture_is_the_weighted_sum_of_its_experts():
 
 def test_influence_by_hand():
     """Attention that copies adds KAPPA to the power 2.5 of the embedding, and the feed-forward nothing."""
-    copying = Block(Branch(attention(np.eye(2), np.eye(2)), RMS), Branch(ZERO, RMS))
+    copying = TransformerLayer(ResidualBranch(attention(np.eye(2), np.eye(2)), RMS), ResidualBranch(ZERO, RMS))
     found = influence(model({}, {}, stream=stream(copying, copying)))
     power = (1 + 4) / 4
     wanted = [1 - sqrt((power + number * KAPPA) / (power + (number + 1) * KAPPA)) for number in range(2)]
@@ -327,7 +334,9 @@ def test_influence_by_hand():
 
 def test_a_norm_at_the_end_says_the_power():
     after = Norm(np.array([1, 3], np.float32), None, rms=True, eps=1e-6)
-    closed = Block(Branch(attention(TURN, TURN), RMS, after), Branch(ZERO, RMS, after), multiplier=0.5)
+    closed = TransformerLayer(
+        ResidualBranch(attention(TURN, TURN), RMS, after), ResidualBranch(ZERO, RMS, after), multiplier=0.5
+    )
     power = (1 + 4) / 4
     added = 2 * (1 + 9) / 2 * 0.5**2
     assert influence(model({}, stream=stream(closed))) == [pytest.approx(1 - sqrt(power / (power + added)))]

@@ -12,7 +12,7 @@ from rewriter.architectures.lookup import select
 from rewriter.formats.dequantize import open_weights
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
-from rewriter.scoring.build.residual_stream import describe_stream
+from rewriter.scoring.build.residual_stream import build_residual_stream
 from tests.support.oracle import hf_decoder_rows, hf_models, hf_other_rows
 from tests.support.oracle.hf_decoder_rows import DEEPSEEK, GPT, HEADS, QWEN_MOE, ROUTED, WINDOWED
 from tests.support.oracle.hf_models import (
@@ -174,7 +174,7 @@ def stream_of(folder: Path, stack: str, check: Any) -> None:
     checkpoint = open_checkpoint(folder)
     found = select(open_stacks(checkpoint, PlanOptions(stack=stack or "main"))[1], stack or "main")
     with open_weights(checkpoint) as weights:
-        check(describe_stream(checkpoint, found, weights))
+        check(build_residual_stream(checkpoint, found, weights))
 
 
 def close(found: np.ndarray, wanted: np.ndarray, scale: Any) -> None:

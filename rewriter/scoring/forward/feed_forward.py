@@ -1,7 +1,6 @@
-"""What a layer computes, from norms and projections to whole blocks.
+"""Feed-forward networks, plain or gated, and mixtures of them with the router that chooses experts.
 
-Everything here is numpy arrays and functions of them. Shapes: the stream is (rows, width), a projection's matrix
-(outputs, inputs).
+Shapes: the stream is (rows, width).
 """
 
 from __future__ import annotations
@@ -13,47 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriter.scoring.forward.attention_weights import Look, Text
 from rewriter.scoring.forward.primitives import Activation, Floats, Linear, Norm, sigmoid, softmax
 from rewriter.scoring.threads import Team
 
 _ROWS_AT_ONCE = 64  # of hidden units
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """The value path of attention: what a token's own value adds. Scores, positions and masks are left out.
-
-    Values are multiplied by `scale` and kept within `clip`. `expand` repeats the values of a group for each of its
-    heads. With `latent` (multi-head latent attention) `value` gives the latent, `norm` normalises it, and `latent`
-    makes values of it. `sub_norm` comes before the output projection. `look` says where tokens look, if that is known.
-    """
-
-    value: Linear
-    output: Linear
-    expand: NDArray[np.intp] | None = None
-    norm: Norm | None = None
-    latent: Linear | None = None
-    sub_norm: Norm | None = None
-    scale: float = 1.0
-    clip: float = np.inf
-    look: Look | None = None
-
-    def values(self, x: Floats, team: Team) -> Floats:
-        """The values of each row, one for every head, (rows, inputs of the output projection)."""
-        v = self.value(x, team)
-        if self.latent is not None:
-            v = self.latent(v if self.norm is None else self.norm(v), team)
-        if self.clip < np.inf:
-            v = np.clip(v, -self.clip, self.clip)
-        return (v if self.expand is None else v[:, self.expand]) * np.float32(self.scale)
-
-    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:
-        """What attention adds to the stream; without a `text` every token attends to itself alone."""
-        v = self.values(x, team)
-        if text is not None and self.look is not None:
-            v = self.look.mixed(x, v, text, team)
-        return self.output(v if self.sub_norm is None else self.sub_norm(v), team)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +41,10 @@ class FeedForward:
             gate, up = np.minimum(gate, self.limit), np.clip(up, -self.limit, self.limit)
         return self.act(gate) * (up + self.shift if self.shift else up)
 
-    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
+    def __call__(self, x: Floats, team: Team, length: int | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         h, gate = self.up(x, team), None if self.gate is None else self.gate(x, team)
-        for first in range(0, len(x), _ROWS_AT_ONCE):  # in its place: it is the largest thing there is
+        for first in range(0, len(x), _ROWS_AT_ONCE):  # in place: it is the largest thing there is
             rows = slice(first, first + _ROWS_AT_ONCE)
             h[rows] = self.hidden(h[rows], None if gate is None else gate[rows])
         return self.down(h if self.sub_norm is None else self.sub_norm(h), team)
@@ -94,13 +56,13 @@ class Router:
 
     `score` makes scores of the logits. `select_bias` counts for the choice alone. Of `groups` of experts only the best
     `groups_used` are chosen from (DeepSeek): a group is as good as its `group_best` best experts together.
-    `normalise`: the chosen weights sum to one, times `scale`. `jitter` is sparsemixer's (Phi-3.5-MoE), which takes one
+    `normalize`: the chosen weights sum to one, times `scale`. `jitter` is sparsemixer's (Phi-3.5-MoE), which takes one
     expert after the other. `inputs`: the weight is put on what an expert gets, not on what it gives (Llama 4).
     """
 
     linear: Linear
     used: int
-    normalise: bool = True
+    normalize: bool = True
     score: Activation = softmax
     select_bias: Floats | None = None
     scale: float = 1.0
@@ -114,13 +76,13 @@ class Router:
         """How much each expert counts for each row, (rows, experts); most are 0."""
         logits = self.linear(x, team)
         if self.jitter is not None:
-            return _mixed(logits, self.used, self.jitter)
+            return _sparsemixer(logits, self.used, self.jitter)
         scores = self.score(logits)
         choice = self._in_best_groups(scores if self.select_bias is None else scores + self.select_bias)
         first = np.argsort(-choice, axis=1, kind="stable")[:, : self.used]
         chosen = np.zeros_like(scores)
         np.put_along_axis(chosen, first, np.take_along_axis(scores, first, axis=1), axis=1)
-        if self.normalise:
+        if self.normalize:
             chosen /= chosen.sum(axis=1, keepdims=True) + np.float32(1e-20)
         return chosen * np.float32(self.scale)
 
@@ -135,7 +97,7 @@ class Router:
         return grouped.reshape(choice.shape)
 
 
-def _mixed(logits: Floats, used: int, jitter: float) -> Floats:
+def _sparsemixer(logits: Floats, used: int, jitter: float) -> Floats:
     """Sparsemixer (Liu et al. 2024): each expert's share is among those close to it that are not yet chosen."""
     chosen, left = np.zeros_like(logits), logits.copy()
     for _ in range(used):
@@ -167,7 +129,7 @@ class Experts:
             return np.full((len(x), len(self.experts)), 1 / len(self.experts), np.float32)
         return self.router.weights(x, team)
 
-    def __call__(self, x: Floats, team: Team, text: Text | None = None) -> Floats:  # noqa: ARG002  # as Attention
+    def __call__(self, x: Floats, team: Team, length: int | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         weights = self.weights(x, team)
         inputs = self.router is not None and self.router.inputs
@@ -183,44 +145,3 @@ class Experts:
     def _shared(self, shared: FeedForward, x: Floats, team: Team) -> Floats:
         given = shared(x, team)
         return given if self.shared_gate is None else given * sigmoid(self.shared_gate(x, team))
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """One thing that a layer adds: normalised before, or after, or both; `closing` norms the stream after it (BERT)."""
-
-    body: Attention | FeedForward | Experts
-    before: Norm | None = None
-    after: Norm | None = None
-    closing: Norm | None = None
-
-    def __call__(self, x: Floats, share: float, multiplier: float, team: Team, text: Text | None = None) -> Floats:
-        """The stream with this added; `share` scales what the body gives before it is normalised."""
-        update = self.update(x, share, multiplier, team, text)
-        return x + update if self.closing is None else self.closing(x + update)
-
-    def update(self, x: Floats, share: float, multiplier: float, team: Team, text: Text | None = None) -> Floats:
-        """What is added."""
-        given = self.body(x if self.before is None else self.before(x), team, text) * np.float32(share)
-        return (given if self.after is None else self.after(given)) * np.float32(multiplier)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What a layer computes: attention, then feed-forward, or both at once (`parallel`)."""
-
-    attention: Branch
-    feed_forward: Branch
-    parallel: bool = False
-    multiplier: float = 1.0
-
-    def __call__(self, x: Floats, share: float, team: Team, text: Text | None = None) -> Floats:
-        """The stream after the layer. `share` is what is left of a value once many tokens have been averaged.
-
-        With a `text` the rows are its tokens and look at each other, as far as that is known.
-        """
-        if self.parallel:
-            added = self.attention.update(x, share, self.multiplier, team, text)
-            return x + added + self.feed_forward.update(x, 1, self.multiplier, team)
-        x = self.attention(x, share, self.multiplier, team, text)
-        return self.feed_forward(x, 1, self.multiplier, team)
