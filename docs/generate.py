@@ -223,7 +223,7 @@ def _name(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return f"`{parameter.metavar or parameter.name.upper()}`"
     value = "" if parameter.is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
-    return ", ".join(f"`{option}{value}`" for option in reversed(parameter.opts))
+    return ", ".join(f"`{option}{value}`" for option in reversed(parameter.opts or parameter.secondary_opts))
 
 
 def _cell(text: str | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rewriter.architectures.lookup import select
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError
 from rewriter.layout import layout
+from rewriter.planning.option import options_of
 from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.plan import Plan, make_plan, open_stacks
 from rewriter.planning.saved_plan import SavedPlan, plan_again
@@ -21,9 +22,6 @@ from rewriter.scoring.suggest import Suggestion, check_strategy, strategy_for, s
 if TYPE_CHECKING:
     from rewriter.scoring.score import Watch
 
-_LOOKS = ("max_size", "single_file", "card", "base_model", "provenance")
-_OPTION_OF = {"keep_fields": "keep_field", "per_layer_fields": "per_layer_field"}  # field -> option
-
 
 @dataclass(frozen=True, slots=True)
 class PruneRequest:
@@ -31,7 +29,6 @@ class PruneRequest:
 
     selection: LayerSelection
     options: PlanOptions
-    sparsity: float | None = None
 
     def plan(
         self,
@@ -48,7 +45,7 @@ class PruneRequest:
         if self.options.regroups and self.selection == LayerSelection():  # nothing goes, only the files are others
             return make_plan(checkpoint, range(stack.count), self.options)
         self.check()
-        strategy, scores = strategy_for(self.selection, checkpoint, self.options, self.sparsity, watch)
+        strategy, scores = strategy_for(self.selection, checkpoint, self.options, watch)
         if scores is not None:
             told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
         size_of = self._sizes(checkpoint, name)
@@ -66,44 +63,45 @@ class PruneRequest:
         if self.options.regroups and self.selection == LayerSelection():
             return
         check_request(self.selection)
-        check_strategy(self.selection, self.sparsity)
+        check_strategy(self.selection)
 
-    def looks(self) -> dict[str, Any]:
-        """What is said of how files look: all that may be said beside a saved plan. Raises RequestError for others."""
+    def file_layout_options(self) -> dict[str, Any]:
+        """The options on the output's files: they may be given beside a saved plan. Raises RequestError for others."""
         given = {
-            each.name: getattr(part, each.name)
-            for part, plain in ((self.selection, LayerSelection()), (self.options, PlanOptions()), (self, _NOTHING))
-            for each in fields(part)
-            if each.name not in ("selection", "options") and getattr(part, each.name) != getattr(plain, each.name)
+            each: getattr(part, each.field)
+            for part in (self.selection, self.options)
+            for each in options_of(type(part))
+            if getattr(part, each.field) != each.default
         }
-        others = [f"--{_OPTION_OF.get(name, name).replace('_', '-')}" for name in given if name not in _LOOKS]
+        others = [each.flag() for each in given if not each.beside_plan]
         if others:
             raise RequestError(
                 f"--plan says which layers stay and by which rules: {', '.join(others)} cannot be combined with it, "
                 "plan again with it"
             )
-        return given
+        return {each.field: value for each, value in given.items()}
 
     def suggestion(self, checkpoint: Checkpoint, name: str, watch: Watch = lambda metric, share: None) -> Suggestion:
         """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
         if self.selection.drop is not None or self.selection.keep is not None:
             raise RequestError("score suggests layers: --drop and --keep name them already")
-        return suggest(checkpoint, self.selection, self.options, self._sizes(checkpoint, name), self.sparsity, watch)
+        return suggest(checkpoint, self.selection, self.options, self._sizes(checkpoint, name), watch)
 
     def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
         """How large an output would be: exact, so that a target size is met to the byte."""
         return functools.cache(lambda kept: layout(make_plan(checkpoint, kept, self.options), name).nbytes)
 
 
-_NOTHING = PruneRequest(LayerSelection(), PlanOptions())
-
-
 def replan_with_file_options(saved: SavedPlan, checkpoint: Checkpoint, request: PruneRequest) -> tuple[Plan, bool]:
     """`plan_again`, where `request` may say how the files shall look. Raises RequestError where it says more."""
-    looks = request.looks()
+    layout_options = request.file_layout_options()
     plan, same = plan_again(saved, checkpoint)
-    if not looks:
+    if not layout_options:
         return plan, same
     if request.options.regroups:  # one way to put tensors into files takes the place of the other
-        looks = {**looks, "max_size": request.options.max_size, "single_file": request.options.single_file}
-    return make_plan(checkpoint, saved.kept, replace(plan.options, **looks)), same
+        layout_options = {
+            **layout_options,
+            "max_size": request.options.max_size,
+            "single_file": request.options.single_file,
+        }
+    return make_plan(checkpoint, saved.kept, replace(plan.options, **layout_options)), same

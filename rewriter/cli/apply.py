@@ -9,6 +9,7 @@ import typer
 
 from rewriter.cli import console, verbose
 from rewriter.cli.companions import Along, described_along, lines_of, texts
+from rewriter.cli.options import Json, with_options, with_write_options
 from rewriter.cli.state import Progress
 from rewriter.layout.output import WriteOptions
 from rewriter.planning.companions.plan import plan_along
@@ -17,6 +18,13 @@ from rewriter.planning.saved_plan import open_plan
 from rewriter.writing.write import write
 
 
+@with_write_options("overwrite", "verify_bytes")
+@with_options(
+    "strict",
+    "provenance",
+    keep_fields="This field is not about layers: leave it.",
+    force="Write what was refused, with a warning.",
+)
 def apply(
     plan: Annotated[
         Path, typer.Argument(metavar="PLAN", help="What `rewriter plan -o` saved, or the pruned model itself.")
@@ -30,21 +38,13 @@ def apply(
         ),
     ],
     destination: Annotated[str, typer.Argument(metavar="OUT", help="What to write: the same kind as FILE.")],
+    options: PlanOptions,
+    write_options: WriteOptions,
     base: Annotated[
         str | None, typer.Option(metavar="NAME", help="What a PEFT adapter shall call its model: the pruned one.")
     ] = None,
-    keep_field: Annotated[
-        list[str] | None, typer.Option(metavar="KEY", help="This field is not about layers: leave it.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write what was refused, with a warning.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be written with a warning.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare all bytes before the output appears.")] = False,
-    no_provenance: Annotated[
-        bool, typer.Option("--no-provenance", help="Leave no record of this run in the output.")
-    ] = False,
+    json: Json = False,
 ) -> None:
     """Let what belongs to a pruned model follow its layers.
 
@@ -52,12 +52,11 @@ def apply(
 
     Example: `rewriter apply smaller.gguf imatrix.gguf imatrix-smaller.gguf`
     """
-    options = PlanOptions(force=force, strict=strict, keep_fields=tuple(keep_field or ()), provenance=not no_provenance)
     made = Along(plan_along(open_plan(plan), verbose.opened(file), options, base), destination)
     verbose.planned(made.plan)
     (described,) = described_along([made])
     if not dry_run:
-        write(made.plan, destination, WriteOptions(overwrite, verify), committed=_committed, told=console.note)
+        write(made.plan, destination, write_options, committed=_committed, told=console.note)
     if json:
         console.print_json(described)
     else:

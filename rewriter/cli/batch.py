@@ -20,6 +20,7 @@ from rewriter.batch.runner import Prepared, Run, StoppedError, as_far_as_it_fits
 from rewriter.cli import console
 from rewriter.cli.batch_keys import KEYS, as_keys, settings
 from rewriter.cli.batch_progress import WORDS, said, watched
+from rewriter.cli.options import Json
 from rewriter.cli.state import Progress, Stopped
 from rewriter.errors import CheckpointError, OutputError, os_reason, printable
 from rewriter.system.calls import READING, lock
@@ -52,7 +53,7 @@ def batch(
     partial: Annotated[
         bool, typer.Option("--partial", help="Start although not all outputs fit on the disk: write those that do.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    json: Json = False,
 ) -> None:
     """Make many outputs: the jobs of a TOML file, several at once. Run again, it does what is not done yet.
 

@@ -1,46 +1,22 @@
-"""The options of `prune` as the keys of a batch: read off the same signature, so that the two cannot differ."""
+"""The options of `prune` as the keys of a batch: the same declarations, so that the two cannot differ."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
-from typing import Any, get_args, get_origin
-
-from typer.models import OptionInfo
+from typing import Any
 
 from rewriter.batch.jobs import Key, Settings, Values
-from rewriter.cli.options import request_of, writing
-from rewriter.cli.prune import prune
+from rewriter.cli.options import PLANNING, WRITING, request_of
 from rewriter.errors import RequestError
+from rewriter.layout.output import WriteOptions
+from rewriter.planning.option import Option, from_written
 
 NO_KEYS = ("executor", "with")  # options that a job does not have: a batch has its own, or they name other outputs
+SAVED_PLAN = "plan"
+OPTIONS = {name: option for option in (*PLANNING, *WRITING) for name in option.names}
+KEYS = {**{name: Key(option.kind, option.least) for name, option in OPTIONS.items()}, SAVED_PLAN: Key(Path)}
 _OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: (?=[0-9.]+(?![0-9A-Za-z,.-])))?")
-_LISTS = ("drop", "keep")  # on the command line given several times
-
-
-def _parameters() -> dict[str, inspect.Parameter]:
-    """Every option of `prune` by its names on the command line, without the dashes."""
-    found = {}
-    for parameter in inspect.signature(prune).parameters.values():
-        info = next((each for each in get_args(parameter.annotation) if isinstance(each, OptionInfo)), None)
-        if info is not None:
-            told = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
-            for name in told or [parameter.name.replace("_", "-")]:
-                found[name.partition("/")[0].removeprefix("--")] = parameter  # not how a flag is said to be off
-    return found
-
-
-def _key(parameter: inspect.Parameter) -> Key:
-    annotated, *told = get_args(parameter.annotation)
-    kind = next((each for each in get_args(annotated) if each is not type(None)), annotated)
-    kind = annotated if get_origin(annotated) is list else kind
-    least = next((each.min for each in told if isinstance(each, OptionInfo)), None)
-    return Key(list if get_origin(kind) is list else kind, None if least is None else int(least))
-
-
-OPTIONS = {name: parameter for name, parameter in _parameters().items() if name not in NO_KEYS}
-KEYS = {name: _key(parameter) for name, parameter in OPTIONS.items()}
 
 
 def settings(values: Values) -> Settings:
@@ -48,22 +24,26 @@ def settings(values: Values) -> Settings:
 
     What no source can make right is refused here, once for all of them.
     """
+    plan = values.get(SAVED_PLAN)
+    written = {OPTIONS[name].field: _written(OPTIONS[name], value) for name, value in values.items() if name in OPTIONS}
     try:
-        return _settings(values)
+        request = request_of(written)
+        if plan is None:
+            request.check()
+        else:
+            request.file_layout_options()
+        return Settings(request, from_written(WriteOptions, written), None if plan is None else str(plan))
     except RequestError as error:
         raise RequestError(as_keys(str(error))) from None
 
 
-def _settings(values: Values) -> Settings:
-    given: dict[str, Any] = {OPTIONS[name].name: _as_given(name, value) for name, value in values.items()}
-    plan = given.pop("saved_plan", None)
-    asked = {name: given.pop(name) for name in tuple(given) if name in inspect.signature(request_of).parameters}
-    request = request_of(**asked)
-    if plan is None:
-        request.check()
-    else:
-        request.looks()
-    return Settings(request, writing(**given), None if plan is None else str(plan))
+def _written(option: Option, value: Any) -> Any:
+    """The value of a key as the command line would give it."""
+    if option.negated:
+        return not value
+    if option.kind is list or option.repeats:
+        return value if isinstance(value, list) else [str(value)]
+    return Path(value) if option.kind is Path else value
 
 
 def as_keys(text: str) -> str:
@@ -76,12 +56,3 @@ def as_keys(text: str) -> str:
         return f"{name} = " if match[0].endswith(" ") else f"{name} = true" if KEYS[name].kind is bool else name
 
     return _OPTION.sub(key, text)
-
-
-def _as_given(name: str, value: Any) -> Any:
-    if name in _LISTS:
-        return [str(value)]
-    kind = KEYS[name].kind
-    if kind is list and not isinstance(value, list):
-        return [value]
-    return Path(value) if kind is Path else value

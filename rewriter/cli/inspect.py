@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from rewriter.architectures.custom import load_architecture
 from rewriter.cli import console, verbose
-from rewriter.cli.options import Source
+from rewriter.cli.options import Json, Source, with_options
 from rewriter.errors import printable
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
@@ -19,19 +15,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def inspect(
-    source: Source,
-    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
-    generic: Annotated[bool, typer.Option("--generic", help="Go by tensor names and layer count alone.")] = False,
-    architecture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rules of your own: an entry in TOML.")
-    ] = None,
-) -> None:
+@with_options("generic", "architecture")
+def inspect(source: Source, options: PlanOptions, json: Json = False) -> None:
     """Show what a checkpoint holds: its stacks, its layers, their sizes.
 
     Example: `rewriter inspect model.gguf`
     """
-    options = PlanOptions(generic=generic, architecture=load_architecture(architecture) if architecture else None)
     checkpoint = verbose.opened(source)
     described = describe(checkpoint, None if options == PlanOptions() else open_stacks(checkpoint, options)[0])
     if json:

@@ -12,7 +12,7 @@ import typer
 
 from rewriter.cli import console, verbose
 from rewriter.cli.companions import With, along, described_along, texts
-from rewriter.cli.options import Source, output_name, selecting
+from rewriter.cli.options import Json, Source, output_name, with_plan_options
 from rewriter.errors import CheckpointError, OutputError, printable
 from rewriter.layout import layout
 from rewriter.planning.layer_ranges import moves
@@ -23,11 +23,11 @@ from rewriter.system.files import printable_name
 from rewriter.writing.write import save
 
 
-@selecting
+@with_plan_options
 def plan(
     source: Source,
     request: PruneRequest,
-    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    json: Json = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Save it for `prune --plan`.")
     ] = None,

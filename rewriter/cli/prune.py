@@ -15,7 +15,7 @@ import typer
 from rewriter.checkpoint import Checkpoint
 from rewriter.cli import console, verbose
 from rewriter.cli.companions import With, along, check, lines_of
-from rewriter.cli.options import Source, rules_again, selecting, writing
+from rewriter.cli.options import Source, rule_arguments, with_plan_options, with_write_options
 from rewriter.cli.plan import notes
 from rewriter.cli.state import Progress, Voice
 from rewriter.errors import printable
@@ -34,52 +34,18 @@ if TYPE_CHECKING:
 _COPY = "How bytes get there"
 
 
-@selecting
+@with_write_options()
+@with_plan_options
 def prune(
     context: typer.Context,
     source: Source,
     destination: Annotated[str, typer.Argument(metavar="DST", help="What to write: the same kind as SRC.")],
     request: PruneRequest,
+    write_options: WriteOptions,
     saved_plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Do what `rewriter plan -o FILE` saved.")
     ] = None,
     companions: With = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare all bytes before the output appears.")] = False,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Keep finished files when stopped, and go on from those of a stopped run; an unfinished one is copied "
-            "again.",
-        ),
-    ] = False,
-    checksums: Annotated[
-        bool, typer.Option("--checksums", help="Record a hash of every tensor and file, for `verify --checksums`.")
-    ] = False,
-    no_share: Annotated[
-        bool,
-        typer.Option(
-            "--no-share", help="Copy every byte: share no blocks with SRC on XFS and btrfs.", rich_help_panel=_COPY
-        ),
-    ] = False,
-    hardlink: Annotated[
-        bool,
-        typer.Option(
-            "--hardlink",
-            help="Give files that stay as they are a second name instead of a copy. Both names are then ONE file: who "
-            "writes into one changes the other. Mode and owner stay those of SRC.",
-            rich_help_panel=_COPY,
-        ),
-    ] = False,
-    no_fsync: Annotated[
-        bool,
-        typer.Option(
-            "--no-fsync",
-            help="Do not wait for the disk: after a power cut the output may be there and hold zeros.",
-            rich_help_panel=_COPY,
-        ),
-    ] = False,
     executor: Annotated[
         str | None,
         typer.Option(
@@ -105,25 +71,26 @@ def prune(
             plan = request.plan(checkpoint, Path(destination).name, told.append, watch)
     else:
         plan = _saved(saved_plan, checkpoint, request)
-    how = writing(overwrite, verify, resume, checksums, no_share, hardlink, no_fsync)
     verbose.planned(plan)
     others = along(plan, companions or (), destination)
-    check([(plan, destination), *((each.plan, each.destination) for each in others)], how)
-    with _executor(executor) as who, _progress(plan, destination, how) as progress:
+    check([(plan, destination), *((each.plan, each.destination) for each in others)], write_options)
+    with _executor(executor) as who, _progress(plan, destination, write_options) as progress:
         starts = time.monotonic()
-        output = write(plan, destination, how, progress=progress, committed=_committed, told=_tell, executor=who)
-    verbose.written(output, destination, how, time.monotonic() - starts)
+        output = write(
+            plan, destination, write_options, progress=progress, committed=_committed, told=_tell, executor=who
+        )
+    verbose.written(output, destination, write_options, time.monotonic() - starts)
     lines = _summary(plan, output, destination, time.monotonic() - began) + told
     for each in others:
-        write(each.plan, each.destination, how, told=_tell)
+        write(each.plan, each.destination, write_options, told=_tell)
         lines += lines_of(each)
     written = _written(output, destination)
-    if hardlink:
+    if write_options.hardlink:
         lines += _links(output, destination)
     lines.append(
         "verified: every byte that stayed was compared"
-        if verify
-        else _next(plan, written, source, rules_again(context))
+        if write_options.verify_bytes
+        else _next(plan, written, source, rule_arguments(context))
     )
     _say("\n".join(lines), written)
 
@@ -163,12 +130,9 @@ def _say(text: str, written: str) -> None:
 
 def _next(plan: Plan, written: str, source: str, rules: list[str]) -> str:
     told = [] if plan.provenance else rules  # without a record, verify must be told
-    more = "" if plan.provenance or rules else plan.options.rules  # of a saved plan
-    return (
-        "next: "
-        + console.command("verify", console.as_path(written), "--source", console.as_path(source), *told)
-        + more
-    )
+    more = [] if plan.provenance or rules else plan.options.rule_arguments  # of a saved plan
+    command = console.command("verify", console.as_path(written), "--source", console.as_path(source), *told)
+    return " ".join(("next:", command, *more))
 
 
 def _tell(line: str) -> None:
@@ -181,7 +145,7 @@ def _committed() -> None:
 
 
 def _saved(path: Path, checkpoint: Checkpoint, request: PruneRequest) -> Plan:
-    request.looks()
+    request.file_layout_options()
     saved = load_plan(path)
     plan, same = replan_with_file_options(saved, checkpoint, request)
     if not same:

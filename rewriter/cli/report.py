@@ -8,17 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter.architectures.custom import load_architecture
 from rewriter.cli import completion, console, verbose
-from rewriter.cli.options import Source, output_name
+from rewriter.cli.options import Source, output_name, rule_arguments, with_options
 from rewriter.errors import OutputError, RequestError, printable
 from rewriter.planning.options import PlanOptions
 from rewriter.system.files import open_for_reading, printable_name, read_at
 from rewriter.writing.write import check_free, save
 
 
+@with_options("generic", "architecture")
 def report(
+    context: typer.Context,
     source: Source,
+    options: PlanOptions,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page; NAME-report.html unless given.")
     ] = None,
@@ -34,10 +36,6 @@ def report(
         bool, typer.Option("--no-scores", help="Read no weights: at once, however large the model is.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier page.")] = False,
-    generic: Annotated[bool, typer.Option("--generic", help="Go by tensor names and layer count alone.")] = False,
-    architecture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rules of your own: an entry in TOML.")
-    ] = None,
 ) -> None:
     """Make a page to see the layers on, pick some, and copy the command that drops them. It needs no network.
 
@@ -54,13 +52,11 @@ def report(
     name = output_name(source)
     path = output or Path(f"{printable(_stem(name), 200)}-report.html")
     _check_free(path, overwrite)
-    own = load_architecture(architecture) if architecture else None
-    rules = [*(["--generic"] if generic else []), *(["--architecture", str(architecture)] if architecture else [])]
     checkpoint = verbose.opened(source)
     with verbose.scoring() as watch:
         described = describe_report(
-            checkpoint, name, () if no_scores else metric, PlanOptions(generic=generic, architecture=own),
-            lambda words: _commands(source, name, (*words, *rules)), watch,
+            checkpoint, name, () if no_scores else metric, options,
+            lambda words: _commands(source, name, (*words, *rule_arguments(context))), watch,
         )  # fmt: skip
     save(render(made, described).encode(), path, overwrite, checkpoint)
     console.say("\n".join(_summary(described, path)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rewriter.cli import completion, console, verbose
-from rewriter.cli.options import Source, output_name, said_again, selecting
+from rewriter.cli.options import Json, Source, output_name, plan_arguments, with_plan_options
 from rewriter.errors import RequestError, printable
 from rewriter.report.json_values import describe_suggestion
 from rewriter.report.plot import about_bars, bar_lengths, kind_of, plot_scores
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@selecting
+@with_plan_options
 def score(
     context: typer.Context,
     source: Source,
@@ -33,7 +33,7 @@ def score(
             autocompletion=completion.metrics,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    json: Json = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw it too, as .png or .svg (pip install 'rewriter[plot]').")
     ] = None,
@@ -68,7 +68,7 @@ def score(
     out.print(_components(described["components"]))
     if plot is not None:
         out.print(f"saved: {printable(plot, 200)}")
-    out.print(_conclusion(described, source, said_again(context)))
+    out.print(_conclusion(described, source, plan_arguments(context)))
 
 
 def _table(described: dict[str, Any], name: str) -> Table:

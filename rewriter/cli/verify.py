@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rewriter.architectures.custom import load_architecture
 from rewriter.cli import console, verbose
+from rewriter.cli.options import with_options
 from rewriter.errors import printable
 from rewriter.planning.options import PlanOptions
 from rewriter.writing.verify import verify as problems_of
 
 
+@with_options(
+    generic="It was made with --generic.",
+    architecture="It was made with --architecture FILE.",
+    keep_fields="It was made with --keep-field KEY.",
+    per_layer_fields="It was made with --per-layer-field KEY.",
+)
 def verify(
     destination: Annotated[str, typer.Argument(metavar="DST", help="The checkpoint to check.")],
+    options: PlanOptions,
     source: Annotated[
         str | None, typer.Option(metavar="SRC", help="What it was made from: compares every byte that stayed.")
     ] = None,
     checksums: Annotated[
         bool, typer.Option("--checksums", help="Check the hashes that `prune --checksums` recorded.")
     ] = False,
-    generic: Annotated[bool, typer.Option("--generic", help="It was made with --generic.")] = False,
-    architecture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="It was made with --architecture FILE.")
-    ] = None,
-    keep_field: Annotated[
-        list[str] | None, typer.Option(metavar="KEY", help="It was made with --keep-field KEY.")
-    ] = None,
-    per_layer_field: Annotated[
-        list[str] | None, typer.Option(metavar="KEY", help="It was made with --per-layer-field KEY.")
-    ] = None,
 ) -> None:
     """Check a checkpoint against itself, and against the one it was made from.
 
@@ -39,12 +35,6 @@ def verify(
 
     Example: `rewriter verify smaller.gguf --source model.gguf`
     """
-    options = PlanOptions(
-        architecture=load_architecture(architecture) if architecture else None,
-        generic=generic,
-        keep_fields=tuple(keep_field or ()),
-        per_layer_fields=tuple(per_layer_field or ()),
-    )
     problems = problems_of(
         destination, source, None if options == PlanOptions() else options, checksums, verbose.opened
     )

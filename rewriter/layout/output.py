@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rewriter.checkpoint import FileStamp
+from rewriter.planning.option import option
 
+_COPY = "How bytes get there"
 BLOCK = 4096  # bytes that filesystems and the page cache move as one
 
 
@@ -137,24 +139,38 @@ class Output:
         return sum(file.shareable for file in self.files)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
-    """How an output is written; what it holds is the plan's business.
+    """How an output is written; the plan decides what it holds.
 
     overwrite: replace an earlier output. verify_bytes: compare every byte that stayed before the output appears.
     resume: leave finished files for the next run when this one is stopped, and use what an earlier one left.
     checksums: record a hash of every tensor and every file.
-    share: let the filesystem share blocks with the source. hardlink: give unchanged files a second name where that
-    can be done. sync: wait until the disk has everything.
+    share: let the filesystem share blocks with the source. hardlink: give unchanged files a second name if the
+    filesystem can. sync: wait until the disk has everything.
     """
 
-    overwrite: bool = False
-    verify_bytes: bool = False
-    resume: bool = False
-    checksums: bool = False
-    share: bool = True
-    hardlink: bool = False
-    sync: bool = True
+    overwrite: bool = option(False, "Replace an earlier output.")
+    verify_bytes: bool = option(False, "Compare all bytes before the output appears.", names=("verify",))
+    resume: bool = option(
+        False,
+        "Keep finished files when stopped, and go on from those of a stopped run; an unfinished one is copied again.",
+    )
+    checksums: bool = option(False, "Record a hash of every tensor and file, for `verify --checksums`.")
+    share: bool = option(
+        True, "Copy every byte: share no blocks with SRC on XFS and btrfs.",
+        names=("no-share",), negated=True, panel=_COPY,
+    )  # fmt: skip
+    hardlink: bool = option(
+        False,
+        "Give files that stay as they are a second name instead of a copy. Both names are then ONE file: who "
+        "writes into one changes the other. Mode and owner stay those of SRC.",
+        panel=_COPY,
+    )
+    sync: bool = option(
+        True, "Do not wait for the disk: after a power cut the output may be there and hold zeros.",
+        names=("no-fsync",), negated=True, panel=_COPY,
+    )  # fmt: skip
 
 
 _WORTH_PADDING = 1 << 20  # bytes of data below which a header is not made longer

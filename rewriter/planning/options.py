@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
+from rewriter.architectures.custom import load_architecture
 from rewriter.architectures.schema import Architecture
+from rewriter.errors import RequestError
+from rewriter.planning.option import Recorded, arguments, option, options_of
 from rewriter.planning.selection import strategies
+from rewriter.units import parse_size
 
 RECIPE = "recipe:"  # how the names of published removal orders begin, among the strategies
+_LAYERS, _FIELDS, _REFUSALS = "Which layers", "Unknown architectures", "What cannot be kept exact"
+_FILES, _CARD = "Into which files", "Model card"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSelection:
     """What was asked for. At most one of `drop`, `keep` and `strategy`; a strategy needs one amount.
 
-    With an amount alone the layers go by their scores. `contiguous`: scored layers go as one block. Where nothing is
-    said about protection, strategies by position protect nothing, and scores the ends (`default_protection`).
+    With an amount alone the layers go by their scores. `contiguous`: scored layers go as one block. Without
+    protection, strategies by position protect nothing, and scores the ends (`default_protection`).
+    `sparsity` is a setting of the metric `lamp`.
     """
 
-    drop: str | None = None
-    keep: str | None = None
-    strategy: str | None = None
-    count: int | None = None
-    ratio: float | None = None
-    target_size: str | None = None
-    protect_first: int | None = None
-    protect_last: int | None = None
-    contiguous: bool = False
+    drop: str | None = option(
+        None,
+        "Layers to drop: 3,7-9,-1 (from 0; -1 is the last).",
+        metavar="LAYERS",
+        panel=_LAYERS,
+        repeats=True,
+        read=",".join,
+    )
+    keep: str | None = option(
+        None, "Layers to keep, the others go: 0-20,31.", metavar="LAYERS", panel=_LAYERS, repeats=True, read=",".join
+    )
+    strategy: str | None = option(
+        None, "How to choose: by position, recipe:NAME, or a metric (see `rewriter list`); else by score.",
+        metavar="NAME", panel=_LAYERS, completion="strategies",
+    )  # fmt: skip
+    count: int | None = option(None, "How many to drop (first-n: to keep).", metavar="K", panel=_LAYERS)
+    ratio: float | None = option(None, "The share of layers to drop, 0.25.", metavar="R", panel=_LAYERS)
+    target_size: str | None = option(
+        None, "Drop the fewest layers that make the output fit, 4GiB.", metavar="SIZE", panel=_LAYERS
+    )
+    protect_first: int | None = option(
+        None, "Never drop the first N (by score: ceil(L/8) unless given, else 0).",
+        metavar="N", panel=_LAYERS, least=0,
+    )  # fmt: skip
+    protect_last: int | None = option(
+        None, "Never drop the last N (by score: 2 unless given, else 0).", metavar="N", panel=_LAYERS, least=0
+    )
+    contiguous: bool = option(False, "By score: as one block.", panel=_LAYERS)
+    sparsity: float | None = option(
+        None, "With the metric lamp: the sparsity it is about, 0.8.", metavar="S", panel=_LAYERS
+    )
 
     @property
     def sized(self) -> bool:
@@ -44,42 +75,84 @@ class LayerSelection:
 def default_protection(count: int) -> tuple[int, int]:
     """How many layers at the beginning and at the end scores never suggest: ceil(count / 8), and 2.
 
-    What they cost is far more than any score that knows no data tells (docs/metrics.md).
+    They cost far more than any score that knows no data tells (docs/metrics.md).
     """
     return -(-count // 8), 2
 
 
-@dataclass(frozen=True, slots=True)
+def _shard_size(text: str) -> int:
+    """A size in bytes. Raises RequestError for none, and for 0."""
+    size = parse_size(text)
+    if not size:
+        raise RequestError("--shard-size must be at least 1 byte")
+    return size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
     """What may be asked for besides the layers.
 
     stack: the name of the stack, `main` for the default one.
-    generic: go by tensor names and layer count where there are no rules.
+    generic: go by tensor names and layer count if there are no rules.
     keep_fields, per_layer_fields: metadata lists to leave, or to cut like a list with one entry per layer.
-    provenance: leave a record of the run in the output.
-    force: write what the architecture refuses, with a warning. align: take the nearest selection that it does not.
-    strict: refuse what would be written with a warning. drop_mtp: drop the MTP layers.
+    align: take the nearest selection that the architecture does not refuse. force: write what it refuses, with a
+    warning. strict: refuse what would be written with a warning. drop_mtp: drop the MTP layers.
     architecture: an entry of the caller's own, in the place of the tables'.
     max_size: bytes that no file of the output should exceed. single_file: one file for all tensors.
-    card: whether a directory gets a model card: None where it has one. base_model: what the Hub calls the source, for
+    card: whether a directory gets a model card: None if it has one. base_model: the name of the source on the Hub, for
     the card; chosen_by: what chose the layers, for the card.
+    provenance: leave a record of the run in the output.
     """
 
-    stack: str = "main"
-    generic: bool = False
-    keep_fields: tuple[str, ...] = ()
-    per_layer_fields: tuple[str, ...] = ()
-    provenance: bool = True
-    force: bool = False
-    align: bool = False
-    strict: bool = False
-    drop_mtp: bool = False
-    architecture: Architecture | None = None
-    max_size: int | None = None
-    single_file: bool = False
-    card: bool | None = None
-    base_model: str = ""
-    chosen_by: str = ""
+    stack: str = option(
+        "main", "Which stack: encoder, decoder, text, vision, ... (`inspect` shows them).",
+        metavar="NAME", panel=_LAYERS, completion="stacks",
+    )  # fmt: skip
+    generic: bool = option(
+        False, "Go by tensor names and layer count alone.", panel=_FIELDS, is_rule=True, recorded=Recorded.ALWAYS
+    )
+    keep_fields: tuple[str, ...] = option(
+        (), "This list is not about layers: leave it.",
+        names=("keep-field",), metavar="KEY", panel=_FIELDS, is_rule=True, read=tuple, recorded=Recorded.ALWAYS,
+    )  # fmt: skip
+    per_layer_fields: tuple[str, ...] = option(
+        (), "This list has one entry per layer: cut it.",
+        names=("per-layer-field",), metavar="KEY", panel=_FIELDS, is_rule=True, read=tuple, recorded=Recorded.ALWAYS,
+    )  # fmt: skip
+    align: bool = option(False, "Take the nearest selection that works.", panel=_REFUSALS)
+    force: bool = option(
+        False, "Write what was refused for what it computes, with a warning.",
+        panel=_REFUSALS, recorded=Recorded.ALWAYS,
+    )  # fmt: skip
+    strict: bool = option(False, "Refuse what would be written with a warning.", panel=_REFUSALS)
+    drop_mtp: bool = option(False, "Drop the MTP layers too.", panel=_LAYERS, recorded=Recorded.ALWAYS)
+    architecture: Architecture | None = option(
+        None, "Rules of your own: an entry in TOML.",
+        metavar="FILE", panel=_FIELDS, is_rule=True, kind=Path, read=load_architecture, recorded=Recorded.ALWAYS,
+    )  # fmt: skip
+    max_size: int | None = option(
+        None,
+        "Files of at most SIZE (5GB): shards with an index, or a split GGUF. A larger tensor gets its own. "
+        "Without a choice of layers all stay.",
+        names=("shard-size", "split-max-size"), metavar="SIZE", panel=_FILES, kind=str, read=_shard_size,
+        beside_plan=True, recorded=Recorded.SINCE_LATER,
+    )  # fmt: skip
+    single_file: bool = option(
+        False, "One file: model.safetensors without an index, or a GGUF that is not split.",
+        panel=_FILES, beside_plan=True, recorded=Recorded.SINCE_LATER,
+    )  # fmt: skip
+    card: bool | None = option(
+        None, "Write README.md: what was dropped, and how to heal it. Without, one that is there is extended.",
+        panel=_CARD, beside_plan=True, recorded=Recorded.IF_GIVEN,
+    )  # fmt: skip
+    base_model: str = option(
+        "", "For the card: what the Hub calls SRC.",
+        metavar="ORG/NAME", panel=_CARD, beside_plan=True, recorded=Recorded.IF_GIVEN,
+    )  # fmt: skip
+    chosen_by: str = option("", recorded=Recorded.IF_GIVEN)
+    provenance: bool = option(
+        True, "Leave no record of this run in the output.", names=("no-provenance",), negated=True, beside_plan=True
+    )
 
     @property
     def regroups(self) -> bool:
@@ -87,21 +160,16 @@ class PlanOptions:
         return self.single_file or self.max_size is not None
 
     @property
-    def rules(self) -> str:
-        """The arguments that say which rules hold: what `verify` must be told where no record says it."""
-        words = ["--generic"] if self.generic else []
-        words += ["--architecture FILE"] if self.architecture else []
-        words += [f"--keep-field {name}" for name in self.keep_fields]
-        words += [f"--per-layer-field {name}" for name in self.per_layer_fields]
-        return "".join(f" {word}" for word in words)
+    def arguments(self) -> list[str]:
+        """The arguments that state the recorded options again. A record has no paths: a file of rules is FILE."""
+        return arguments(self._values, [each for each in options_of(PlanOptions) if each.recorded and each.help])
 
     @property
-    def words(self) -> str:
-        """The arguments that state these options again, without the stack."""
-        words = ["--force"] if self.force else []
-        words += ["--drop-mtp"] if self.drop_mtp else []
-        words += [f"--shard-size {self.max_size}"] if self.max_size is not None else []
-        words += ["--single-file"] if self.single_file else []
-        words += [] if self.card is None else ["--card" if self.card else "--no-card"]
-        words += [f"--base-model {self.base_model}"] if self.base_model else []
-        return self.rules + "".join(f" {word}" for word in words)
+    def rule_arguments(self) -> list[str]:
+        """Those of them that say which rules hold: `verify` needs them if no record says it."""
+        return arguments(self._values, [each for each in options_of(PlanOptions) if each.is_rule])
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**values, "architecture": self.architecture and "FILE"}

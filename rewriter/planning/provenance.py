@@ -7,20 +7,23 @@ in a lone safetensors file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rewriter.architectures.custom import from_values, to_values
 from rewriter.architectures.lookup import MOST_LAYERS
+from rewriter.architectures.schema import Architecture
 from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap
 from rewriter.errors import CheckpointError
 from rewriter.planning.layer_ranges import format_layers
+from rewriter.planning.option import Recorded, options_of
 from rewriter.planning.options import PlanOptions
 from rewriter.version import VERSION
 
 SCHEMA = 1
 _MOST_NUMBERS = 2 * MOST_LAYERS  # with those for prediction
+_RECORDED = tuple(each for each in options_of(PlanOptions) if each.recorded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,9 @@ class Provenance:
     @property
     def selection(self) -> str:
         """The arguments that give this plan again, written one way only: `--stack text --keep 0-3,5`."""
-        return f"--stack {self.layers.stack} --keep {format_layers(self.layers.kept)}{self.options.words}"
+        return f"--stack {self.layers.stack} --keep {format_layers(self.layers.kept)}" + "".join(
+            f" {word}" for word in self.options.arguments
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON value, its keys in a fixed order."""
@@ -78,37 +83,26 @@ class Provenance:
 
 def options_to_json(options: PlanOptions) -> dict[str, Any]:
     """What was asked for besides the layers, as a JSON value."""
+    values = {each.field: getattr(options, each.field) for each in options_of(PlanOptions)}
     return {
-        "generic": options.generic,
-        "keep_fields": list(options.keep_fields),
-        "per_layer_fields": list(options.per_layer_fields),
-        "force": options.force,
-        "drop_mtp": options.drop_mtp,
-        "architecture": to_values(options.architecture) if options.architecture else None,
-        "max_size": options.max_size,
-        "single_file": options.single_file,
-        **({} if options.card is None else {"card": options.card}),  # where it does not matter, the bytes stay the same
-        **({"base_model": options.base_model} if options.base_model else {}),
-        **({"chosen_by": options.chosen_by} if options.chosen_by else {}),
+        each.field: _json_value(values[each.field])
+        for each in _RECORDED
+        if each.recorded is not Recorded.IF_GIVEN or values[each.field] != each.default
     }
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Architecture):
+        return to_values(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def options_from_json(value: Any) -> PlanOptions:
     """The inverse. Raises KeyError or TypeError for anything else."""
-    keep, per_layer = value["keep_fields"], value["per_layer_fields"]
-    return PlanOptions(
-        generic=value["generic"] is True,
-        force=value["force"] is True,
-        drop_mtp=value["drop_mtp"] is True,
-        architecture=None if value["architecture"] is None else from_values(value["architecture"]),
-        keep_fields=_texts(keep),
-        per_layer_fields=_texts(per_layer),
-        max_size=_size(value.get("max_size")),  # earlier records do not have these
-        single_file=value.get("single_file") is True,
-        card=value["card"] is True if "card" in value else None,
-        base_model=_text(value.get("base_model", "")),
-        chosen_by=_text(value.get("chosen_by", "")),
-    )
+    found = {each.field: value[each.field] for each in _RECORDED if each.recorded is Recorded.ALWAYS}
+    found |= {each.field: value[each.field] for each in _RECORDED if each.field in value}
+    readers = {each.field: _READERS[each.holds] for each in _RECORDED}
+    return PlanOptions(**{name: readers[name](item) for name, item in found.items()})
 
 
 def edit_to_json(edit: FieldEdit) -> dict[str, Any]:
@@ -148,12 +142,6 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
     return record.origin if record else Origin(checkpoint.name, checkpoint.header_sha256, {})
 
 
-def _size(value: object) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise TypeError
-    return value
-
-
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
@@ -164,6 +152,21 @@ def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise TypeError
     return tuple(map(_text, value))
+
+
+def _size(value: object) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise TypeError
+    return value
+
+
+_READERS: Mapping[type, Callable[[Any], Any]] = {
+    bool: lambda value: value is True,
+    str: _text,
+    list: _texts,
+    int: _size,
+    Architecture: lambda value: None if value is None else from_values(value),
+}
 
 
 def layer_numbers(value: object) -> tuple[int, ...]:

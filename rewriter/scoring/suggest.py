@@ -95,7 +95,6 @@ def suggest(
     selection: LayerSelection,
     options: PlanOptions,
     size_of: Callable[[Layers], int],
-    sparsity: float | None = None,
     watch: Watch = lambda metric, share: None,
 ) -> Suggestion:
     """Score the layers and choose among them what `selection` asks for, a quarter where it names no amount.
@@ -103,7 +102,7 @@ def suggest(
     Raises as `choose` and `score_layers` do; where no amount was asked for, what `choose` says is the `refusal`.
     """
     asked, selection = selection, selection if selection.sized else replace(selection, ratio=_SHARE)
-    strategy, scores = strategy_for(selection, checkpoint, options, sparsity, watch)
+    strategy, scores = strategy_for(selection, checkpoint, options, watch)
     if scores is None:
         raise scoreless(selection.strategy or "")
     count = len(scores.layers)
@@ -119,10 +118,10 @@ def suggest(
     return Suggestion(scores, ends, tuple(layer for layer in range(count) if layer not in set(kept)), refusal)
 
 
-def check_strategy(selection: LayerSelection, sparsity: float | None = None) -> None:
-    """Raise RequestError if `selection` names nothing that chooses layers, or `sparsity` has nothing to do with it."""
+def check_strategy(selection: LayerSelection) -> None:
+    """Raise RequestError if `selection` names nothing that chooses layers, or gives a sparsity that does not apply."""
     name = selection.strategy or ""
-    if sparsity is not None and not (name and selection.scored):
+    if selection.sparsity is not None and not (name and selection.scored):
         raise RequestError("--sparsity is about layers chosen by the metric lamp: --strategy lamp")
     if name.startswith(RECIPE):
         find(name)
@@ -131,14 +130,13 @@ def check_strategy(selection: LayerSelection, sparsity: float | None = None) -> 
             raise RequestError(f"a published order is named with {RECIPE}; did you mean {RECIPE}{name}?")
         from rewriter.scoring.metrics import find as find_metric  # numpy takes time, and only scores need it
 
-        find_metric(name, sparsity)
+        find_metric(name, selection.sparsity)
 
 
 def strategy_for(
     selection: LayerSelection,
     checkpoint: Checkpoint,
     options: PlanOptions,
-    sparsity: float | None = None,
     watch: Watch = lambda metric, share: None,
 ) -> tuple[Strategy | None, Scores | None]:
     """What chooses the layers where position alone does not: a published order, or scores; with the scores.
@@ -152,5 +150,5 @@ def strategy_for(
         return None, None
     from rewriter.scoring.score import score_layers  # numpy takes time, and only scores need it
 
-    scores = score_layers(checkpoint, selection.strategy, options, sparsity, watch=watch)
+    scores = score_layers(checkpoint, selection.strategy, options, selection.sparsity, watch=watch)
     return by_scores(checkpoint, options, scores, selection.contiguous), scores

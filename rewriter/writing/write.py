@@ -62,14 +62,14 @@ def planned(plan: Plan, destination: str | os.PathLike[str], how: WriteOptions) 
 def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
     """Raise OutputError before the work is done if a file must not appear at `path`."""
     file = OutputFile(Path(os.path.abspath(path)).name, ())
-    check_destination(Output((file,), False, ()), Path(path), WriteOptions(overwrite))
+    check_destination(Output((file,), False, ()), Path(path), WriteOptions(overwrite=overwrite))
 
 
 def save(data: bytes, path: str | os.PathLike[str], overwrite: bool, made_from: Checkpoint) -> None:
     """Let what was made from a checkpoint appear as the file `path`, as `write` does. Raises OutputError."""
     file = OutputFile(Path(os.path.abspath(path)).name, (Literal(data),))
     sources = tuple((shard.path, shard.stamp) for shard in made_from.shards)
-    execute(Output((file,), False, sources), Path(path), WriteOptions(overwrite))
+    execute(Output((file,), False, sources), Path(path), WriteOptions(overwrite=overwrite))
 
 
 def write(

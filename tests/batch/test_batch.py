@@ -88,7 +88,7 @@ def test_every_option_of_prune_is_a_key():
     own = {"source", "destination", "context"}  # the last is what typer knows of the command line
     left_out = {"executor": "executor", "with": "companions"}  # option -> parameter
     assert set(left_out) == set(NO_KEYS)
-    names = {parameter.name for parameter in OPTIONS.values()} | set(left_out.values())
+    names = {option.field for option in OPTIONS.values()} | {"saved_plan"} | set(left_out.values())
     assert set(prune_command.__signature__.parameters) - own <= names
     assert {"shard-size", "split-max-size", "no-provenance", "plan", "drop", "target-size", "hardlink"} <= set(KEYS)
 
