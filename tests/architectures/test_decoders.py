@@ -1,4 +1,4 @@
-"""Decoders of the Hugging Face table, from names and metadata alone: the traps that facts/hugging_face.md lists."""
+"""Decoders of the Hugging Face table, from names and metadata alone: the traps of their configs."""
 
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ IRREGULAR = without(1, 4)
         ("qwen2_moe", {"use_sliding_window": True, "max_window_layers": 3}, {"layer_types": types("ssff")}),
     ],
 )  # fmt: skip
-def test_fact_02_implicit_patterns_become_explicit(architecture, config, wanted):
+def test_implicit_patterns_become_explicit(architecture, config, wanted):
     assert after(architecture, IRREGULAR, **config) == wanted
 
 
@@ -72,21 +72,21 @@ def test_fact_02_implicit_patterns_become_explicit(architecture, config, wanted)
         ("llama4_text", {"no_rope_layer_interval": 2}),
     ],
 )
-def test_fact_02_a_regular_drop_leaves_the_period(architecture, config):
+def test_a_regular_drop_leaves_the_period(architecture, config):
     assert after(architecture, [0, 1, 2, 3, 4], **config) == {}
 
 
-def test_fact_02_gpt_neo_has_its_types_with_repetitions():
+def test_gpt_neo_has_its_types_with_repetitions():
     checkpoint = hf("gpt_neo", numbered("h.", 4), {"num_layers": 4, "attention_types": [[["global", "local"], 2]]})
     assert changes(make_plan(checkpoint, [1, 3]))["attention_types"] == [[["local", "local"], 1]]
 
 
-def test_fact_02_gpt_neo_without_types_has_twelve_pairs():
+def test_gpt_neo_without_types_has_twelve_pairs():
     checkpoint = hf("gpt_neo", numbered("h.", 24), {"num_layers": 24})
     assert changes(make_plan(checkpoint, [1, 2, 4]))["attention_types"] == [[["local", "global", "global"], 1]]
 
 
-def test_fact_02_gemma3n_computes_a_list_from_the_count():
+def test_gemma3n_computes_a_list_from_the_count():
     config = {"num_kv_shared_layers": 0, "layer_types": types("s" * 12)}
     assert after("gemma3n_text", [0, 9, 10], 12, **config)["activation_sparsity_pattern"] == [0.95, 0.95, 0.0]
 
@@ -103,11 +103,11 @@ def test_fact_02_gemma3n_computes_a_list_from_the_count():
          {"linear_attn_config.full_attn_layers": [3], "linear_attn_config.kda_layers": [1, 2, 4]}),
     ],
 )  # fmt: skip
-def test_fact_03_index_lists_are_remapped(architecture, config, wanted):
+def test_index_lists_are_remapped(architecture, config, wanted):
     assert after(architecture, IRREGULAR, **config) == wanted
 
 
-def test_fact_03_a_list_of_no_layers_is_not_an_absent_one():
+def test_a_list_of_no_layers_is_not_an_absent_one():
     """moe_layers [] means none: written when all go, and read so when the result is pruned again."""
     checkpoint = decoder("llama4_text", 4, interleave_moe_layer_step=2, no_rope_layers=[1] * 4)
     plan = make_plan(checkpoint, [0, 2])
@@ -131,16 +131,16 @@ def test_fact_03_a_list_of_no_layers_is_not_an_absent_one():
          {"decoder_sparse_step": 1, "mlp_only_layers": [0, 1, 2]}),
     ],
 )  # fmt: skip
-def test_fact_04_thresholds_count_kept_layers(architecture, config, wanted):
+def test_thresholds_count_kept_layers(architecture, config, wanted):
     assert after(architecture, IRREGULAR, **config) == wanted
 
 
-def test_fact_04_a_shared_tail_is_counted_from_the_end():
+def test_a_shared_tail_is_counted_from_the_end():
     config = {"layer_types": types("s" * 6), "activation_sparsity_pattern": None, "num_kv_shared_layers": 2}
     assert after("gemma3n_text", without(1, 4), **config)["num_kv_shared_layers"] == 1
 
 
-def test_fact_04_an_empty_range_is_not_the_whole():
+def test_an_empty_range_is_not_the_whole():
     """moe_layer_end_index -1 means the last layer: where no layer of the range is left, another number says so."""
     assert after("ernie4_5_moe", [4, 5], moe_layer_start_index=1, moe_layer_end_index=2) == {
         "moe_layer_start_index": 0,
@@ -148,7 +148,7 @@ def test_fact_04_an_empty_range_is_not_the_whole():
     }
 
 
-def test_fact_05_per_layer_config_is_keyed_by_layer():
+def test_per_layer_config_is_keyed_by_layer():
     checkpoint = decoder("gemma4_text", 4, layer_types=types("sfsf"), per_layer_config={"1": {"a": 1}, "3": {"a": 2}})
     plan = make_plan(checkpoint, [0, 2, 3])
     assert changes(plan)["per_layer_config"] == {"2": {"a": 2}}
@@ -157,14 +157,14 @@ def test_fact_05_per_layer_config_is_keyed_by_layer():
 
 
 @pytest.mark.parametrize("config", [{"layer_types": types("ssfssf")}, {"sliding_window": 4}], ids=["list", "default"])
-def test_fact_06_gemma4_wants_full_attention_at_the_end(config):
+def test_gemma4_wants_full_attention_at_the_end(config):
     checkpoint = decoder("gemma4_text", 6, **config)
     with pytest.raises(UnsupportedError, match=r"forces full attention on the last layer.*--keep"):
         make_plan(checkpoint, [0, 1, 2, 3, 4])
     assert changes(make_plan(checkpoint, [3, 5]))["num_hidden_layers"] == 2
 
 
-def test_fact_06_a_tail_needs_its_sources():
+def test_a_tail_needs_its_sources():
     checkpoint = decoder("gemma3n_text", 6, num_kv_shared_layers=2, layer_types=types("sfssfs"))
     with pytest.raises(UnsupportedError, match=r"reuse keys and values.*--keep"):
         make_plan(checkpoint, [0, 2, 3, 4, 5])
@@ -173,7 +173,7 @@ def test_fact_06_a_tail_needs_its_sources():
     assert make_plan(checkpoint, [0, 2, 3, 5]).edits  # the source of layer 4 may go with it
 
 
-def test_fact_07_embeddings_of_all_layers_are_cut():
+def test_embeddings_of_all_layers_are_cut():
     checkpoint = decoder("gemma3n_text", 3, num_kv_shared_layers=0)
     plain = checkpoint.tensors[0]
     table = plain._replace(name="model.embed_tokens_per_layer.weight", shape=(5, 6), nbytes=120)
@@ -184,7 +184,7 @@ def test_fact_07_embeddings_of_all_layers_are_cut():
     assert cut[projection.name] == (4, 2)
 
 
-def test_fact_08_the_first_norm_of_rwkv_moves():
+def test_the_first_norm_of_rwkv_moves():
     tensors = ["rwkv.blocks.0.pre_ln.weight", "rwkv.blocks.0.pre_ln.bias", *numbered("rwkv.blocks.", 4, "ln1.weight")]
     plan = make_plan(hf("rwkv", tensors, {"num_hidden_layers": 4, "rescale_every": 6}), [2, 3])
     assert names(plan) == {
@@ -196,7 +196,7 @@ def test_fact_08_the_first_norm_of_rwkv_moves():
     assert changes(plan) == {"num_hidden_layers": 2}
 
 
-def test_fact_09_zamba_shared_block_moves():
+def test_zamba_shared_block_moves():
     tensors = [*numbered(LAYERS, 6, "mamba.w"), "model.layers.1.shared_transf.w", "model.layers.1.linear.w"]
     checkpoint = hf("zamba", tensors, {"num_hidden_layers": 6, "layers_block_type": types("lhlhlh")})
     moved = names(make_plan(checkpoint, [0, 2, 3, 5]))
@@ -204,7 +204,7 @@ def test_fact_09_zamba_shared_block_moves():
     assert "model.layers.1.linear.w" not in moved
 
 
-def test_fact_09_zamba_without_a_list_of_types():
+def test_zamba_without_a_list_of_types():
     """Hybrid are layer 2 and then every sixth, counted from 3: 7, 13."""
     tensors = [*numbered(LAYERS, 14, "mamba.w"), "model.layers.2.shared_transf.w"]
     plan = make_plan(hf("zamba", tensors, {"num_hidden_layers": 14}), [0, 7, 8, 13])
@@ -213,7 +213,7 @@ def test_fact_09_zamba_without_a_list_of_types():
 
 
 @pytest.mark.parametrize(("keep", "works"), [([0, 1, 3, 4, 5], True), ([0, 1, 2], False), ([3, 5], False)])
-def test_fact_09_zamba_needs_two_hybrid_layers(keep, works):
+def test_zamba_needs_two_hybrid_layers(keep, works):
     checkpoint = decoder("zamba", layers_block_type=types("lhlhll"))
     if works:
         assert make_plan(checkpoint, keep)
@@ -239,7 +239,7 @@ def shared_names(plan):
     return {old[13:]: new[13:] for old, new in names(plan).items() if "shared" in old}
 
 
-def test_fact_09_zamba2_adapters_are_numbered_by_hybrid_layers():
+def test_zamba2_adapters_are_numbered_by_hybrid_layers():
     assert shared_names(make_plan(zamba2(1), [0, 2, 3, 5])) == {
         "1.shared_transformer.w": "2.shared_transformer.w",
         "1.shared_transformer.linear_q_adapter_list.1.0.w": "2.shared_transformer.linear_q_adapter_list.0.0.w",
@@ -247,7 +247,7 @@ def test_fact_09_zamba2_adapters_are_numbered_by_hybrid_layers():
     }
 
 
-def test_fact_09_zamba2_blocks_take_turns():
+def test_zamba2_blocks_take_turns():
     assert shared_names(make_plan(zamba2(2), [0, 2, 4, 5])) == {
         "1.shared_transformer.w": "2.shared_transformer.w",
         "1.shared_transformer.linear_q_adapter_list.2.0.w": "2.shared_transformer.linear_q_adapter_list.0.0.w",
@@ -258,7 +258,7 @@ def test_fact_09_zamba2_blocks_take_turns():
         make_plan(zamba2(2), [0, 2, 3, 4, 5])
 
 
-def test_fact_11_jamba_has_periods_and_offsets_alone():
+def test_jamba_has_periods_and_offsets_alone():
     config = {"attn_layer_period": 4, "attn_layer_offset": 2, "expert_layer_period": 2, "expert_layer_offset": 1}
     checkpoint = decoder("jamba", 8, **config)
     assert changes(make_plan(checkpoint, without(0, 1, count=8))) == {"num_hidden_layers": 6, "attn_layer_offset": 0}
@@ -266,7 +266,7 @@ def test_fact_11_jamba_has_periods_and_offsets_alone():
         make_plan(checkpoint, without(1, 4, count=8))
 
 
-def test_fact_11_jamba_defaults():
+def test_jamba_defaults():
     """Every eighth layer from 4 on has attention, every second from 1 on experts."""
     changed = changes(make_plan(decoder("jamba", 16), without(0, 1, 2, 3, count=16)))
     assert changed == {"num_hidden_layers": 12, "attn_layer_period": 8, "attn_layer_offset": 0} | {
@@ -281,7 +281,7 @@ def with_mtp_layers(architecture="deepseek_v3", main=4, mtp_layers=1, **config):
 
 
 @pytest.mark.parametrize("architecture", ["deepseek_v3", "glm4_moe"])
-def test_fact_16_mtp_layers_follow_the_main_ones(architecture):
+def test_mtp_layers_follow_the_main_ones(architecture):
     plan = make_plan(with_mtp_layers(architecture), [0, 3])
     assert names(plan)["model.layers.4.eh_proj.weight"] == "model.layers.2.eh_proj.weight"
     assert changes(plan) == {"num_hidden_layers": 2}
@@ -290,21 +290,21 @@ def test_fact_16_mtp_layers_follow_the_main_ones(architecture):
     assert changes(dropped) == {"num_hidden_layers": 2, "num_nextn_predict_layers": 0}
 
 
-def test_fact_16_drop_mtp_is_stronger_than_a_list_with_mtp_layers():
+def test_drop_mtp_is_stronger_than_a_list_with_mtp_layers():
     plan = make_plan(with_mtp_layers(), [0, 3, 4], PlanOptions(drop_mtp=True))
     assert changes(plan)["num_nextn_predict_layers"] == 0
 
 
-def test_fact_16_one_of_two_mtp_layers_goes():
+def test_one_of_two_mtp_layers_goes():
     plan = make_plan(with_mtp_layers(mtp_layers=2), [0, 3, 5])
     assert changes(plan) == {"num_hidden_layers": 2, "num_nextn_predict_layers": 1}
 
 
-def test_fact_16_a_count_without_tensors_is_left():
+def test_a_count_without_tensors_is_left():
     assert after("deepseek_v3", [0, 1, 2, 4], num_nextn_predict_layers=1) == {}
 
 
-def test_fact_16_modules_of_mtp_layers_are_renumbered_too():
+def test_modules_of_mtp_layers_are_renumbered_too():
     ignored = ["model.layers.1.q", "model.layers.4.eh_proj", "model.layers.4.mlp.gate", "lm_head"]
     plan = make_plan(with_mtp_layers("glm4_moe", quantization_config={"ignore": ignored}), [0, 3])
     assert changes(plan)["quantization_config.ignore"] == [
@@ -314,7 +314,7 @@ def test_fact_16_modules_of_mtp_layers_are_renumbered_too():
     ]
 
 
-# -- quantised weights: names follow, and so do the lists of modules (fact 18)
+# -- quantised weights: names follow, and so do the lists of modules
 
 PARTS = {
     "fp8": ["weight", "weight_scale_inv"],
@@ -333,7 +333,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("scheme", PARTS)
-def test_fact_18_quantised_tensors_follow(scheme):
+def test_quantised_tensors_follow(scheme):
     parts = [f"mlp.experts.3.up_proj.{part}" for part in PARTS[scheme]]
     tensors = numbered(LAYERS, 12, *parts)
     plan = make_plan(hf("qwen3_moe", tensors, {"num_hidden_layers": 12}), [0, 10, 11])
@@ -344,7 +344,7 @@ def test_fact_18_quantised_tensors_follow(scheme):
     assert len(plan.tensors) == 3 * len(parts)
 
 
-def test_fact_18_mxfp4_blocks_and_scales_follow():
+def test_mxfp4_blocks_and_scales_follow():
     experts = [f"mlp.experts.{part}" for part in ("gate_up_proj_blocks", "gate_up_proj_scales", "down_proj_bias")]
     excluded = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
     config = {
@@ -363,7 +363,7 @@ def test_fact_18_mxfp4_blocks_and_scales_follow():
      "skip_modules", "linear_weights_not_to_quantize", "sparsity_config.ignore", "config_groups.group_0.targets"],
 )  # fmt: skip
 @pytest.mark.parametrize("section", ["quantization_config", "compression_config"])
-def test_fact_18_lists_of_modules_are_filtered(section, key):
+def test_lists_of_modules_are_filtered(section, key):
     value = ["model.layers.0.mlp.gate", "model.layers.1.mlp.gate", "model.layers.3.mlp.gate", "lm_head", "Linear"]
     for part in reversed(key.split(".")):
         value = {part: value}
@@ -375,7 +375,7 @@ def test_fact_18_lists_of_modules_are_filtered(section, key):
 @pytest.mark.parametrize(
     "key", ["extra_config", "config_for_layers", "layer_quant_config", "quantized_layers", "dynamic"]
 )
-def test_fact_18_objects_keyed_by_modules_are_filtered(key):
+def test_objects_keyed_by_modules_are_filtered(key):
     modules = {f"model.layers.{layer}.q": {"bits": layer} for layer in range(4)}
     plan = make_plan(llama(4, quantization_config={key: {**modules, "lm_head": {"bits": 16}}}), [0, 3])
     assert changes(plan)[f"quantization_config.{key}"] == {
@@ -393,7 +393,7 @@ def test_fact_18_objects_keyed_by_modules_are_filtered(key):
         ("dynamic", r"+:.*\.(?:2|3)\..*"),
     ],
 )
-def test_fact_18_expressions_that_would_mean_other_layers_are_refused(key, name):
+def test_expressions_that_would_mean_other_layers_are_refused(key, name):
     value = {name: {}} if key == "dynamic" else [name]
     checkpoint = llama(4, quantization_config={key: value})
     with pytest.raises(UnsupportedError, match=f"quantization_config.{key} has .*other layers; --keep-field"):
@@ -412,12 +412,12 @@ def test_fact_18_expressions_that_would_mean_other_layers_are_refused(key, name)
         ("model.layers.1*", [0, 1]),
     ],
 )
-def test_fact_18_expressions_that_mean_the_same_stay(name, keep):
+def test_expressions_that_mean_the_same_stay(name, keep):
     plan = make_plan(llama(20, quantization_config={"ignore": [name]}), keep)
     assert changes(plan) == {"num_hidden_layers": 2}
 
 
-def test_fact_18_a_wildcard_after_a_number_is_that_layer():
+def test_a_wildcard_after_a_number_is_that_layer():
     """ModelOpt excludes `model.layers.61*`: no other layer can be meant."""
     checkpoint = decoder("deepseek_v3", 61, more=1, num_nextn_predict_layers=1, quantization_config={
         "ignore": ["model.layers.61*", "model.layers.7*"],
@@ -426,13 +426,13 @@ def test_fact_18_a_wildcard_after_a_number_is_that_layer():
     assert changes(plan)["quantization_config.ignore"] == ["model.layers.59.*", "model.layers.7.*"]
 
 
-# -- what is written with a warning (fact 19), and names (fact 20)
+# -- what is written with a warning, and names
 
 
 @pytest.mark.parametrize(
     ("architecture", "words", "by_count"), [("diffllama", "lambda_init", False), ("minimax", "decay slopes", True)]
 )
-def test_fact_19_what_follows_the_new_number_is_reported(architecture, words, by_count):
+def test_what_follows_the_new_number_is_reported(architecture, words, by_count):
     """MiniMax's slopes depend on the number of layers too."""
     checkpoint = decoder(architecture, 4, layer_types=["full_attention"] * 4)
     assert any(words in warning for warning in make_plan(checkpoint, [0, 2, 3]).warnings)
@@ -462,7 +462,7 @@ def test_fact_19_what_follows_the_new_number_is_reported(architecture, words, by
         ("gemma2", "layers.", "num_hidden_layers"),
     ],
 )
-def test_fact_20_prefixes_are_found_in_the_tensors(architecture, prefix, key):
+def test_prefixes_are_found_in_the_tensors(architecture, prefix, key):
     plan = make_plan(
         hf(architecture, numbered(prefix, 12), {key: 12, "hybrid_override_pattern": "M*" * 6}), [0, 1, 10, 11]
     )
@@ -472,7 +472,7 @@ def test_fact_20_prefixes_are_found_in_the_tensors(architecture, prefix, key):
 
 @pytest.mark.parametrize("experts", [["experts.gate_up_proj", "experts.down_proj"], ["experts.0.w1", "experts.11.w1"]])
 @pytest.mark.parametrize("architecture", ["qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "jamba", "minimax_m2"])
-def test_fact_20_split_and_fused_experts(architecture, experts):
+def test_split_and_fused_experts(architecture, experts):
     parts = [f"mlp.{part}" for part in experts]
     plan = make_plan(hf(architecture, numbered(LAYERS, 4, *parts), {"num_hidden_layers": 4}), [0, 2])
     assert list(names(plan).values()) == numbered(LAYERS, 2, *parts)

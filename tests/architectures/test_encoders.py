@@ -22,10 +22,10 @@ def new_names(checkpoint, keep, options=None) -> set[str]:
     return set(names(make_plan(checkpoint, keep, options)).values())
 
 
-# -- fact 1: aligned lists
+# -- aligned lists
 
 
-def test_fact_1_longformer_windows_follow_their_layers():
+def test_longformer_windows_follow_their_layers():
     source = hf(
         "longformer",
         numbered("longformer.encoder.layer.", 4),
@@ -34,14 +34,14 @@ def test_fact_1_longformer_windows_follow_their_layers():
     assert changes(make_plan(source, [0, 2, 3])) == {"num_hidden_layers": 3, "attention_window": [2, 6, 8]}
 
 
-def test_fact_1_one_longformer_window_for_all_layers_stays():
+def test_one_longformer_window_for_all_layers_stays():
     source = hf(
         "longformer", numbered("longformer.encoder.layer.", 4), {"num_hidden_layers": 4, "attention_window": 512}
     )
     assert changes(make_plan(source, [0, 2, 3])) == {"num_hidden_layers": 3}
 
 
-# -- fact 3: index lists
+# -- index lists
 
 
 def qwen3_vl(indexes=(0, 2, 5), text=6, blocks=7):
@@ -51,7 +51,7 @@ def qwen3_vl(indexes=(0, 2, 5), text=6, blocks=7):
     return hf("qwen3_vl", tensors, {"text_config": {"num_hidden_layers": text}, "vision_config": vision})
 
 
-def test_fact_3_a_dropped_deepstack_block_takes_its_merger_along():
+def test_a_dropped_deepstack_block_takes_its_merger_along():
     plan = make_plan(qwen3_vl(), without(2, count=7), on("vision"))
     assert changes(plan)["vision_config.deepstack_visual_indexes"] == [0, 4]
     mergers = {old: new for old, new in names(plan).items() if "merger" in old}
@@ -63,24 +63,24 @@ def test_fact_3_a_dropped_deepstack_block_takes_its_merger_along():
     assert "merger" in plan.warnings[0]
 
 
-def test_fact_3_a_dropped_deepstack_block_is_refused_by_strict():
+def test_a_dropped_deepstack_block_is_refused_by_strict():
     with pytest.raises(UnsupportedError, match="--strict"):
         make_plan(qwen3_vl(), without(2, count=7), on("vision", strict=True))
 
 
-def test_fact_3_other_vision_blocks_leave_the_mergers():
+def test_other_vision_blocks_leave_the_mergers():
     plan = make_plan(qwen3_vl(), without(1, count=7), on("vision", strict=True))
     assert changes(plan)["vision_config.deepstack_visual_indexes"] == [0, 1, 4]
     assert sum("merger" in name for name in names(plan).values()) == 3
 
 
-def test_fact_3_the_text_layers_that_take_deepstack_features_stay():
+def test_the_text_layers_that_take_deepstack_features_stay():
     with pytest.raises(UnsupportedError, match=r"--keep 0-2,4-5"):
         make_plan(qwen3_vl(), without(1, 3), on("text"))
     assert changes(make_plan(qwen3_vl(), without(3), on("text"))) == {"text_config.num_hidden_layers": 5}
 
 
-def test_fact_3_qwen2_5_vl_full_attention_blocks_are_remapped():
+def test_qwen2_5_vl_full_attention_blocks_are_remapped():
     tensors = numbered("model.layers.", 4) + numbered("visual.blocks.", 6)
     vision = {"depth": 6, "fullatt_block_indexes": [1, 3, 5]}
     source = hf("qwen2_5_vl", tensors, {"text_config": {"num_hidden_layers": 4}, "vision_config": vision})
@@ -97,12 +97,12 @@ def mllama():
     return hf("mllama", tensors, {"text_config": text, "vision_config": vision})
 
 
-def test_fact_3_mllama_cross_attention_layers_are_remapped():
+def test_mllama_cross_attention_layers_are_remapped():
     plan = make_plan(mllama(), without(0, 1), on("text"))
     assert changes(plan) == {"text_config.num_hidden_layers": 4, "text_config.cross_attention_layers": [2]}
 
 
-def test_fact_3_mllama_tapped_layers_stay():
+def test_mllama_tapped_layers_stay():
     with pytest.raises(UnsupportedError, match="intermediate_layers_indices"):
         make_plan(mllama(), without(2), on("vision"))
     plan = make_plan(mllama(), without(1, 3), on("vision"))
@@ -114,15 +114,15 @@ def test_mllama_global_layers_are_a_stack_of_their_own():
     assert changes(plan) == {"vision_config.num_global_layers": 2}
 
 
-# -- fact 7: stacked tensors, the rest by transformers
+# -- stacked tensors, the rest by transformers
 
 
-def test_fact_7_no_weights_of_layers_no_cut():
+def test_no_weights_of_layers_no_cut():
     source = hf("wav2vec2", ["layer_norm.weight", *numbered("wav2vec2.encoder.layers.", 5)], {"num_hidden_layers": 5})
     assert all(copy.tensor.cut is None for copy in make_plan(source, [0, 4]).tensors)
 
 
-# -- fact 8: tensors of the first layer alone
+# -- tensors of the first layer alone
 
 
 def sequences(model_type, decoder=4, encoder=5, bias=(0,), **config):
@@ -133,20 +133,20 @@ def sequences(model_type, decoder=4, encoder=5, bias=(0,), **config):
 
 @pytest.mark.parametrize("model_type", ["t5", "mt5"])
 @pytest.mark.parametrize("stack", ["encoder", "decoder"])
-def test_fact_8_the_position_bias_moves_to_the_new_first_block(model_type, stack):
+def test_the_position_bias_moves_to_the_new_first_block(model_type, stack):
     plan = make_plan(sequences(model_type), [1, 2, 3], on(stack))
     assert names(plan)[f"{stack}.block.0.{BIAS}"] == f"{stack}.block.0.{BIAS}"
     assert names(plan)[f"{stack}.block.1.w"] == f"{stack}.block.0.w"
 
 
-def test_fact_8_umt5_has_a_bias_in_every_block_and_none_moves():
+def test_umt5_has_a_bias_in_every_block_and_none_moves():
     source = sequences("umt5", decoder=4, encoder=4, bias=range(4))
     plan = make_plan(source, [1, 2, 3], on("decoder"))
     assert f"decoder.block.0.{BIAS}" not in names(plan)
     assert names(plan)[f"decoder.block.1.{BIAS}"] == f"decoder.block.0.{BIAS}"
 
 
-def test_fact_8_modernbert_has_no_norm_before_its_first_attention():
+def test_modernbert_has_no_norm_before_its_first_attention():
     layers = [
         name for name in numbered("model.layers.", 4, "attn_norm.weight", "mlp.Wi.weight") if ".0.attn" not in name
     ]
@@ -163,7 +163,7 @@ def test_fact_8_modernbert_has_no_norm_before_its_first_attention():
     assert make_plan(source, [0, 3], PlanOptions(strict=True)).warnings == ()
 
 
-# -- fact 9: weights stored once
+# -- weights stored once
 
 
 def albert(**config):
@@ -171,18 +171,18 @@ def albert(**config):
     return hf("albert", [f"{group}ffn.weight", "albert.pooler.weight"], {"num_hidden_layers": 12, **config})
 
 
-def test_fact_9_albert_drops_no_tensor_but_changes_the_count():
+def test_albert_drops_no_tensor_but_changes_the_count():
     plan = make_plan(albert(num_hidden_groups=1), [0, 3, 5])
     assert changes(plan) == {"num_hidden_layers": 3}
     assert plan.dropped == ()
 
 
-def test_fact_9_albert_with_groups_is_refused():
+def test_albert_with_groups_is_refused():
     with pytest.raises(UnsupportedError, match="group"):
         make_plan(albert(num_hidden_groups=2), [0, 3, 5])
 
 
-# -- fact 10: heads of detection models
+# -- heads of detection models
 
 
 def detr(*heads: str, model_type="deformable_detr", layers=4):
@@ -191,12 +191,12 @@ def detr(*heads: str, model_type="deformable_detr", layers=4):
     return hf(model_type, [*tensors, *backbone, *heads], {"encoder_layers": 2, "decoder_layers": layers})
 
 
-def test_fact_10_plain_heads_are_stored_once_and_stay():
+def test_plain_heads_are_stored_once_and_stay():
     source = detr(f"bbox_embed.0.{HEAD}", "class_embed.0.weight")
     assert {f"bbox_embed.0.{HEAD}", "class_embed.0.weight"} <= new_names(source, [1, 3])
 
 
-def test_fact_10_box_refinement_heads_follow_their_layers():
+def test_box_refinement_heads_follow_their_layers():
     heads = numbered("model.decoder.bbox_embed.", 4, HEAD)
     plan = make_plan(detr(*heads, "class_embed.0.weight"), [1, 3])
     assert {old: new for old, new in names(plan).items() if "embed" in old} == {
@@ -206,7 +206,7 @@ def test_fact_10_box_refinement_heads_follow_their_layers():
     }
 
 
-def test_fact_10_two_stage_proposal_head_stays_last():
+def test_two_stage_proposal_head_stays_last():
     boxes, classes = numbered("model.decoder.bbox_embed.", 5, HEAD), numbered("model.decoder.class_embed.", 5)
     plan = make_plan(detr(*boxes, *classes), [0, 3])
     assert {old: new for old, new in names(plan).items() if "embed" in old} == {
@@ -216,7 +216,7 @@ def test_fact_10_two_stage_proposal_head_stays_last():
     }
 
 
-def test_fact_10_rt_detr_has_both_heads_per_layer():
+def test_rt_detr_has_both_heads_per_layer():
     heads = [*numbered("model.decoder.bbox_embed.", 4, HEAD), *numbered("model.decoder.class_embed.", 4)]
     kept = new_names(detr(*heads, "model.enc_score_head.weight", model_type="rt_detr"), [1, 2])
     assert {name for name in kept if "embed" in name} == {
@@ -226,7 +226,7 @@ def test_fact_10_rt_detr_has_both_heads_per_layer():
     assert "model.enc_score_head.weight" in kept
 
 
-def test_fact_10_tied_heads_may_stand_under_two_names():
+def test_tied_heads_may_stand_under_two_names():
     """Of two tied tensors one is saved, and which one may differ from head to head."""
     heads = [f"bbox_embed.0.{HEAD}", *numbered("model.decoder.bbox_embed.", 4, HEAD)[1:]]
     plan = make_plan(detr(*heads), [0, 2])
@@ -235,25 +235,25 @@ def test_fact_10_tied_heads_may_stand_under_two_names():
     assert f"bbox_embed.0.{HEAD}" not in names(make_plan(detr(*heads), [1, 2]))
 
 
-def test_fact_10_heads_of_old_files_stand_at_the_top():
+def test_heads_of_old_files_stand_at_the_top():
     heads = [*numbered("bbox_embed.", 4, HEAD), *numbered("class_embed.", 4)]
     assert names(make_plan(detr(*heads), [1, 3]))["class_embed.3.weight"] == "class_embed.1.weight"
 
 
-def test_fact_10_too_few_heads_are_an_error():
+def test_too_few_heads_are_an_error():
     with pytest.raises(CheckpointError, match="3 entries beside 4 layers"):
         make_plan(detr(*numbered("model.decoder.bbox_embed.", 3, HEAD)), [1, 3])
 
 
-def test_fact_10_the_encoder_has_no_heads():
+def test_the_encoder_has_no_heads():
     heads = numbered("model.decoder.bbox_embed.", 4, HEAD)
     assert set(heads) <= new_names(detr(*heads), [1], on("encoder"))
 
 
-# -- fact 12: one count for two stacks
+# -- one count for two stacks
 
 
-def test_fact_12_a_decoder_without_a_count_of_its_own_gets_one():
+def test_a_decoder_without_a_count_of_its_own_gets_one():
     source = sequences("mt5", decoder=5, encoder=5, num_layers=5)
     assert changes(make_plan(source, without(2, count=5), on("encoder"))) == {"num_layers": 4, "num_decoder_layers": 5}
     assert changes(make_plan(source, without(2, count=5), on("decoder"))) == {"num_decoder_layers": 4}
@@ -275,11 +275,11 @@ def test_an_encoder_shorter_than_its_decoder_is_written_with_a_warning(model_typ
     assert changes(decoder) == {"decoder_layers": 2}
 
 
-# -- fact 13: backbones
+# -- backbones
 
 
 @pytest.mark.parametrize("model_type", ["dinov2", "beit"])
-def test_fact_13_stage_names_and_indexes_follow(model_type):
+def test_stage_names_and_indexes_follow(model_type):
     stages = {"stage_names": ["stem", *(f"stage{number}" for number in range(1, 7))]}
     stages |= {"out_features": ["stage2", "stage4", "stage6"], "out_indices": [2, 4, 6]}
     source = hf(model_type, numbered("encoder.layer.", 6), {"num_hidden_layers": 6, **stages})
@@ -291,7 +291,7 @@ def test_fact_13_stage_names_and_indexes_follow(model_type):
     }
 
 
-# -- fact 14: two nested configs
+# -- two nested configs
 
 
 def llava(layers=4, blocks=6, text=None, vision=None, **config):
@@ -302,7 +302,7 @@ def llava(layers=4, blocks=6, text=None, vision=None, **config):
     return hf("llava", tensors, {"text_config": text, "vision_config": vision, **config})
 
 
-def test_fact_14_text_and_vision_are_two_stacks():
+def test_text_and_vision_are_two_stacks():
     assert [stack.name for stack in open_stacks(llava(), PlanOptions())[1]] == ["text", "vision"]
     assert changes(make_plan(llava(), [0, 2])) == {"text_config.num_hidden_layers": 2}
 
@@ -311,23 +311,23 @@ def test_fact_14_text_and_vision_are_two_stacks():
     ("layer", "dropped", "after"),
     [(5, (1, 3), 3), (-2, (5,), -1), (-2, (0,), None), ([2, 5], (1,), [1, 4]), (-1, (5,), None)],
 )
-def test_fact_14_the_feature_layer_is_remapped(layer, dropped, after):
+def test_the_feature_layer_is_remapped(layer, dropped, after):
     plan = make_plan(llava(vision_feature_layer=layer), without(*dropped), on("vision"))
     assert changes(plan).get("vision_feature_layer") == after
 
 
-def test_fact_14_the_feature_layer_that_the_loader_assumes():
+def test_the_feature_layer_that_the_loader_assumes():
     assert changes(make_plan(llava(), without(5), on("vision")))["vision_feature_layer"] == -1
     assert "vision_feature_layer" not in changes(make_plan(llava(), without(1), on("vision")))
 
 
-def test_fact_14_a_count_that_is_left_out_is_written():
+def test_a_count_that_is_left_out_is_written():
     source = llava(text={"model_type": "llama"}, vision={"model_type": "clip_vision_model"}, vision_feature_layer=-1)
     assert changes(make_plan(source, [0, 2], on("text"))) == {"text_config.num_hidden_layers": 2}
     assert changes(make_plan(source, [0, 2], on("vision"))) == {"vision_config.num_hidden_layers": 2}
 
 
-def test_fact_14_the_text_has_the_rules_of_its_own_model_type():
+def test_the_text_has_the_rules_of_its_own_model_type():
     text = {"model_type": "gemma3_text", "num_hidden_layers": 7}
     plan = make_plan(llava(7, text=text), without(0, count=7))
     assert changes(plan)["text_config.layer_types"] == [
@@ -337,7 +337,7 @@ def test_fact_14_the_text_has_the_rules_of_its_own_model_type():
     ]
 
 
-def test_fact_14_the_second_config_of_a_clip_tower_follows():
+def test_the_second_config_of_a_clip_tower_follows():
     tensors = numbered("text_model.encoder.layers.", 4) + numbered("vision_model.encoder.layers.", 4)
     nested = {f"{each}_config": {"num_hidden_layers": 4} for each in ("text", "vision")}
     source = hf("clip", tensors, {**nested, "vision_config_dict": {"num_hidden_layers": 4}})
@@ -348,14 +348,14 @@ def test_fact_14_the_second_config_of_a_clip_tower_follows():
     assert changes(make_plan(source, [0, 3])) == {"text_config.num_hidden_layers": 2}
 
 
-def test_fact_14_text_fields_may_stand_at_the_top():
+def test_text_fields_may_stand_at_the_top():
     tensors = numbered("model.layers.", 4) + numbered("visual.blocks.", 3)
     flat = hf("qwen2_vl", tensors, {"num_hidden_layers": 4, "max_window_layers": 3, "vision_config": {"depth": 3}})
     assert changes(make_plan(flat, [0, 3])) == {"num_hidden_layers": 2, "max_window_layers": 1}
     assert changes(make_plan(flat, [0, 2], on("vision"))) == {"vision_config.depth": 2}
 
 
-# -- fact 15: swin
+# -- swin
 
 
 def swin(depths=(2, 2, 6, 2), prefix="swin.encoder.layers."):
@@ -365,26 +365,26 @@ def swin(depths=(2, 2, 6, 2), prefix="swin.encoder.layers."):
 
 
 @pytest.mark.parametrize("prefix", ["swin.encoder.layers.", "encoder.layers."])
-def test_fact_15_swin_counts_a_stage_in_a_list_and_drops_pairs(prefix):
+def test_swin_counts_a_stage_in_a_list_and_drops_pairs(prefix):
     plan = make_plan(swin(prefix=prefix), without(1, 2), on("stage2"))
     assert changes(plan) == {"depths": [2, 2, 4, 2]}
     assert names(plan)[f"{prefix}2.blocks.3.weight"] == f"{prefix}2.blocks.1.weight"
     assert names(plan)[f"{prefix}3.blocks.1.weight"] == f"{prefix}3.blocks.1.weight"
 
 
-def test_fact_15_single_blocks_are_refused():
+def test_single_blocks_are_refused():
     with pytest.raises(UnsupportedError, match="only pairs"):
         make_plan(swin(), without(1), on("stage2"))
 
 
-def test_fact_15_the_principal_stage_is_the_deep_one():
+def test_the_principal_stage_is_the_deep_one():
     assert make_plan(swin(), without(4, 5)).stack.name == "stage2"
 
 
-# -- fact 17: other lists
+# -- other lists
 
 
-def test_fact_17_xlm_layers_are_parallel_lists():
+def test_xlm_layers_are_parallel_lists():
     parts = ("attentions", "layer_norm1", "ffns", "layer_norm2")
     tensors = [name for part in parts for name in numbered(f"transformer.{part}.", 4)]
     plan = make_plan(hf("xlm", tensors, {"n_layers": 4}), [1, 3])
@@ -392,7 +392,7 @@ def test_fact_17_xlm_layers_are_parallel_lists():
     assert names(plan)["transformer.ffns.3.weight"] == "transformer.ffns.1.weight"
 
 
-def test_fact_17_convolutions_and_backbones_are_other_lists():
+def test_convolutions_and_backbones_are_other_lists():
     tensors = numbered("wav2vec2.feature_extractor.conv_layers.", 7, "conv.weight")
     source = hf(
         "wav2vec2", [*tensors, *numbered("wav2vec2.encoder.layers.", 7)], {"num_hidden_layers": 7, "conv_dim": [1] * 7}
@@ -404,7 +404,7 @@ def test_fact_17_convolutions_and_backbones_are_other_lists():
     assert len(backbone) == 8
 
 
-def test_fact_17_lists_of_the_backbone_are_not_about_the_layers():
+def test_lists_of_the_backbone_are_not_about_the_layers():
     tensors = numbered("model.decoder.layers.", 4) + numbered("model.encoder.layers.", 4)
     config = {"encoder_layers": 4, "decoder_layers": 4, "num_hidden_layers": 4}
     config["backbone_config"] = {
@@ -416,10 +416,10 @@ def test_fact_17_lists_of_the_backbone_are_not_about_the_layers():
     assert changes(make_plan(source, [0, 2], on("encoder"))) == {"encoder_layers": 2, "num_hidden_layers": 2}
 
 
-# -- fact 18: side files
+# -- side files
 
 
-def test_fact_18_whisper_alignment_heads_follow_the_decoder():
+def test_whisper_alignment_heads_follow_the_decoder():
     tensors = numbered("model.encoder.layers.", 4) + numbered("model.decoder.layers.", 4)
     heads = "generation_config.json:alignment_heads"
     source = hf("whisper", tensors, {"encoder_layers": 4, "decoder_layers": 4})
@@ -430,7 +430,7 @@ def test_fact_18_whisper_alignment_heads_follow_the_decoder():
     assert not [edit for edit in make_plan(source, without(1, count=4), on("encoder")).edits if "heads" in edit.key]
 
 
-# -- fact 20: prefixes
+# -- prefixes
 
 SPELLINGS = [
     ("roberta", "roberta.encoder.layer."), ("roberta", "encoder.layer."), ("electra", "electra.encoder.layer."),
@@ -443,7 +443,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize(("model_type", "prefix"), SPELLINGS)
-def test_fact_20_prefixes_are_found_in_the_tensors(model_type, prefix):
+def test_prefixes_are_found_in_the_tensors(model_type, prefix):
     count = {"distilbert": "n_layers", "xlnet": "n_layer"}.get(model_type, "num_hidden_layers")
     source = hf(model_type, ["embeddings.weight", *numbered(prefix, 12)], {count: 12})
     plan = make_plan(source, without(1, count=12))
@@ -452,7 +452,7 @@ def test_fact_20_prefixes_are_found_in_the_tensors(model_type, prefix):
 
 @pytest.mark.parametrize("text", ["language_model.model.", "model.language_model.", "model.language_model.model."])
 @pytest.mark.parametrize("tower", ["vision_tower.vision_model.", "vision_tower.", "model.vision_tower."])
-def test_fact_20_all_name_styles_of_llava(text, tower):
+def test_all_name_styles_of_llava(text, tower):
     tensors = numbered(f"{text}layers.", 3) + numbered(f"{tower}encoder.layers.", 4)
     config = {"text_config": {"num_hidden_layers": 3}, "vision_config": {"num_hidden_layers": 4}}
     source = hf("llava", tensors, config)
@@ -481,7 +481,7 @@ def test_both_halves_of_a_composite_have_the_rules_of_their_types():
     assert changes(make_plan(source, [0, 2], on("encoder"))) == {"encoder.num_hidden_layers": 2}
 
 
-def test_fact_13_feature_maps_that_fall_together_are_warned_of():
+def test_feature_maps_that_fall_together_are_warned_of():
     config = {"num_hidden_layers": 6, "out_indices": [2, 4, 6], "out_features": ["stage2", "stage4", "stage6"]}
     source = hf("dinov2", numbered("encoder.layer.", 6), config)
     plan = make_plan(source, [0, 1, 4, 5])
@@ -492,14 +492,14 @@ def test_fact_13_feature_maps_that_fall_together_are_warned_of():
     assert make_plan(source, [0, 2, 5], PlanOptions(strict=True)).warnings == ()
 
 
-def test_fact_14_some_layer_stays_before_the_feature_layer():
+def test_some_layer_stays_before_the_feature_layer():
     with pytest.raises(UnsupportedError, match="vision_feature_layer"):
         make_plan(llava(vision_feature_layer=2), [2, 3, 4, 5], on("vision"))
     assert changes(make_plan(llava(vision_feature_layer=2), [1, 5], on("vision")))["vision_feature_layer"] == 1
 
 
 @pytest.mark.parametrize("config", [{}, {"two_stage": False}])
-def test_fact_10_tied_heads_need_two_layers(config):
+def test_tied_heads_need_two_layers(config):
     source = detr("class_embed.0.weight")
     source.metadata.update(config)
     with pytest.raises(UnsupportedError, match="ties the heads"):

@@ -128,7 +128,7 @@ def on_a_terminal(arguments: list[object]) -> str:
     return OWN.sub("", found.decode()).replace("\r\n", "\n")
 
 
-def check(text: str) -> None:
+def assert_printable(text: str) -> None:
     assert text.strip()
     assert RAW.findall(text) == []
     assert "Traceback" not in text
@@ -147,12 +147,12 @@ def source(request, tmp_path_factory):
 @pytest.mark.parametrize("command", NAMES)
 def test_printed(command, source, run, tmp_path):
     _, out, err = run(*commands(source, tmp_path)[command])
-    check(out + err)
+    assert_printable(out + err)
 
 
 @pytest.mark.parametrize("command", ["inspect", "prune --generic"])
 def test_on_a_terminal(command, source, tmp_path):
-    check(on_a_terminal(commands(source, tmp_path)[command]))
+    assert_printable(on_a_terminal(commands(source, tmp_path)[command]))
 
 
 @pytest.mark.parametrize("name", [ESCAPES, "[red]x[/red]".replace("/", "|"), "[bold]", "-o", os.fsdecode(b"\xff")])
@@ -160,4 +160,4 @@ def test_a_source_of_an_evil_name(name, run, tmp_path):
     path = write_gguf(tmp_path / f"{name}.gguf")
     for command in ("inspect", "plan", "prune --generic", "verify --source"):
         _, out, err = run(*commands(path, tmp_path)[command])
-        check(out + err)
+        assert_printable(out + err)

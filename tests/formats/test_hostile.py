@@ -251,7 +251,7 @@ def test_in_a_process_with_limits(case, pruned, tmp_path):
     else:
         said = {"quant_method": "compressed-tensors", "ignore": [r"re:(.*\w)*1!"]}
         words = ["plan", huggingface(tmp_path / "in", quantization_config=said), "--drop", "1"]
-    limited.check(limited.run(*words), "to find what its expressions mean takes too long")
+    limited.assert_ends_in_one_line(limited.run(*words), "to find what its expressions mean takes too long")
 
 
 # A staging directory that somebody else has prepared

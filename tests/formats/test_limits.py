@@ -15,7 +15,7 @@ import pytest
 from rewriter.formats import limits
 from rewriter.formats.json_edit import MEMBERS, VALUES
 from tests.support.builders import gguf_field, gguf_record, gguf_string, huggingface
-from tests.support.limited import SECONDS, check, run
+from tests.support.limited import SECONDS, assert_ends_in_one_line, run
 
 PLANNED = 40  # seconds for what is not refused: the most tensors that there may be
 ALL = os.environ.get("HOSTILE_SIZES") == "all"
@@ -82,7 +82,7 @@ def test_headers_of_100_mb(name, tmp_path):
     if words == "at most 0 of the 1 can go":
         assert (found.returncode, words in found.stderr) == (2, True)
     else:
-        check(found, words)
+        assert_ends_in_one_line(found, words)
 
 
 def gguf(path: Path, fields: list[bytes], records: list[bytes], counts: tuple[int, int] | None = None, nbytes: int = 0):
@@ -138,7 +138,7 @@ SLOW_GGUFS = {"25 million strings", "long strings", "short lists", "as many tens
 def test_gguf(name, tmp_path):
     arguments, words = GGUFS[name]
     path = gguf(tmp_path / "x.gguf", *arguments())
-    check(run("plan", path, "--drop", "0", seconds=SECONDS if words else PLANNED), words)
+    assert_ends_in_one_line(run("plan", path, "--drop", "0", seconds=SECONDS if words else PLANNED), words)
 
 
 # name -> (file of a directory, its content, what the message says)
@@ -171,12 +171,12 @@ def test_files_of_a_directory(name, tmp_path):
     if name == "index":
         (source / "model.safetensors").rename(source / "model-1.safetensors")
         words = "cannot open model.safetensors"
-    check(run("plan", source, "--drop", "0"), words)
+    assert_ends_in_one_line(run("plan", source, "--drop", "0"), words)
 
 
 def test_many_lists_are_inspected(tmp_path):
     path = safetensors(tmp_path / "x.safetensors", tensors(10_000, "a{0}b{1}.0.w"))
-    check(run("inspect", path), "numbered lists, more than")
+    assert_ends_in_one_line(run("inspect", path), "numbered lists, more than")
 
 
 def test_layers_without_end(tmp_path):

@@ -7,9 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from itertools import chain
-from pathlib import Path
-from statistics import median
 
 import gguf
 import pytest
@@ -21,28 +21,36 @@ from rewriter.planning.metadata.field_rules import RULES
 from tests.house.rooms import (
     MODULES,
     ORDER,
-    PACKAGE,
     PACKAGES,
     TESTS,
     circles,
+    code_lines,
+    functions,
+    imported_names,
     imports_of,
     levels_of_rooms,
     may_import,
+    nodes_of,
     room_of,
+    tree_of,
 )
-from tests.support.builders import FIXTURES
+from tests.support.builders import FIXTURES, ROOT
 from tests.support.named_fixtures import checkpoint_from, named_fixtures
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+# Modules that hold data and nothing else may be as long as their data.
 TABLES = {
-    "common.py",
-    "decoders.py",
-    "encoders.py",
-    "multimodal.py",
-    "metadata_fields.py",
-    "ggml_types.py",
-    "peft_fields.py",
-}
+    "architectures.gguf", "architectures.metadata_fields", "formats.ggml_types", "planning.companions.peft_fields",
+    *(module for module in MODULES if module.startswith("architectures.huggingface.")),
+}  # fmt: skip
+MODULE_LINES, FUNCTION_LINES = 400, 50
+UNDECLARED = {"pyyaml", "rich"}  # debts: they come with gguf and typer
+CATCH_EVERYTHING = {"cli.main"}  # a debt
+# Debts: how many conditional expressions stand inside another.
+NESTED = Counter({
+    "architectures.lookup": 2, "cli.batch": 3, "cli.batch_keys": 1, "cli.score": 1, "formats.front_matter": 1,
+    "formats.hub_id": 1, "layout.model_card_text": 1, "planning.companions.plan": 2, "planning.options": 1,
+    "planning.tensor_renaming": 1,
+})  # fmt: skip
 
 
 @pytest.mark.parametrize("module", sorted(MODULES), ids=str)
@@ -55,18 +63,31 @@ def test_no_import_circle_even_inside_a_package():
     assert circles() == []
 
 
+def test_the_house_is_small():
+    assert len([room for room in ORDER if room in PACKAGES]) <= 10
+    assert len([room for room in ORDER if room not in PACKAGES]) <= 7
+    assert len(set(levels_of_rooms().values())) <= 10
+
+
 def test_no_test_module_imports_another():
     """What two of them need stands in tests/support/."""
-    nodes = [(path.name, node) for path in TESTS.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
-    found = [(name, node) for name, node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    names = [(name, f"{node.module}.{alias.name}") for name, node in found for alias in node.names]
+    trees = {path.relative_to(TESTS).as_posix(): ast.parse(path.read_text()) for path in TESTS.rglob("*.py")}
+    names = [(name, each) for name, tree in trees.items() for each in imported_names(tree)]
     assert [each for each in names if re.match(r"tests\.(.*\.)?test_", each[1])] == []
 
 
-def test_the_house_is_small():
-    assert len([room for room in ORDER if room in PACKAGES]) <= 10
-    assert len(ORDER) <= 18
-    assert len(set(levels_of_rooms().values())) <= 10
+# The project whose package has another name than its import.
+PROJECTS = {"yaml": "pyyaml", "ruamel": "ruamel.yaml", "markupsafe": "jinja2", "dask": "distributed"}
+
+
+def test_every_import_is_declared():
+    """Each library comes with a dependency or an extra of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    declared = {re.match(r"[\w.-]+", line)[0].lower() for line in lines} | {"rewriter"}
+    imported = {name.split(".")[0] for module in MODULES for name in imported_names(tree_of(module))}
+    needed = {PROJECTS.get(name, name) for name in imported - sys.stdlib_module_names}
+    assert needed - declared <= UNDECLARED
 
 
 def loaded_by(code: str) -> set[str]:
@@ -150,9 +171,11 @@ print(before == threads() == {{2}}, {{1}} == set().union(*inside))
 
 
 def test_only_the_command_line_prints_or_exits():
-    outside = [path for module, path in MODULES.items() if room_of(module) not in ("cli", "__main__")]
-    words = re.compile(r"\bprint\(|sys\.(stdout|stderr|exit)|raise SystemExit")
-    assert not [path.name for path in outside if words.search(path.read_text())]
+    """Elsewhere nothing is called `print`, and nothing of `sys` is used that prints or exits."""
+    names = {(module, node.id) for module, node in nodes_of(ast.Name) if node.id in ("print", "SystemExit", "exit")}
+    members = {(module, ast.unparse(node)) for module, node in nodes_of(ast.Attribute)}
+    spoken = names | {each for each in members if each[1] in ("sys.stdout", "sys.stderr", "sys.exit")}
+    assert {each for each in spoken if room_of(each[0]) not in ("cli", "__main__")} == set()
 
 
 def test_every_exception_has_the_one_root():
@@ -161,41 +184,39 @@ def test_every_exception_has_the_one_root():
     assert all(issubclass(each, errors.RewriterError) for each in ours)
 
 
-def test_no_module_swallows_everything():
-    words = re.compile(r"except (Base)?Exception|except:|\bimport pickle|\bmmap\b")
-    assert not [path.name for path in FILES if words.search(path.read_text())]
+def test_no_module_catches_everything():
+    """Every handler names its exceptions, and none of those names takes in whatever comes."""
+    handlers = [(module, node) for module, node in nodes_of(ast.ExceptHandler)]
+    caught = [(module, node.type and ast.unparse(node.type)) for module, node in handlers]
+    everything = {module for module, names in caught if names is None or re.search(r"\b(Base)?Exception\b", names)}
+    assert everything <= CATCH_EVERYTHING
+
+
+FOREIGN = {"pickle", "marshal", "shelve", "socket", "ssl", "http", "urllib", "ftplib", "requests", "subprocess", "mmap"}
 
 
 def test_nothing_reaches_the_network_or_runs_what_it_reads():
-    words = re.compile(r"\b(import|from) (pickle|marshal|shelve|socket|ssl|http|urllib|ftplib|requests|subprocess)\b")
-    code = re.compile(r"\b(eval|exec|compile|__import__)\(")
-    texts = {path.name: path.read_text() for path in FILES}
-    assert not [
-        name for name, text in texts.items() if words.search(text) or code.search(text.replace("re.compile(", ""))
-    ]
-
-
-def functions(path: Path) -> list[int]:
-    nodes = ast.walk(ast.parse(path.read_text()))
-    return [code_lines(node) for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-
-
-def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of the body without its docstring."""
-    body = node.body[1:] if ast.get_docstring(node) else node.body
-    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+    imported = {(module, name) for module in MODULES for name in imported_names(tree_of(module))}
+    assert {each for each in imported if each[1].split(".")[0] in FOREIGN} == set()
+    called = {(module, node.func.id) for module, node in nodes_of(ast.Call) if isinstance(node.func, ast.Name)}
+    assert {each for each in called if each[1] in ("eval", "exec", "compile", "__import__")} == set()
 
 
 def test_functions_are_short():
-    lengths = sorted(chain.from_iterable(functions(path) for path in FILES))
-    assert median(lengths) <= 8
-    assert lengths[int(len(lengths) * 0.9)] <= 25
-    assert lengths[-1] <= 50
+    assert [(module, node.name) for module, node in functions() if code_lines(node) > FUNCTION_LINES] == []
 
 
 def test_modules_are_short():
-    long = {path.name: len(path.read_text().splitlines()) for path in FILES if path.name not in TABLES}
-    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+    lengths = {module: len(path.read_text().splitlines()) for module, path in MODULES.items() if module not in TABLES}
+    assert {module: lines for module, lines in lengths.items() if lines > MODULE_LINES} == {}
+
+
+def test_no_conditional_expression_stands_inside_another():
+    outer = [(module, node) for module, node in nodes_of(ast.IfExp)]
+    inner = [
+        module for module, node in outer for each in ast.walk(node) if isinstance(each, ast.IfExp) and each != node
+    ]
+    assert Counter(inner) <= NESTED, "a module has more of them than it had"
 
 
 def test_the_table_of_ggml_types_is_that_of_gguf():

@@ -92,7 +92,7 @@ def without(wrapped: Any, path: str, kept: Iterable[int]) -> Any:
     return wrapped
 
 
-def compared(
+def assert_follows(
     tmp_path: Path, model_config: Any, config: Any, path: str, kept: Sequence[int] = KEPT, stack: str = "main"
 ) -> dict[str, Any]:
     """Prune model and adapter, and compare what they compute. Returns the adapter's new config."""
@@ -151,21 +151,21 @@ SELECTIONS = {
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_lora(name, tmp_path):
     config = peft.LoraConfig(r=4, lora_alpha=8, **SELECTIONS[name])
-    after = compared(tmp_path, LLAMA, config, "model.layers")
+    after = assert_follows(tmp_path, LLAMA, config, "model.layers")
     assert after["peft_type"] == "LORA"
 
 
 def test_what_the_fields_become(tmp_path):
     """Names are renumbered, expressions stay as long as they can, and whole names are written where they cannot."""
     config = peft.LoraConfig(r=4, **SELECTIONS["layers-pattern"])
-    after = compared(tmp_path, LLAMA, config, "model.layers")
+    after = assert_follows(tmp_path, LLAMA, config, "model.layers")
     assert (after["layers_to_transform"], after["layers_pattern"]) == ([1], "layers")
     assert sorted(after["target_modules"]) == sorted(LINEARS)
 
 
 def test_an_expression_that_would_select_others_is_written_out(tmp_path):
     config = peft.LoraConfig(r=4, target_modules=r"model\.layers\.[45]\..*(q_proj|up_proj)")
-    after = compared(tmp_path, LLAMA, config, "model.layers")
+    after = assert_follows(tmp_path, LLAMA, config, "model.layers")
     assert after["target_modules"] == ["model.layers.2.mlp.up_proj", "model.layers.2.self_attn.q_proj"]
 
 
@@ -186,7 +186,7 @@ def test_gpt2(tmp_path):
     config = peft.LoraConfig(
         r=4, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, rank_pattern={"transformer.h.4.attn.c_attn": 2}
     )
-    after = compared(tmp_path, GPT2, config, "transformer.h")
+    after = assert_follows(tmp_path, GPT2, config, "transformer.h")
     assert after["rank_pattern"] == {"transformer.h.2.attn.c_attn": 2}
 
 
@@ -195,7 +195,7 @@ def test_gpt2(tmp_path):
                                       "layers.5.mlp.experts.down_proj"]])  # fmt: skip
 def test_experts(targets, tmp_path):
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], target_parameters=targets)
-    after = compared(tmp_path, MIXTRAL, config, "model.layers")
+    after = assert_follows(tmp_path, MIXTRAL, config, "model.layers")
     assert len(after["target_parameters"]) == 2
 
 
@@ -211,7 +211,7 @@ def test_experts(targets, tmp_path):
     ids=["ends", "layers", "rank", "shared"],
 )
 def test_t5(stack, more, tmp_path):
-    compared(tmp_path, T5, peft.LoraConfig(r=4, **more), f"{stack}.block", kept=(0, 2, 4), stack=stack)
+    assert_follows(tmp_path, T5, peft.LoraConfig(r=4, **more), f"{stack}.block", kept=(0, 2, 4), stack=stack)
 
 
 CONFIGS = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING
@@ -245,7 +245,7 @@ ARGUMENTS = {
 @pytest.mark.parametrize("kind", [kind for kind in TYPES if kind in {*BY_MODULE, *SHARED} - {"LORA"}])
 def test_every_type_that_follows(kind, tmp_path):
     config = TYPES[kind](**ARGUMENTS.get(kind, {"target_modules": ATTENTION}))
-    compared(tmp_path, LLAMA, config, "model.layers")
+    assert_follows(tmp_path, LLAMA, config, "model.layers")
 
 
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"])

@@ -191,7 +191,7 @@ def mtp_names(folder: Path, layer: int) -> set[str]:
         return {name for name in file.keys() if f".layers.{layer}." in name}  # noqa: SIM118
 
 
-def test_fact_16_mtp_layers_follow(predicting: tuple[Row, Any, Path], tmp_path: Path) -> None:
+def test_mtp_layers_follow(predicting: tuple[Row, Any, Path], tmp_path: Path) -> None:
     """Kept by default: they come after the layers that are left, and the count stays true."""
     row, model, source = predicting
     prune(source, tmp_path / "out", "1,4")
@@ -205,7 +205,7 @@ def test_fact_16_mtp_layers_follow(predicting: tuple[Row, Any, Path], tmp_path: 
     assert len(mtp_names(tmp_path / "out", 5)) == len(mtp_names(source, 7))
 
 
-def test_fact_16_transformers_finds_the_mtp_layers(
+def test_transformers_finds_the_mtp_layers(
     predicting: tuple[Row, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the number it looks for, transformers loads them, from the source as from the output."""
@@ -222,7 +222,7 @@ def test_fact_16_transformers_finds_the_mtp_layers(
 
 
 @pytest.mark.parametrize("how", [["--drop=1,4", "--drop-mtp"], ["--drop=1,4,7"]], ids=["drop-mtp", "by number"])
-def test_fact_16_mtp_layers_go(predicting: tuple[Row, Any, Path], how: list[str], tmp_path: Path) -> None:
+def test_mtp_layers_go(predicting: tuple[Row, Any, Path], how: list[str], tmp_path: Path) -> None:
     row, model, source = predicting
     assert call("prune", source, tmp_path / "out", *how).errors == ""
     loaded = load(model_class(row), tmp_path / "out")
@@ -230,7 +230,7 @@ def test_fact_16_mtp_layers_go(predicting: tuple[Row, Any, Path], how: list[str]
     assert torch.equal(outputs(row, loaded), reference(row, model, (0, 2, 3, 5, 6)))
 
 
-def test_fact_16_saved_again(tmp_path: Path) -> None:
+def test_saved_again(tmp_path: Path) -> None:
     """transformers writes the count without the tensors: that is how it was, and how it stays."""
     row = Row("", "DeepseekV3ForCausalLM", MTP, MODEL_LAYERS)
     save(row, build(row), tmp_path / "source")

@@ -157,7 +157,7 @@ WEIGHTED = (
 
 @pytest.mark.parametrize("row", WEIGHTED, ids=lambda row: row.id)
 @pytest.mark.parametrize("keep", [(0, 2, 3, 5, 6), (1, 2, 3, 4, 5, 6), (0, 1)])
-def test_fact_7_layer_weights_are_cut(row: OtherRow, keep: tuple[int, ...], tmp_path: Path) -> None:
+def test_layer_weights_are_cut(row: OtherRow, keep: tuple[int, ...], tmp_path: Path) -> None:
     model = saved(row, tmp_path / "source")
     prune(tmp_path / "source", tmp_path / "pruned", ",".join(map(str, without(7, keep))), row.stack)
     expected = shortened(model, row.layers, keep)
@@ -168,7 +168,7 @@ def test_fact_7_layer_weights_are_cut(row: OtherRow, keep: tuple[int, ...], tmp_
     assert torch.equal(outputs(row, pruned), outputs(row, expected))
 
 
-def test_fact_8_modernbert_without_layer_0_is_written_with_a_warning(tmp_path: Path) -> None:
+def test_modernbert_without_layer_0_is_written_with_a_warning(tmp_path: Path) -> None:
     row = row_of("modernbert")
     model = saved(row, tmp_path / "source")
     assert "attn_norm" in prune(tmp_path / "source", tmp_path / "pruned", "0,3")
@@ -181,7 +181,7 @@ def test_fact_8_modernbert_without_layer_0_is_written_with_a_warning(tmp_path: P
 
 
 @pytest.mark.parametrize("model_name", ["AlbertForMaskedLM", "AlbertModel"])
-def test_fact_9_albert_runs_its_one_layer_less_often(model_name: str, tmp_path: Path) -> None:
+def test_albert_runs_its_one_layer_less_often(model_name: str, tmp_path: Path) -> None:
     row = OtherRow("albert", model_name, BERT | {"embedding_size": 16}, "")
     model = saved(row, tmp_path / "source")
     prune(tmp_path / "source", tmp_path / "pruned", "1,4")
@@ -193,13 +193,13 @@ def test_fact_9_albert_runs_its_one_layer_less_often(model_name: str, tmp_path: 
     assert not torch.allclose(outputs(row, pruned), before, atol=1e-3)
 
 
-def test_fact_9_albert_with_groups_is_refused(tmp_path: Path) -> None:
+def test_albert_with_groups_is_refused(tmp_path: Path) -> None:
     row = OtherRow("albert", "AlbertModel", BERT | {"embedding_size": 16, "num_hidden_groups": 2}, "")
     saved(row, tmp_path / "source")
     assert "no drop avoids that" in refused(tmp_path / "source", tmp_path / "pruned", "1")
 
 
-def test_fact_3_a_dropped_deepstack_block_takes_its_merger_along(tmp_path: Path) -> None:
+def test_a_dropped_deepstack_block_takes_its_merger_along(tmp_path: Path) -> None:
     row = row_of("qwen3_vl-vision")
     model = saved(row, tmp_path / "source")
     assert "merger" in prune(tmp_path / "source", tmp_path / "pruned", "2", "vision")
@@ -213,7 +213,7 @@ def test_fact_3_a_dropped_deepstack_block_takes_its_merger_along(tmp_path: Path)
     assert torch.equal(outputs(row, pruned), outputs(row, expected))
 
 
-def test_fact_10_heads_of_old_files_stand_at_the_top(tmp_path: Path) -> None:
+def test_heads_of_old_files_stand_at_the_top(tmp_path: Path) -> None:
     """Converted files have a two-stage model's tied heads under their first name alone."""
     row = replace(row_of("deformable_detr-two-stage"), renames=((r"^model\.decoder\.(class|bbox)_embed", r"\1_embed"),))
     model = saved(row, tmp_path / "source")
@@ -233,7 +233,7 @@ def test_an_encoder_shorter_than_its_decoder_computes_all_the_same(tmp_path: Pat
     assert pruned.generate(**ids, use_cache=False).shape[1] > 2
 
 
-def test_fact_18_whisper_alignment_heads_follow_the_decoder(tmp_path: Path) -> None:
+def test_whisper_alignment_heads_follow_the_decoder(tmp_path: Path) -> None:
     row = row_of("whisper")
     model = build(row)
     model.generation_config.alignment_heads = [[1, 0], [2, 3], [5, 1]]
@@ -244,7 +244,7 @@ def test_fact_18_whisper_alignment_heads_follow_the_decoder(tmp_path: Path) -> N
     assert generation["alignment_heads"] == [[1, 3], [3, 1]]
 
 
-def test_fact_22_everything_beside_the_weights_goes_along(tmp_path: Path) -> None:
+def test_everything_beside_the_weights_goes_along(tmp_path: Path) -> None:
     saved(row_of("wav2vec2-base"), tmp_path / "source")
     files = {"preprocessor_config.json": "{}", "vocab.json": '{"a": 1}', "LICENSE": "free", "modeling.py": "pass"}
     for name, text in files.items():
@@ -255,7 +255,7 @@ def test_fact_22_everything_beside_the_weights_goes_along(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("keep", [(0, 2, 3, 5, 6), (1, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 5)])
 @pytest.mark.parametrize("model_name", ["XLMWithLMHeadModel", "XLMModel", "FlaubertWithLMHeadModel"])
-def test_fact_17_xlm_layers_are_parallel_lists(model_name: str, keep: tuple[int, ...], tmp_path: Path) -> None:
+def test_xlm_layers_are_parallel_lists(model_name: str, keep: tuple[int, ...], tmp_path: Path) -> None:
     outer = "transformer." if "Head" in model_name else ""
     row = OtherRow("xlm", model_name, XLM, f"{outer}attentions")
     model = saved(row, tmp_path / "source")

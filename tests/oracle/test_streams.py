@@ -82,16 +82,16 @@ def assert_equal(row: Row, model: Any, stream: ResidualStream, team: Team) -> No
 def test_a_base_model_has_no_head_though_its_embedding_is_there(tmp_path: Path) -> None:
     row = next(row for row in ROWS if row.id == "llama-base")
     save(row, build(row), tmp_path)
-    stream_of(tmp_path, "", check_headless)
+    stream_of(tmp_path, "", assert_headless)
     tied = replace(row, id="tied", model="LlamaForCausalLM", config=XLARGE | {"tie_word_embeddings": True})
     (tmp_path / "tied").mkdir()
     save(tied, build(tied), tmp_path / "tied")
-    stream_of(tmp_path / "tied", "", check_headed)
+    stream_of(tmp_path / "tied", "", assert_headed)
 
 
-def check_headless(stream: ResidualStream) -> None:
+def assert_headless(stream: ResidualStream) -> None:
     assert stream.head is None
 
 
-def check_headed(stream: ResidualStream) -> None:
+def assert_headed(stream: ResidualStream) -> None:
     assert stream.head is not None

@@ -27,7 +27,7 @@ def run(*arguments: object, seconds: int = SECONDS) -> subprocess.CompletedProce
     return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 
-def check(found: subprocess.CompletedProcess, words: str) -> None:
+def assert_ends_in_one_line(found: subprocess.CompletedProcess, words: str) -> None:
     assert found.returncode == (1 if words else 0), found.stderr[-300:]
     assert words in found.stderr
     assert found.stderr.count("\n") == (1 if words else 0)

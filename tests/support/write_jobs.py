@@ -74,7 +74,7 @@ class Job:
 
 SCRIPT = """
 import os, signal, sys, time
-import rewriter.cli, rewriter.writing.copy, rewriter.rewrite as rewrite, rewriter.committing as committing
+import rewriter.cli, rewriter.writing.copy, rewriter.writing.execute as execute, rewriter.writing.commit as commit
 def interrupted(module, name, nth, after, act):
     real, calls = getattr(module, name), []
     def call(*arguments, **named):

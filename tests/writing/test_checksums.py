@@ -268,7 +268,7 @@ def test_a_large_file_is_hashed_in_little_memory(tmp_path):
     with target.open("r+b") as file:
         file.truncate(512 << 20)
     code = (
-        "import re, sys\nfrom rewriter.hashing import digests\nfrom rewriter.output import CopyRange\n"
+        "import re, sys\nfrom rewriter.writing.hashing import digests\nfrom rewriter.layout.output import CopyRange\n"
         "digests([(CopyRange(sys.argv[1], n << 20, 256 << 20),) for n in range(8)])\n"
         "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
     )

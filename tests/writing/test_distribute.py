@@ -344,7 +344,7 @@ import signal
 import subprocess
 import sys
 from multiprocessing import resource_tracker
-from rewriter.executors import Processes
+from rewriter.writing.executors import Processes
 with Processes(1) as executor:
     held = executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result()
     status = open(f"/proc/{resource_tracker._resource_tracker._pid}/status").read()
@@ -362,7 +362,7 @@ def test_workers_leave_signals_to_us_from_their_first_moment():
 
 ENDS = """
 import os
-from rewriter.executors import Processes
+from rewriter.writing.executors import Processes
 made = Processes(1)
 made.submit(len, "a").result()
 os._exit(3)

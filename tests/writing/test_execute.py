@@ -72,7 +72,7 @@ def test_wrong_bytes_are_seen_with_verify(tmp_path, monkeypatch):
         **{**vars(calls), "read_part": lambda fd, count, offset: bytes(len(os.pread(fd, count, offset)))}
     )
     patched(monkeypatch, "rewriter.writing.copy", copy_file_range=refused(errno.EXDEV), sendfile=refused(errno.EXDEV))
-    monkeypatch.setattr("rewriter.writing.copy.system", zeros)
+    monkeypatch.setattr("rewriter.writing.copy.calls", zeros)
     with pytest.raises(CheckpointError):
         job.run(verify_bytes=True)
     job.check_nothing_happened()
@@ -335,10 +335,10 @@ def started(job: Job, patch: str, *more: str) -> subprocess.Popen:
 KILLS = {
     "before the first file": 'interrupted(rewriter.writing.copy, "write_file", 1, False, kill)',
     "after the first file": 'interrupted(rewriter.writing.copy, "write_file", 1, True, kill)',
-    "before the sources are checked": 'interrupted(rewrite, "_check_sources", 1, False, kill)',
-    "before the rename": 'interrupted(committing, "rename_new", 1, False, kill)',
-    "after the first rename": 'interrupted(committing, "rename_new", 1, True, kill)',
-    "after the second rename": 'interrupted(committing, "rename_new", 2, True, kill)',
+    "before the sources are checked": 'interrupted(execute, "_check_sources", 1, False, kill)',
+    "before the rename": 'interrupted(commit, "rename_new", 1, False, kill)',
+    "after the first rename": 'interrupted(commit, "rename_new", 1, True, kill)',
+    "after the second rename": 'interrupted(commit, "rename_new", 2, True, kill)',
 }
 
 
@@ -366,8 +366,8 @@ def test_after_a_kill_the_same_command_succeeds(kind, kill, tmp_path):
 
 def test_after_a_kill_in_an_overwrite_the_same_command_succeeds(job):
     prune(job.source, job.target, [1, 3])
-    kinds = {"directory": ("committing", "exchange"), "gguf": ("os", "replace")}
-    module, name = kinds.get(job.kind, ("committing", "rename_new"))
+    kinds = {"directory": ("commit", "exchange"), "gguf": ("os", "replace")}
+    module, name = kinds.get(job.kind, ("commit", "rename_new"))
     assert started(job, f'interrupted({module}, "{name}", 1, True, kill)', "--overwrite").wait() == -signal.SIGKILL
     again = started(job, "", "--overwrite")
     assert (again.communicate()[1], again.wait()) == ("", 0)
@@ -387,7 +387,7 @@ def test_a_signal_leaves_nothing(kind, number, tmp_path):
 
 
 def signalled_between_two_renames(job: Job) -> tuple[int, str]:
-    process = started(job, 'interrupted(committing, "rename_new", 1, True, term)')
+    process = started(job, 'interrupted(commit, "rename_new", 1, True, term)')
     error = process.communicate()[1]
     return process.returncode, error
 

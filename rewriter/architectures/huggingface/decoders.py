@@ -278,7 +278,7 @@ ENTRIES: tuple[Architecture, ...] = (
         limits=_attention("linear_attn_config.full_attn_layers", "layer_types", first=1),
         defaults=(("first_k_dense_replace", 1),),
     ),
-    # Not in facts/hugging_face_architectures.json as verified, but judged by transformers all the same.
+    # transformers judges these too: tests/oracle/test_hf_decoders.py.
     *decoder("bitnet", "granitemoeshared", "flex_olmo", "persimmon", "nanochat"),
     *decoder("jais2", "doge", "solar_open", "ministral3", "falcon_mamba", prefixes=_BACKBONE),
     *decoder("vaultgemma", patterns=(_windows(2),)),

@@ -45,8 +45,8 @@ def follow(source: Path, target: Path, model: Path, kept=KEPT, **options) -> Pat
     return target
 
 
-def refused(source: Path, model: Path, words: str, kept=KEPT, kind=UnsupportedError, **options) -> None:
-    target = source.with_name("refused")
+def assert_refused(source: Path, model: Path, words: str, kept=KEPT, kind=UnsupportedError, **options) -> None:
+    target = source.with_name("assert_refused")
     with pytest.raises(kind) as raised:
         follow(source, target, model, kept, **options)
     assert words in str(raised.value)
@@ -109,7 +109,7 @@ def test_a_control_vector(tmp_path, model):
 
 def test_the_direction_of_a_new_first_layer_is_left_out_with_force_alone(tmp_path, model):
     source = files.control_vector(tmp_path / "cv.gguf")
-    refused(source, model, "direction.2 is for what becomes layer 0", kept=(2, 5))
+    assert_refused(source, model, "direction.2 is for what becomes layer 0", kept=(2, 5))
     target = follow(source, tmp_path / "out.gguf", model, (2, 5), force=True)
     assert set(tensors_of(target)) == {"direction.1"}
 
@@ -126,7 +126,9 @@ def test_a_direction_counted_from_1_is_left_out_as_it_is_never_read(tmp_path, mo
     source = files.control_vector(tmp_path / "cv.gguf", range(1, 7))
     target = follow(source, tmp_path / "out.gguf", model)
     assert set(tensors_of(target)) == {"direction.1", "direction.2"}
-    refused(files.control_vector(tmp_path / "more.gguf", range(1, 8)), model, "of no layer", kind=CheckpointError)
+    assert_refused(
+        files.control_vector(tmp_path / "more.gguf", range(1, 8)), model, "of no layer", kind=CheckpointError
+    )
 
 
 def test_an_mmproj_file_stays_byte_for_byte(tmp_path, model):
@@ -255,7 +257,7 @@ def test_fields_that_no_rule_can_follow(name, tmp_path, model):
 
         weights = source / "adapter_model.safetensors"
         save_file({**load_file(weights), **more}, weights)
-    refused(source, model, words)
+    assert_refused(source, model, words)
 
 
 def test_a_field_that_is_known_better_can_be_kept(tmp_path, model):
@@ -266,7 +268,7 @@ def test_a_field_that_is_known_better_can_be_kept(tmp_path, model):
 @pytest.mark.parametrize("pattern", ["(", "*", "[", "a{99999999999}"])
 def test_a_damaged_expression_is_one_line(pattern, tmp_path, model):
     source = files.adapter(tmp_path / "lora", {"rank_pattern": {pattern: 3}})
-    refused(source, model, "no regular expression", kind=CheckpointError)
+    assert_refused(source, model, "no regular expression", kind=CheckpointError)
 
 
 BAD_CONFIGS = [
@@ -290,27 +292,27 @@ def test_a_config_of_another_form_is_one_line(config, tmp_path, model):
 
 
 def test_more_layers_than_the_model_has(tmp_path, model):
-    refused(files.lora(tmp_path / "lora.gguf", range(7)), model, "blk.6.attn_q", kind=CheckpointError)
+    assert_refused(files.lora(tmp_path / "lora.gguf", range(7)), model, "blk.6.attn_q", kind=CheckpointError)
     source = files.adapter(tmp_path / "lora", {}, range(8))
-    refused(source, model, "layers.6.", kind=CheckpointError)
+    assert_refused(source, model, "layers.6.", kind=CheckpointError)
 
 
 def test_another_architecture(tmp_path, model):
     source = files.lora(tmp_path / "lora.gguf", arch="qwen2")
-    refused(source, model, "qwen2")
+    assert_refused(source, model, "qwen2")
     assert follow(source, tmp_path / "out.gguf", model, force=True).exists()
     hint = files.control_vector(tmp_path / "cv.gguf", hint="mistral")
-    refused(hint, model, "made for a mistral", strict=True)
+    assert_refused(hint, model, "made for a mistral", strict=True)
 
 
 def test_layers_under_a_name_that_nobody_knows(tmp_path, model):
-    refused(files.lora(tmp_path / "lora.gguf", prefix="lay."), model, "lay.N")
-    refused(files.adapter(tmp_path / "lora", {}, prefix="base_model.model.towers."), model, "towers.N")
+    assert_refused(files.lora(tmp_path / "lora.gguf", prefix="lay."), model, "lay.N")
+    assert_refused(files.adapter(tmp_path / "lora", {}, prefix="base_model.model.towers."), model, "towers.N")
 
 
 def test_nothing_left(tmp_path, model):
     source = files.adapter(tmp_path / "lora", {}, (1, 3))
-    refused(source, model, "nothing would be left")
+    assert_refused(source, model, "nothing would be left")
 
 
 def test_a_companion_is_no_model(tmp_path, model):
