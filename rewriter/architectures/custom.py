@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 from rewriter.architectures.schema import Architecture
 from rewriter.errors import CheckpointError, did_you_mean, printable
-from rewriter.system.untrusted import read_toml
+from rewriter.system.untrusted import convert, read_toml
 
 
 def load_architecture(path: Path) -> Architecture:
@@ -26,8 +26,10 @@ def load_architecture(path: Path) -> Architecture:
 
 
 def from_values(values: Mapping[str, Any]) -> Architecture:
-    """The entry that `values`, as read from TOML or JSON, describe."""
-    entry: Architecture = _built(Architecture, values, "the architecture")
+    """The entry that `values`, as read from TOML or JSON, describe. Raises CheckpointError, as above."""
+    where = "the architecture"
+    _check_members(Architecture, values, where)
+    entry = convert(_frozen(values), Architecture, where)
     if entry.format not in ("huggingface", "gguf"):
         raise CheckpointError(f"format must be huggingface or gguf, not {printable(entry.format)}")
     if not entry.stacks or not all(
@@ -37,10 +39,10 @@ def from_values(values: Mapping[str, Any]) -> Architecture:
     return entry
 
 
-def _built(kind: type[Any], values: object, where: str) -> Any:
-    """An instance of the dataclass `kind`; every member is checked against its type."""
+def _check_members(kind: Any, values: object, where: str) -> None:
+    """Every table has members that the dataclass `kind` has, and all that it needs. Raises CheckpointError."""
     if not isinstance(values, Mapping):
-        raise CheckpointError(f"{printable(where)} must be a table")
+        return  # of another type altogether
     hints = get_type_hints(kind)
     for name in values:
         if name not in hints:
@@ -49,33 +51,16 @@ def _built(kind: type[Any], values: object, where: str) -> Any:
     missing = [each.name for each in fields(kind) if each.default is MISSING and each.name not in values]
     if missing:
         raise CheckpointError(f"{printable(where)} needs {', '.join(missing)}")
-    return kind(**{name: _member(hints[name], value, f"{where}: {name}") for name, value in values.items()})
-
-
-def _member(hint: Any, value: object, where: str) -> object:
-    if hint is object:
-        return _frozen(value)
-    if hint in (str, int, bool):
-        if type(value) is not hint:
-            raise CheckpointError(f"{printable(where)} must be of type {hint.__name__}")
-        return value
-    return _items(get_args(hint), value, where)
-
-
-def _items(kinds: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
-    """A tuple: of any length if its type ends in `...`, else one member for each type."""
-    if not isinstance(value, list):
-        raise CheckpointError(f"{printable(where)} must be an array")
-    if kinds[-1] is not Ellipsis:
-        if len(value) != len(kinds):
-            raise CheckpointError(f"{printable(where)} must hold arrays of {len(kinds)}")
-        return tuple(_member(kind, item, where) for kind, item in zip(kinds, value, strict=True))
-    if is_dataclass(kinds[0]):
-        return tuple(_built(kinds[0], item, where) for item in value)  # type: ignore[arg-type]
-    return tuple(_member(kinds[0], item, where) for item in value)
+    for name, value in values.items():
+        for item in filter(is_dataclass, get_args(hints[name])[:1]):
+            for table in value if isinstance(value, list) else ():
+                _check_members(item, table, f"{where}: {name}")
 
 
 def _frozen(value: object) -> object:
+    """Arrays as tuples, also in members of any type."""
+    if isinstance(value, Mapping):
+        return {name: _frozen(member) for name, member in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 

@@ -7,9 +7,9 @@ in a lone safetensors file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from rewriter.architectures.custom import from_values, to_values
 from rewriter.architectures.lookup import MOST_LAYERS
@@ -19,6 +19,7 @@ from rewriter.errors import CheckpointError
 from rewriter.planning.layer_ranges import format_layers
 from rewriter.planning.option import Recorded, options_of
 from rewriter.planning.options import PlanOptions
+from rewriter.system.untrusted import ShapeError, convert
 from rewriter.version import VERSION
 
 SCHEMA = 1
@@ -36,6 +37,10 @@ class Origin:
     name: str
     header_sha256: str
     layers: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        for numbers in self.layers.values():
+            check_layer_numbers(numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +102,17 @@ def _json_value(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def options_from_json(value: Any) -> PlanOptions:
-    """The inverse. Raises KeyError or TypeError for anything else."""
-    found = {each.field: value[each.field] for each in _RECORDED if each.recorded is Recorded.ALWAYS}
-    found |= {each.field: value[each.field] for each in _RECORDED if each.field in value}
-    readers = {each.field: _READERS[each.holds] for each in _RECORDED}
-    return PlanOptions(**{name: readers[name](item) for name, item in found.items()})
+def options_from_json(value: Mapping[str, Any]) -> PlanOptions:
+    """The inverse. Raises ShapeError for anything else, CheckpointError for an architecture that is not one."""
+    if any(each.field not in value for each in _RECORDED if each.recorded is Recorded.ALWAYS):
+        raise ShapeError("options are missing")
+    found = {each.field: value[each.field] for each in _RECORDED if each.field in value}
+    if found["architecture"] is not None:
+        found["architecture"] = from_values(found["architecture"])
+    options = convert(found, PlanOptions, "the options")
+    if options.max_size is not None and options.max_size < 1:
+        raise ShapeError("a file cannot be smaller than a byte")
+    return options
 
 
 def edit_to_json(edit: FieldEdit) -> dict[str, Any]:
@@ -111,29 +121,54 @@ def edit_to_json(edit: FieldEdit) -> dict[str, Any]:
     return {**place, "key": edit.key, "before": edit.before, "after": edit.after, "rule": edit.rule}
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedLayers:
+    """Which layers stay, as records and saved plans have it."""
+
+    before: int
+    kept: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_layer_numbers(self.kept)
+        check_layer_numbers((self.before,))
+        if not self.kept:
+            raise ValueError("no layer stays")
+
+
+class _Source(TypedDict):
+    name: str
+    header_sha256: str
+
+
+class _Record(TypedDict):  # Provenance.to_json
+    schema: Literal[1]
+    source: _Source
+    stack: str
+    layers: RecordedLayers
+    options: dict[str, Any]
+    original: Origin
+    model: NotRequired[dict[str, Any]]
+
+
 def recorded(checkpoint: Checkpoint) -> Provenance | None:
     """The record of the run that made `checkpoint`, without its edits; None if it carries none.
 
     Raises CheckpointError if it is damaged.
     """
-    value: Any = checkpoint.provenance
-    if value is None:
+    if checkpoint.provenance is None:
         return None
     try:
-        if type(value["schema"]) is not int or value["schema"] != SCHEMA:
-            raise TypeError
-        source, original = value["source"], value["original"]
-        kept, before = layer_numbers(value["layers"]["kept"]), layer_number(value["layers"]["before"])
-        layers = LayerMap(_text(value["stack"]), kept, before)
-        numbers = {stack: layer_numbers(kept) for stack, kept in original["layers"].items()}
-        origin = Origin(_text(original["name"]), _text(original["header_sha256"]), numbers)
-        options = options_from_json(value["options"])
-        return Provenance(_text(source["name"]), _text(source["header_sha256"]), layers, options, (), (), origin)
-    except (KeyError, TypeError, AttributeError, IndexError):
+        record = convert(checkpoint.provenance, _Record)
+        options = options_from_json(record["options"])
+    except ShapeError:
         raise CheckpointError(
             "the provenance record (rewriter.json, or the rewriter entry in the metadata) is damaged; "
             "--no-provenance goes on without it"
         ) from None
+    source, layers = record["source"], LayerMap(record["stack"], record["layers"].kept, record["layers"].before)
+    return Provenance(
+        source["name"], source["header_sha256"], layers, options, (), (), record["original"], record.get("model")
+    )
 
 
 def origin_of(checkpoint: Checkpoint) -> Origin:
@@ -142,45 +177,10 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
     return record.origin if record else Origin(checkpoint.name, checkpoint.header_sha256, {})
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError
-    return tuple(map(_text, value))
-
-
-def _size(value: object) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise TypeError
-    return value
-
-
-_READERS: Mapping[type, Callable[[Any], Any]] = {
-    bool: lambda value: value is True,
-    str: _text,
-    list: _texts,
-    int: _size,
-    Architecture: lambda value: None if value is None else from_values(value),
-}
-
-
-def layer_numbers(value: object) -> tuple[int, ...]:
-    """Numbers of layers that stay, as no stack can have more. Raises TypeError for anything else."""
-    if not isinstance(value, list) or not 0 < len(value) <= _MOST_NUMBERS:
-        raise TypeError
-    return tuple(map(layer_number, value))
-
-
-def layer_number(value: object) -> int:
-    """The number of a layer, or of all layers. Raises TypeError for anything else."""
-    if type(value) is not int or not 0 <= value <= _MOST_NUMBERS:
-        raise TypeError
-    return value
+def check_layer_numbers(numbers: Sequence[int]) -> None:
+    """Raise ValueError for numbers of layers, or of all layers, that no stack has."""
+    if len(numbers) > _MOST_NUMBERS or any(not 0 <= number <= _MOST_NUMBERS for number in numbers):
+        raise ValueError("no stack has such layers")
 
 
 def composed(origin: Origin, layers: LayerMap) -> Origin:

@@ -7,9 +7,10 @@ say the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
@@ -19,13 +20,14 @@ from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, make_plan, open_stacks
 from rewriter.planning.provenance import (
     Provenance,
+    RecordedLayers,
+    check_layer_numbers,
     edit_to_json,
-    layer_number,
-    layer_numbers,
     options_from_json,
     recorded,
 )
 from rewriter.system.files import open_for_reading, printable_name, read_at, read_document
+from rewriter.system.untrusted import ShapeError, convert
 
 _SCHEMA = 1  # docs/json.md
 PROJECTOR = "clip"  # the general.architecture of an mmproj file: towers of its own beside a model
@@ -48,6 +50,9 @@ class SavedPlan:
     changes: tuple[Any, ...] | None
     prefix: str = ""
     mtp_layers: int = 0
+
+    def __post_init__(self) -> None:
+        check_layer_numbers((self.predictions,))
 
     def to_json(self) -> dict[str, Any]:
         """What the record of a companion says about the model: with its layers all that is needed to plan again."""
@@ -80,24 +85,49 @@ def load_plan(path: str | Path) -> SavedPlan:
     )
 
 
-def saved_plan(value: Any, name: str) -> SavedPlan:
+class _Head(TypedDict):
+    kind: Literal["rewriter-plan"]
+    schema: int
+
+
+class _Model(TypedDict):
+    name: str
+    header_sha256: str
+    format: str
+    architecture: str
+
+
+class _Companion(_Model):  # SavedPlan.to_json
+    main: bool
+    prefix: str
+    prediction_layers: int
+
+
+class _Plan(TypedDict):  # what `plan --json` prints
+    source: _Model
+    stack: str
+    main: bool
+    layers: RecordedLayers
+    options: dict[str, Any]
+    changes: tuple[object, ...]
+    prediction_layers: Mapping[Literal["before", "after"], int]
+    prefix: NotRequired[str]
+
+
+def saved_plan(value: object, name: str) -> SavedPlan:
     """The plan that `value` is, as `plan --json` prints it; errors call it `name`. Raises CheckpointError."""
     try:
-        if value["kind"] != "rewriter-plan" or type(value["schema"]) is not int:
-            raise KeyError
-        if value["schema"] != _SCHEMA:
-            raise CheckpointError(
-                f"{name} is a plan of another version: schema {printable(value['schema'])}, not {_SCHEMA}"
-            )
-        source, layers = value["source"], value["layers"]
-        options = replace(options_from_json(value["options"]), provenance=value["options"]["provenance"] is True)
+        if (schema := convert(value, _Head)["schema"]) != _SCHEMA:
+            raise CheckpointError(f"{name} is a plan of another version: schema {printable(schema)}, not {_SCHEMA}")
+        plan = convert(value, _Plan)
+        source, layers = plan["source"], plan["layers"]
+        options = replace(options_from_json(plan["options"]), provenance=plan["options"]["provenance"] is True)
         return SavedPlan(
-            str(source["name"]), str(source["header_sha256"]), _kind(source["format"], source["architecture"]),
-            str(value["stack"]), value["main"] is True,
-            layer_number(layers["before"]), layer_numbers(layers["kept"]), options, tuple(value["changes"]),
-            str(value.get("prefix", "")), layer_number(value["prediction_layers"]["before"]),
+            source["name"], source["header_sha256"], _kind(source["format"], source["architecture"]), plan["stack"],
+            plan["main"], layers.before, layers.kept, options, plan["changes"],
+            plan.get("prefix", ""), plan["prediction_layers"]["before"],
         )  # fmt: skip
-    except (KeyError, TypeError):
+    except (ShapeError, KeyError, ValueError):
         raise CheckpointError(f"{name} is not a plan that `rewriter plan -o` saved") from None
 
 
@@ -147,15 +177,13 @@ def plan_of_companion(checkpoint: Checkpoint) -> SavedPlan | None:
     record = recorded(checkpoint)
     if record is None:
         return None
-    value: Any = checkpoint.provenance
     try:
-        model = value["model"]
+        model, layers = convert(record.model, _Companion), record.layers
         return SavedPlan(
-            str(model["name"]), str(model["header_sha256"]), _kind(model["format"], model["architecture"]),
-            record.layers.stack, model["main"] is True, record.layers.count, record.layers.kept, record.options, None,
-            str(model["prefix"]), layer_number(model["prediction_layers"]),
+            model["name"], model["header_sha256"], _kind(model["format"], model["architecture"]), layers.stack,
+            model["main"], layers.count, layers.kept, record.options, None, model["prefix"], model["prediction_layers"],
         )  # fmt: skip
-    except (KeyError, TypeError):
+    except (ShapeError, ValueError):
         raise CheckpointError("the provenance record does not say which model was pruned") from None
 
 

@@ -28,6 +28,7 @@ from rewriter.planning.plan import Plan
 from rewriter.planning.provenance import SCHEMA, recorded
 from rewriter.planning.saved_plan import recorded_stack
 from rewriter.system.files import open_for_reading, printable_name, read_document
+from rewriter.system.untrusted import ShapeError, convert
 from rewriter.version import VERSION
 from rewriter.writing.hashing import digests
 
@@ -48,12 +49,27 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
-    """What was recorded: name -> hash; tensor -> its name in the source."""
+class _RecordedTensor:
+    source: str
+    sha256: str
 
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What was recorded: file -> hash; tensor -> its name in the source, and hash. It may come from anyone: names of
+    files lead nowhere else.
+    """
+
+    algorithm: str
     files: dict[str, str]
-    tensors: dict[str, str]
-    sources: dict[str, str]
+    tensors: dict[str, _RecordedTensor]
+
+    def __post_init__(self) -> None:
+        odd = any("\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")) for name in self.files)
+        hashes = (*self.files.values(), *(tensor.sha256 for tensor in self.tensors.values()))
+        odd |= self.algorithm != "sha256"
+        if odd or len(self.files) > FILES or len(self.tensors) > TENSORS or not all(map(_HASH.fullmatch, hashes)):
+            raise ValueError("no such record is written")
 
 
 def with_checksums(output: Output, plan: Plan) -> Output:
@@ -101,7 +117,7 @@ def _source_names(checkpoint: Checkpoint) -> dict[str, str]:
     """Name -> name in the source: as recorded with the hashes, else by the numbers of the layers that were kept."""
     path = Path(checkpoint.path)
     if os.path.lexists(_place(path)) and (record := _read(path)[1]) is not None:
-        return record.sources
+        return {name: tensor.source for name, tensor in record.tensors.items()}
     found = source_numbers(checkpoint) if checkpoint.companion else _source_numbers(checkpoint)
     if found is None:
         return {}
@@ -134,30 +150,9 @@ def _read(path: Path) -> tuple[str, _Record | None]:
     if not isinstance(value, dict) or "checksums" not in value:
         return text, None
     try:
-        said = value["checksums"]
-        if said["algorithm"] != "sha256":
-            raise ValueError
-        files = {_plain(name): _hash(sha256) for name, sha256 in said["files"].items()}
-        if len(files) > FILES or len(said["tensors"]) > TENSORS:
-            raise ValueError
-        tensors = {name: _hash(entry["sha256"]) for name, entry in said["tensors"].items()}
-        sources = {name: str(entry["source"]) for name, entry in said["tensors"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError):
+        return text, convert(value["checksums"], _Record)
+    except ShapeError:
         raise CheckpointError(f"the checksums in {printable_name(place)} are damaged") from None
-    return text, _Record(files, tensors, sources)
-
-
-def _hash(value: object) -> str:
-    if not isinstance(value, str) or not _HASH.fullmatch(value):
-        raise ValueError
-    return value
-
-
-def _plain(name: str) -> str:
-    """A name that leads nowhere else: the record may come from anyone."""
-    if name.startswith("/") or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
-        raise ValueError
-    return name
 
 
 def problems(path: str | os.PathLike[str]) -> Iterator[Problem]:
@@ -206,7 +201,7 @@ def _files(folder: Path, record: _Record) -> Iterator[Problem]:
 
 
 def _tensors(checkpoint: Checkpoint, record: _Record) -> Iterator[Problem]:
-    left = dict(record.tensors)
+    left = {name: tensor.sha256 for name, tensor in record.tensors.items()}
     hashes = digests([_where(checkpoint, tensor) for tensor in checkpoint.tensors])
     for tensor, sha256 in zip(checkpoint.tensors, hashes, strict=True):
         wanted = left.pop(tensor.name, None)

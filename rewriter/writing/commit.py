@@ -19,7 +19,7 @@ from pathlib import Path
 from rewriter.errors import CheckpointError
 from rewriter.formats import json_edit
 from rewriter.system.rename import exchange, rename_new
-from rewriter.system.untrusted import NoFileError, read_whole
+from rewriter.system.untrusted import NoFileError, convert, read_whole
 from rewriter.writing.staging import append, removed, sync
 
 _MOST_BYTES = 100_000_000  # of the list; a file takes some 50
@@ -80,9 +80,9 @@ def undo_killed(staging: Path) -> None:
 def _listed(staging: Path) -> list[_Move]:
     """Nothing where no set was moved, or the run was killed while it wrote the list."""
     try:
-        earlier, new = json_edit.parse(read_whole(staging / _MOVES, _MOST_BYTES).decode(), _MOVES)
-        return _moves(staging, earlier, new)
-    except (FileNotFoundError, NoFileError, CheckpointError, ValueError, TypeError, AttributeError):
+        value = json_edit.parse(read_whole(staging / _MOVES, _MOST_BYTES).decode(), _MOVES)
+        return _moves(staging, *convert(value, tuple[dict[str, int], dict[str, int]]))
+    except (FileNotFoundError, NoFileError, CheckpointError, UnicodeDecodeError):
         return []
 
 

@@ -33,7 +33,10 @@ from tests.support.builders import gguf_field, gguf_record, gguf_string, hugging
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    for module in ("companions", "quantised", "batch", "toml_text", "front_matter"):
+    for module in (
+        "planning.companions.plan", "planning.metadata.quantization_config", "batch.jobs", "system.untrusted",
+        "formats.front_matter",
+    ):  # fmt: skip
         monkeypatch.setattr(f"rewriter.{module}._SECONDS", 0.2)
 
 
