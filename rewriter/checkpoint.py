@@ -27,12 +27,12 @@ CONTROL_VECTOR, IMPORTANCES = "control vector", "importance matrix"
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
     """Parts of a tensor that holds something for every layer: of each of `rows` rows of `stride` bytes the ranges
-    `takes`, as (start, nbytes) within the row.
+    `slices`, as (start, nbytes) within the row.
     """
 
     stride: int
     rows: int
-    takes: tuple[tuple[int, int], ...]
+    slices: tuple[tuple[int, int], ...]
 
 
 class TensorInfo(NamedTuple):

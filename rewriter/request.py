@@ -42,7 +42,7 @@ class PruneRequest:
         `told` hears how layers were scored, and `watch` how far that is.
         """
         stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
-        if self.options.regroups and self.selection == LayerSelection():  # nothing goes, only the files are others
+        if self.options.reshards and self.selection == LayerSelection():  # nothing goes, only the files are others
             return make_plan(checkpoint, range(stack.count), self.options)
         self.check()
         strategy, scores = strategy_for(self.selection, checkpoint, self.options, watch)
@@ -60,7 +60,7 @@ class PruneRequest:
 
     def check(self) -> None:
         """Raise RequestError for what is wrong whatever it is asked of."""
-        if self.options.regroups and self.selection == LayerSelection():
+        if self.options.reshards and self.selection == LayerSelection():
             return
         check_request(self.selection)
         check_strategy(self.selection)
@@ -98,7 +98,7 @@ def replan_with_file_options(saved: SavedPlan, checkpoint: Checkpoint, request: 
     plan, same = plan_again(saved, checkpoint)
     if not layout_options:
         return plan, same
-    if request.options.regroups:  # one way to put tensors into files takes the place of the other
+    if request.options.reshards:  # one way to put tensors into files takes the place of the other
         layout_options = {
             **layout_options,
             "max_size": request.options.max_size,

@@ -145,7 +145,7 @@ def prepare(prepared: Prepared, choice: Choice | None) -> Prepared:
         plan = _plan(job, choice, told.append)
         output = planned(plan, job.output, job.settings.how)
         claimed = _writing(claimed, [file.name for file in output.files], output.directory)
-        claimed = replace(claimed, others="" if output.directory else output.claims)
+        claimed = replace(claimed, others="" if output.directory else output.owned_names)
         check_name(plan, job.output)
         _check_place(output, Path(job.output), job.settings.how)
         needed = disk_needed(output, existing_folder(job.output), job.settings.how)

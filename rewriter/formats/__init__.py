@@ -40,11 +40,11 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"cannot read {printable_name(path)}: {os_reason(error)}") from None
     with open_for_reading(path) as (descriptor, found):
         start = read_at(descriptor, 0, min(16, found.size), path.name)
-    if gguf.looks_like(start):
+    if gguf.is_gguf(start):
         return gguf.open_gguf(path)
-    if safetensors.looks_like(start, found.size):
+    if safetensors.is_safetensors(start, found.size):
         return huggingface.open_file(path)
-    if imatrix.looks_like(start):
+    if imatrix.is_imatrix(start):
         return imatrix.open_imatrix(path)
     raise CheckpointError(f"{printable_name(path)} is {_other_kind(path, start)}")
 

@@ -12,7 +12,7 @@ _WINDOW = 1 << 20  # bytes read at a time
 _STRING_LIMIT = 64 << 20  # bytes; longer strings that must be built are no names and no settings
 
 
-class SpanReader:
+class BinaryReader:
     """A cursor over the file `descriptor` of `size` bytes; `at` is the offset of the next byte."""
 
     __slots__ = ("_base", "_descriptor", "_items", "_name", "_room", "_size", "_window", "at")

@@ -4,6 +4,10 @@ Laws:
 - The block is what huggingface_hub takes for it: between two lines of `---`, at the start of the file.
 - What was changed is parsed again: it must say what was asked for, and everything else what it said before. Where it
   does not, or the text is not plain enough, CardError is raised and nothing is changed.
+
+ruamel.yaml's round trip was tried in its place and does not keep the first law: it writes LF for CRLF, one indentation
+for all lists, `[a, b]` for `[a,b]`, nothing for `~` and `null`, plain letters for escapes, and joins texts of several
+lines; a front matter of 30,000 lines takes it 12 s.
 """
 
 from __future__ import annotations
@@ -187,7 +191,7 @@ def _added(text: str, line: str, eol: str) -> str:
 @lru_cache(maxsize=8)
 def _entries(text: str) -> Mapping[str, _Entry]:
     """The entries of the mapping that the block holds. Raises CardError."""
-    import yaml  # type: ignore[import-untyped]  # with gguf; here: only cards need it
+    import yaml  # type: ignore[import-untyped]  # 30 ms, and only model cards need it
 
     if len(text) > LIMIT:
         raise CardError("its front matter is too long")
@@ -246,8 +250,8 @@ def _entry(key: Any, events: list[Any], yaml: Any) -> _Entry:
     return _Entry(
         key.start_mark.index, first.start_mark.index, last.end_mark.index, value, style,
         tuple((event.start_mark.index, event.end_mark.index) for event in inner) if style in ("flow", "block") else (),
-        tuple((type(event).__name__, *(getattr(event, name, None) for name in _TELLING)) for event in events),
+        tuple((type(event).__name__, *(getattr(event, name, None) for name in _COMPARED)) for event in events),
     )  # fmt: skip
 
 
-_TELLING = ("value", "style", "tag", "anchor")
+_COMPARED = ("value", "style", "tag", "anchor")

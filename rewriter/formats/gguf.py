@@ -24,7 +24,7 @@ SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]
 _BLOCK = 1 << 20
 
 
-def looks_like(start: bytes) -> bool:
+def is_gguf(start: bytes) -> bool:
     """Whether a file that begins with `start` is GGUF."""
     return start[:4] == MAGIC
 

@@ -18,7 +18,7 @@ from math import prod
 
 from rewriter.checkpoint import Field, LongArray, Shard, TensorInfo
 from rewriter.errors import CheckpointError, printable
-from rewriter.formats.binary_reader import SpanReader
+from rewriter.formats.binary_reader import BinaryReader
 from rewriter.formats.ggml_types import GGML_TYPES
 from rewriter.formats.limits import check_entries, check_total
 from rewriter.system.files import open_for_reading
@@ -47,7 +47,7 @@ def open_shard(path: str, name: str, index: int) -> tuple[Shard, tuple[TensorInf
     Raises CheckpointError, with the file's name and the byte, for anything that the format does not allow.
     """
     with open_for_reading(path) as (descriptor, stamp):
-        reader = SpanReader(descriptor, stamp.size, name)
+        reader = BinaryReader(descriptor, stamp.size, name)
         try:
             version, tensor_count, field_count = _preamble(reader)
             check_total(tensor_count)
@@ -69,7 +69,7 @@ def aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
 
 
-def _preamble(reader: SpanReader) -> tuple[int, int, int]:
+def _preamble(reader: BinaryReader) -> tuple[int, int, int]:
     if reader.take(4) != MAGIC:
         raise CheckpointError("not a GGUF file")
     version = reader.number("I")
@@ -84,7 +84,7 @@ def _preamble(reader: SpanReader) -> tuple[int, int, int]:
     return version, tensor_count, field_count
 
 
-def _field(reader: SpanReader, lists: bool) -> Field:
+def _field(reader: BinaryReader, lists: bool) -> Field:
     """The next record. Without `lists` they are only measured: those of later files of a set mean nothing."""
     start = reader.at
     key = reader.string()
@@ -109,7 +109,7 @@ def _value_type(number: int) -> tuple[str, str]:
     return VALUE_TYPES[number]
 
 
-def _array(reader: SpanReader, built_items: int) -> tuple[str, object]:
+def _array(reader: BinaryReader, built_items: int) -> tuple[str, object]:
     item, length = reader.number("I"), reader.number("Q")
     if item == ARRAY:
         raise CheckpointError("arrays of arrays are not read")
@@ -151,7 +151,7 @@ def _alignment(fields: Iterable[Field]) -> int:
     return value
 
 
-def _tensor_record(reader: SpanReader) -> tuple[str, tuple[int, ...], int, int]:
+def _tensor_record(reader: BinaryReader) -> tuple[str, tuple[int, ...], int, int]:
     name = reader.string()
     dimensions = reader.number("I")
     if dimensions > MAX_DIMENSIONS:

@@ -86,7 +86,9 @@ def _shard_names(index: Document) -> list[str]:
     return sorted(names)
 
 
-def companions(path: Path, weights: set[str], adapter: bool = False) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
+def find_side_files(
+    path: Path, weights: set[str], adapter: bool = False
+) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
     """The files below `path` that go along, and the names of those that stay behind.
 
     `weights` are the files already accounted for. In the directory of an `adapter` a config.json counts the layers of
@@ -143,7 +145,7 @@ def _has_layers(path: Path) -> bool:
     """Whether a second safetensors file holds numbered layers: then it belongs to the unpruned model."""
     with open_for_reading(path) as (descriptor, found):
         start = read_at(descriptor, 0, min(16, found.size), path.name)
-    if not safetensors.looks_like(start, found.size):
+    if not safetensors.is_safetensors(start, found.size):
         return False
     return any(_LAYER.search(tensor.name) for tensor in safetensors.open_shard(str(path), path.name, 0)[1])
 

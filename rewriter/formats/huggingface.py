@@ -31,7 +31,7 @@ from rewriter.formats.hf_directory import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     card_text,
-    companions,
+    find_side_files,
     weight_files,
 )
 from rewriter.formats.hub_id import hub_name
@@ -115,7 +115,7 @@ def open_directory(path: Path) -> Checkpoint:
         documents.append(index)
         _check_index(index, opened)
     adapter = names == [ADAPTER_WEIGHTS]
-    side_files, left_behind = companions(path, {*names, *(document.name for document in documents)}, adapter)
+    side_files, left_behind = find_side_files(path, {*names, *(document.name for document in documents)}, adapter)
     card = card_text(side_files)
     record = path / PROVENANCE_FILE
     provenance = _record(read_document(record, record.name).text) if record.exists() else None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rewriter.checkpoint import IMATRIX, IMPORTANCES, Checkpoint, Field, Shard, TensorInfo
 from rewriter.errors import CheckpointError, printable
-from rewriter.formats.binary_reader import SpanReader
+from rewriter.formats.binary_reader import BinaryReader
 from rewriter.formats.limits import TENSORS, check_total
 from rewriter.system.files import open_for_reading
 
@@ -25,7 +25,7 @@ _HEAD = 12  # bytes of an entry besides its name and values
 _ENDING = "ending"  # what follows the entries, as it is
 
 
-def looks_like(start: bytes) -> bool:
+def is_imatrix(start: bytes) -> bool:
     """Whether a file that begins with `start` (16 bytes) could be one: a count, a length, and a name."""
     if len(start) < _HEAD:
         return False
@@ -36,7 +36,7 @@ def looks_like(start: bytes) -> bool:
 def open_imatrix(path: Path) -> Checkpoint:
     """Open the importance matrix at `path`. Raises CheckpointError for anything that the format does not allow."""
     with open_for_reading(path) as (descriptor, stamp):
-        reader = SpanReader(descriptor, stamp.size, path.name, stamp.size)
+        reader = BinaryReader(descriptor, stamp.size, path.name, stamp.size)
         try:
             tensors = tuple(_entries(reader))
             ending = _ending(reader, stamp.size)
@@ -58,7 +58,7 @@ def open_imatrix(path: Path) -> Checkpoint:
     )
 
 
-def _entries(reader: SpanReader) -> Iterator[TensorInfo]:
+def _entries(reader: BinaryReader) -> Iterator[TensorInfo]:
     count = _size(reader, "entries")
     reader.check_room(count, _HEAD, "entries")
     check_total(count)
@@ -74,21 +74,21 @@ def _entries(reader: SpanReader) -> Iterator[TensorInfo]:
         reader.skip(4 * values)
 
 
-def _size(reader: SpanReader, what: str) -> int:
+def _size(reader: BinaryReader, what: str) -> int:
     number = reader.number("i")
     if number < 1:
         raise CheckpointError(f"{number} {what} at byte {reader.at - 4}")
     return number
 
 
-def _text(reader: SpanReader, limit: int) -> str:
+def _text(reader: BinaryReader, limit: int) -> str:
     length = reader.number("i")
     if not 0 <= length <= limit:
         raise CheckpointError(f"a name of {length} bytes at byte {reader.at}")
     return reader.take(length).decode("utf-8", "surrogateescape")
 
 
-def _ending(reader: SpanReader, size: int) -> Field:
+def _ending(reader: BinaryReader, size: int) -> Field:
     """The last chunk and the data set, where they are there."""
     start = reader.at
     if start == size:

@@ -38,7 +38,7 @@ DTYPE_BITS = {
 }  # fmt: skip
 
 
-def looks_like(start: bytes, size: int) -> bool:
+def is_safetensors(start: bytes, size: int) -> bool:
     """Whether a file that begins with `start` (16 bytes) and has `size` bytes could be safetensors."""
     return len(start) > 8 and start[8:9] in b"{ " and struct.unpack_from("<Q", start)[0] <= size - 8
 

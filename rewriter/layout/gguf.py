@@ -45,17 +45,17 @@ _MOST_PADDING = 64 << 20  # bytes that are made up; real ones are padded to 32, 
 
 def layout(plan: Plan, name: str) -> Output:
     """The files of the pruned checkpoint; `name` is the destination's file name."""
-    parts = _regrouped(plan) if plan.options.regroups else _as_in_source(plan)
+    parts = _resharded(plan) if plan.options.reshards else _as_in_source(plan)
     _check_padding(plan, parts)
     was_split = len(plan.checkpoint.shards) > 1 or SPLIT_NAME.fullmatch(plan.checkpoint.name) is not None
-    split = len(parts) > 1 or (was_split and not plan.options.regroups)
+    split = len(parts) > 1 or (was_split and not plan.options.reshards)
     names = _names(name, len(parts)) if split else [name]
     tensors = tensors_by_shard(plan)
     files = tuple(_file(plan, file_name, part, tensors) for file_name, part in zip(names, parts, strict=True))
     sources = tuple((shard.path, shard.stamp) for shard in plan.checkpoint.shards)
-    claims = re.escape(_prefix(name)) + r"-[0-9]+-of-[0-9]+\.gguf(\.rewriter\.json)?"
-    claims = claims if split else re.escape(name) + r"\.rewriter\.json"
-    return Output(files, False, sources, claims)
+    owned_names = re.escape(_prefix(name)) + r"-[0-9]+-of-[0-9]+\.gguf(\.rewriter\.json)?"
+    owned_names = owned_names if split else re.escape(name) + r"\.rewriter\.json"
+    return Output(files, False, sources, owned_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def _as_in_source(plan: Plan) -> list[_Part]:
     return parts
 
 
-def _regrouped(plan: Plan) -> list[_Part]:
+def _resharded(plan: Plan) -> list[_Part]:
     """Files of their own: what a split set says about itself is new, and a single file says nothing."""
     first = plan.checkpoint.shards[0]
     _refuse_other_metadata(plan.checkpoint.shards)

@@ -21,7 +21,7 @@ from rewriter.formats.hf_directory import INDEX_SUFFIX
 from rewriter.formats.huggingface import PROVENANCE_ENTRY, PROVENANCE_FILE, SHARD_NAME, config_name
 from rewriter.formats.safetensors import metadata_of
 from rewriter.layout import safetensors
-from rewriter.layout.model_card_text import card_of
+from rewriter.layout.model_card_text import make_card
 from rewriter.layout.output import Literal, Output, OutputFile, whole_file
 from rewriter.layout.sharding import Group, by_size, by_source, is_unchanged, tensors_by_shard
 from rewriter.planning.plan import Plan
@@ -42,13 +42,13 @@ def layout(plan: Plan, name: str) -> Output:
     sources += [(document.path, document.stamp) for document in checkpoint.documents]
     stem = re.escape(_index_name(checkpoint).removesuffix(INDEX_SUFFIX))
     weights = f"{stem}(-[0-9]{{5}}-of-[0-9]{{5}})?[.]safetensors|{stem}{re.escape(INDEX_SUFFIX)}"
-    claims = weights if is_directory else f"{re.escape(config_name(name))}|{re.escape(name)}[.]rewriter[.]json"
-    return Output(tuple(files), is_directory, tuple(sources), claims)
+    owned_names = weights if is_directory else f"{re.escape(config_name(name))}|{re.escape(name)}[.]rewriter[.]json"
+    return Output(tuple(files), is_directory, tuple(sources), owned_names)
 
 
 def _side_files(plan: Plan) -> Iterator[OutputFile]:
     """What goes along as it is, and the model card."""
-    card = card_of(plan)
+    card = make_card(plan)
     text = card.text if card else None
     for file in plan.checkpoint.side_files:
         if file.name != CARD or text is None:
@@ -69,16 +69,16 @@ class _Part:
 def _weights(plan: Plan, name: str) -> Iterator[OutputFile]:
     checkpoint = plan.checkpoint
     parts = (
-        _regrouped(plan) if plan.options.regroups and checkpoint.format == HUGGINGFACE else _as_in_source(plan, name)
+        _resharded(plan) if plan.options.reshards and checkpoint.format == HUGGINGFACE else _as_in_source(plan, name)
     )
     tensors = tensors_by_shard(plan)
     yield from (_weight_file(plan, part, tensors) for part in parts)
     index = next((document for document in checkpoint.documents if document.name.endswith("index.json")), None)
     files = {copy.name: part.name for part in parts for copy in part.copies}
-    if plan.options.regroups and len(parts) > 1:
+    if plan.options.reshards and len(parts) > 1:
         text = index.text if index else '{\n  "metadata": {\n    "total_size": 0\n  },\n  "weight_map": {}\n}\n'
         yield OutputFile(_index_name(checkpoint), (Literal(_index(plan, text, files).encode()),))
-    elif index is not None and not plan.options.regroups:
+    elif index is not None and not plan.options.reshards:
         yield OutputFile(index.name, (Literal(_index(plan, index.text, files).encode()),))
 
 
@@ -97,7 +97,7 @@ def _as_in_source(plan: Plan, name: str) -> list[_Part]:
     ]
 
 
-def _regrouped(plan: Plan) -> list[_Part]:
+def _resharded(plan: Plan) -> list[_Part]:
     """Files of their own, named as transformers names them."""
     checkpoint = plan.checkpoint
     metadata = _common_metadata(checkpoint)

@@ -56,7 +56,7 @@ class Card:
     changes: Mapping[str, object] = field(default_factory=dict)
 
 
-def card_of(plan: Plan) -> Card | None:
+def make_card(plan: Plan) -> Card | None:
     """The card of the output; None where the plan has nothing to do with one."""
     checkpoint = plan.checkpoint
     if not wants_card(checkpoint, plan.layers, plan.options):

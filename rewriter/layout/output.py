@@ -29,19 +29,19 @@ class CopyRange:
 class StridedRange:
     """Parts of each of `rows` rows of `stride` bytes, from byte `offset` of the file at `path`.
 
-    `takes` are the parts: (start, nbytes) within a row.
+    `slices` are the parts: (start, nbytes) within a row.
     """
 
     path: str
     offset: int
     stride: int
     rows: int
-    takes: tuple[tuple[int, int], ...]
+    slices: tuple[tuple[int, int], ...]
 
     @property
     def nbytes(self) -> int:
         """How many bytes come out."""
-        return self.rows * sum(length for _, length in self.takes)
+        return self.rows * sum(length for _, length in self.slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Literal:
 
 
 @dataclass(frozen=True, slots=True)
-class Digest:
+class RangeDigest:
     """The SHA-256 of what `pieces` make, as 64 hexadecimal digits. It is known when the sources have been read."""
 
     pieces: tuple[Piece, ...]
@@ -73,7 +73,7 @@ class Digest:
         return sum(piece.nbytes for piece in self.pieces)
 
 
-Piece = CopyRange | StridedRange | Literal | Digest
+Piece = CopyRange | StridedRange | Literal | RangeDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +111,14 @@ class Output:
     """All files of one output, the one that a loader opens first at the front.
 
     `directory`: they go into one directory of their own. `sources` are the files that pieces are copied from, as
-    they were when they were opened. A name that matches the regular expression `claims` stands for the same
+    they were when they were opened. A name that matches the regular expression `owned_names` stands for the same
     destination: the files of a split set, whatever their number; in a directory, an earlier output's weights.
     """
 
     files: tuple[OutputFile, ...]
     directory: bool
     sources: tuple[tuple[str, FileStamp], ...]
-    claims: str = ""
+    owned_names: str = ""
 
     def __repr__(self) -> str:
         return f"<Output of {len(self.files)} files, {self.nbytes} bytes>"
@@ -131,7 +131,7 @@ class Output:
     @property
     def hashed(self) -> int:
         """How many bytes are read for the digests in it."""
-        return sum(piece.hashed for file in self.files for piece in file.pieces if isinstance(piece, Digest))
+        return sum(piece.hashed for file in self.files for piece in file.pieces if isinstance(piece, RangeDigest))
 
     @property
     def shareable(self) -> int:

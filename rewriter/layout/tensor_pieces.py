@@ -14,6 +14,6 @@ def tensor_pieces(tensor: TensorInfo, path: str) -> Iterator[Piece]:
     if cut is None:
         yield CopyRange(path, tensor.offset, tensor.nbytes)
     elif cut.rows == 1:
-        yield from (CopyRange(path, tensor.offset + start, length) for start, length in cut.takes)
+        yield from (CopyRange(path, tensor.offset + start, length) for start, length in cut.slices)
     else:
-        yield StridedRange(path, tensor.offset, cut.stride, cut.rows, cut.takes)
+        yield StridedRange(path, tensor.offset, cut.stride, cut.rows, cut.slices)

@@ -155,7 +155,7 @@ class PlanOptions:
     )
 
     @property
-    def regroups(self) -> bool:
+    def reshards(self) -> bool:
         """Whether the tensors go into files of their own."""
         return self.single_file or self.max_size is not None
 

@@ -52,7 +52,7 @@ class SavedPlan:
     mtp_layers: int = 0
 
     def __post_init__(self) -> None:
-        check_layer_numbers((self.predictions,))
+        check_layer_numbers((self.mtp_layers,))
 
     def to_json(self) -> dict[str, Any]:
         """What the record of a companion says about the model: with its layers all that is needed to plan again."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rewriter.architectures.lookup import Stack, all_stacks, entries, find, first_list
 from rewriter.architectures.schema import Architecture
 from rewriter.checkpoint import CARD, Checkpoint, TensorInfo
-from rewriter.layout.model_card_text import card_of
+from rewriter.layout.model_card_text import make_card
 from rewriter.layout.output import Output
 from rewriter.planning.plan import Plan
 from rewriter.planning.provenance import edit_to_json, options_to_json
@@ -188,7 +188,7 @@ def describe_component(part: Component) -> dict[str, Any]:
 
 def _card(plan: Plan) -> dict[str, Any] | None:
     """What becomes of the model card: the entries of its front matter that change, null for those that go."""
-    card = card_of(plan)
+    card = make_card(plan)
     if card is None:
         return None
     return {"file": CARD, "changes": dict(card.changes), "section": card.text is not None, "note": card.note}

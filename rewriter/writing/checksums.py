@@ -21,7 +21,7 @@ from rewriter.errors import CheckpointError, RequestError, printable
 from rewriter.formats import json_edit, open_checkpoint
 from rewriter.formats.huggingface import PROVENANCE_FILE
 from rewriter.formats.limits import FILES, TENSORS
-from rewriter.layout.output import CopyRange, Digest, Literal, Output, OutputFile, Piece, coalesce
+from rewriter.layout.output import CopyRange, Literal, Output, OutputFile, Piece, RangeDigest, coalesce
 from rewriter.layout.tensor_pieces import tensor_pieces
 from rewriter.planning.companions.plan import source_numbers
 from rewriter.planning.plan import Plan
@@ -40,7 +40,7 @@ _END = '"\n}\n'
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestEntry:
     """A tensor by its own name and by the one that it had in the source, and its SHA-256 in hexadecimal."""
 
     tensor: TensorInfo
@@ -79,7 +79,7 @@ def with_checksums(output: Output, plan: Plan) -> Output:
     name = PROVENANCE_FILE if output.directory else output.files[0].name + BESIDE
     files = [file for file in output.files if file.name != name]
     pieces = tuple(_pieces(plan, files, output.directory))
-    sealed = coalesce((*pieces, Digest(pieces), Literal(_END.encode())))
+    sealed = coalesce((*pieces, RangeDigest(pieces), Literal(_END.encode())))
     return replace(output, files=(*files, OutputFile(name, sealed)))
 
 
@@ -89,23 +89,23 @@ def _pieces(plan: Plan, files: list[OutputFile], directory: bool) -> Iterator[Pi
     yield Literal(f'{text},\n  "checksums": {{\n    "algorithm": "sha256",\n    "files": {{'.encode())
     for number, file in enumerate(files):
         yield Literal(f'{"," * (number > 0)}\n      {json.dumps(file.name)}: "'.encode())
-        yield Digest(file.pieces)
+        yield RangeDigest(file.pieces)
         yield Literal(b'"')
     yield Literal(b'\n    },\n    "tensors": {')
     for number, copy in enumerate(plan.tensors):
         old, new = json.dumps(copy.tensor.name), json.dumps(copy.name)
         yield Literal(f'{"," * (number > 0)}\n      {new}: {{"source": {old}, "sha256": "'.encode())
-        yield Digest(tuple(tensor_pieces(copy.tensor, plan.checkpoint.shards[copy.tensor.shard].path)))
+        yield RangeDigest(tuple(tensor_pieces(copy.tensor, plan.checkpoint.shards[copy.tensor.shard].path)))
         yield Literal(b'"}')
     yield Literal(f"\n    }}\n  }},\n  {_SEAL}".encode())
 
 
-def manifest(checkpoint: Checkpoint) -> tuple[Entry, ...]:
+def manifest(checkpoint: Checkpoint) -> tuple[ManifestEntry, ...]:
     """The hash of every tensor, in the order of their names in the source. Raises CheckpointError."""
     names = _source_names(checkpoint)
     hashes = digests([_where(checkpoint, tensor) for tensor in checkpoint.tensors])
     entries = zip(checkpoint.tensors, hashes, strict=True)
-    found = (Entry(tensor, names.get(tensor.name, tensor.name), sha256) for tensor, sha256 in entries)
+    found = (ManifestEntry(tensor, names.get(tensor.name, tensor.name), sha256) for tensor, sha256 in entries)
     return tuple(sorted(found, key=lambda entry: entry.source))
 
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rewriter.errors import CheckpointError
-from rewriter.layout.output import BLOCK, CopyRange, Digest, Literal, OutputFile, StridedRange, WriteOptions
+from rewriter.layout.output import BLOCK, CopyRange, Literal, OutputFile, RangeDigest, StridedRange, WriteOptions
 from rewriter.system import calls
 from rewriter.system.files import open_for_reading, printable_name, read_at
 
@@ -143,7 +143,7 @@ def _fill(file: OutputFile, target: int, progress: Progress, how: WriteOptions) 
     with ExitStack() as sources:
         descriptors: dict[str, int] = {}
         for piece in file.pieces:
-            if isinstance(piece, Digest):
+            if isinstance(piece, RangeDigest):
                 raise TypeError(piece)  # hashing.filled has put a literal in its place
             if isinstance(piece, Literal):
                 _write(target, piece.data)
@@ -297,7 +297,7 @@ def rows_of(source: int, piece: StridedRange) -> Iterator[bytes]:
             read_at(source, piece.offset + first * piece.stride, rows * piece.stride, printable_name(piece.path))
         )
         starts = range(0, rows * piece.stride, piece.stride)
-        yield b"".join(block[row + start : row + start + length] for row in starts for start, length in piece.takes)
+        yield b"".join(block[row + start : row + start + length] for row in starts for start, length in piece.slices)
 
 
 def _by_range(source: int, target: int, offset: int, nbytes: int) -> int:

@@ -167,9 +167,9 @@ def _targets(output: Output, destination: Path) -> list[Path]:
 def _existing(output: Output, destination: Path) -> list[Path]:
     """What stands where the output goes, or belongs to another output of that name."""
     there = [path for path in _targets(output, destination) if os.path.lexists(path)]
-    if output.claims and not output.directory:
+    if output.owned_names and not output.directory:
         siblings = (path for path in sorted(destination.parent.iterdir()) if path not in there)
-        there += [path for path in siblings if re.fullmatch(output.claims, path.name, re.DOTALL)]
+        there += [path for path in siblings if re.fullmatch(output.owned_names, path.name, re.DOTALL)]
     return there
 
 
@@ -229,7 +229,7 @@ def _added(folder: Path, output: Output) -> list[str]:
     ours = {OURS, *(file.name for file in output.files)}
     there = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = sorted(path.relative_to(folder).as_posix() for path in there)
-    return [name for name in names if name not in ours and not re.fullmatch(output.claims, name, re.DOTALL)]
+    return [name for name in names if name not in ours and not re.fullmatch(output.owned_names, name, re.DOTALL)]
 
 
 def _fill(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from threading import Event
 
-from rewriter.layout.output import CopyRange, Digest, Literal, OutputFile, Piece
+from rewriter.layout.output import CopyRange, Literal, OutputFile, Piece, RangeDigest
 from rewriter.system.files import open_for_reading, printable_name, read_at
 from rewriter.writing.copy import Progress, rows_of
 
@@ -33,11 +33,11 @@ def digests(jobs: Sequence[Pieces], progress: Progress = lambda nbytes: None) ->
 
 def filled(files: Sequence[OutputFile], progress: Progress) -> list[OutputFile]:
     """`files` with the digests in them computed. Raises CheckpointError."""
-    inner = [piece for file in files for piece in file.pieces if isinstance(piece, Digest) and not _nested(piece)]
+    inner = [piece for file in files for piece in file.pieces if isinstance(piece, RangeDigest) and not _nested(piece)]
     found = dict(zip(map(id, inner), digests([piece.pieces for piece in inner], progress), strict=True))
 
     def known(piece: Piece) -> Piece:
-        if not isinstance(piece, Digest):
+        if not isinstance(piece, RangeDigest):
             return piece
         value = found.get(id(piece)) or digests([tuple(map(known, piece.pieces))])[0]
         return Literal(value.encode())
@@ -45,8 +45,8 @@ def filled(files: Sequence[OutputFile], progress: Progress) -> list[OutputFile]:
     return [replace(file, pieces=tuple(map(known, file.pieces))) for file in files]
 
 
-def _nested(digest: Digest) -> bool:
-    return any(isinstance(piece, Digest) for piece in digest.pieces)
+def _nested(digest: RangeDigest) -> bool:
+    return any(isinstance(piece, RangeDigest) for piece in digest.pieces)
 
 
 def _sha256(pieces: Pieces, progress: Progress, stopped: Event) -> str:
@@ -67,6 +67,6 @@ def _blocks(piece: Piece) -> Iterator[bytes]:
         with open_for_reading(piece.path) as (source, _):
             for at in range(0, piece.nbytes, _BLOCK):
                 yield read_at(source, piece.offset + at, min(_BLOCK, piece.nbytes - at), printable_name(piece.path))
-    elif not isinstance(piece, Digest):
+    elif not isinstance(piece, RangeDigest):
         with open_for_reading(piece.path) as (source, _):
             yield from rows_of(source, piece)

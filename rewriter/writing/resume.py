@@ -20,7 +20,7 @@ from pathlib import Path
 from rewriter.checkpoint import FileStamp
 from rewriter.errors import CheckpointError, printable
 from rewriter.formats import json_edit
-from rewriter.layout.output import CopyRange, Digest, Output, OutputFile, StridedRange
+from rewriter.layout.output import CopyRange, Output, OutputFile, RangeDigest, StridedRange
 from rewriter.system.files import file_stamp
 from rewriter.system.untrusted import NoFileError, read_whole
 from rewriter.writing.commit import NEW
@@ -183,4 +183,4 @@ def _contents(output: Output) -> Iterator[str]:
         for piece in file.pieces:
             if isinstance(piece, CopyRange | StridedRange):
                 piece = replace(piece, path=numbers[piece.path])  # noqa: PLW2901
-            yield "digest" if isinstance(piece, Digest) else repr(piece)
+            yield "digest" if isinstance(piece, RangeDigest) else repr(piece)

@@ -16,7 +16,7 @@ import yaml
 from rewriter import PlanOptions, layout, make_plan, open_checkpoint, verify, write
 from rewriter.errors import RequestError
 from rewriter.formats.front_matter import CardError, edit, split
-from rewriter.layout.model_card_text import HEALING, card_of
+from rewriter.layout.model_card_text import HEALING, make_card
 from rewriter.planning.saved_plan import load_plan, plan_again
 from tests.support.builders import (
     ROOT,
@@ -191,7 +191,7 @@ def test_a_huge_card_goes_along(tmp_path):
     text = b"# x\n" + b"a" * 4_000_000
     assert pruned(text, tmp_path) == text.decode()
     long = "---\nx: " + "a" * 1_100_000 + "\n---\n"
-    assert card_of(make_plan(replace(open_checkpoint(tmp_path / "in"), card=long), [0, 1])).text is None
+    assert make_card(make_plan(replace(open_checkpoint(tmp_path / "in"), card=long), [0, 1])).text is None
 
 
 # The body
@@ -307,7 +307,7 @@ def named(folder: Path, text: str, source: Path | None = None, **config) -> tupl
     (source / "README.md").write_text(text)
     values = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**values, **config}))
-    card = card_of(make_plan(open_checkpoint(source), [0, 2, 5]))
+    card = make_card(make_plan(open_checkpoint(source), [0, 2, 5]))
     return front(card.text), card.note
 
 
