@@ -10,12 +10,7 @@ from rewriter.errors import RequestError, printable
 
 def format_bytes(nbytes: int) -> str:
     """Bytes for people: powers of 1000, as disks are sold."""
-    amount = float(nbytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}" if unit != "B" else f"{nbytes} B"
-        amount /= 1000
-    return f"{amount:.3g} TB"
+    return f"{nbytes} B" if nbytes < 1000 else _scaled(nbytes, (" B", " kB", " MB", " GB", " TB"))
 
 
 def format_score(value: float) -> str:
@@ -27,12 +22,17 @@ def format_score(value: float) -> str:
 
 def format_count(count: float) -> str:
     """A count of parameters for people: 2.74 M."""
-    amount = float(count)
-    for unit in ("", " k", " M", " B"):
+    return _scaled(count, ("", " k", " M", " B", " T"))
+
+
+def _scaled(amount: float, units: tuple[str, ...]) -> str:
+    """Three digits and the unit that fits; each is 1000 of the one before."""
+    *smaller, largest = units
+    for unit in smaller:
         if amount < 999.5:
             return f"{amount:.3g}{unit}"
         amount /= 1000
-    return f"{amount:.3g} T"
+    return f"{amount:.3g}{largest}"
 
 
 def pluralize(count: int, word: str) -> str:
@@ -43,8 +43,6 @@ def pluralize(count: int, word: str) -> str:
 _SIZE = re.compile(
     r"(?P<number>[0-9]{1,15}(?:[.][0-9]{1,9})?) ?(?:(?P<scale>[KMGT])(?P<binary>i)?)?B?", re.IGNORECASE | re.ASCII
 )
-
-
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 

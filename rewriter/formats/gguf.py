@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +21,11 @@ from rewriter.system.files import open_for_reading, printable_name, read_at
 
 PROVENANCE_KEY = "rewriter.provenance"
 SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
-_BLOCK = 1 << 20
+_BLOCK = 1 << 20  # bytes that are hashed at a time
+_COMPANIONS = {"adapter": LORA, "imatrix": IMPORTANCES}  # general.type of what belongs to a model
+
+
+_Opened = tuple[Shard, tuple[TensorInfo, ...]]
 
 
 def is_gguf(start: bytes) -> bool:
@@ -30,14 +34,17 @@ def is_gguf(start: bytes) -> bool:
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Open the GGUF file at `path`, with the other files of its set if it is the first of one."""
+    """Open the GGUF file at `path`, with the other files of its set if it is the first of one.
+
+    Raises CheckpointError for anything that the format does not allow, and for an incomplete set.
+    """
     first, tensors = open_shard(str(path), path.name, 0)
-    opened_shards = _within_bounds(chain([(first, tensors)], _others(path, first)))
-    shards = tuple(shard for shard, _ in opened_shards)
-    tensors = tuple(chain.from_iterable(infos for _, infos in opened_shards))
+    shards, per_shard = zip(*_within_limits(chain([(first, tensors)], _others(path, first))), strict=True)
+    tensors = tuple(chain.from_iterable(per_shard))
     _check_set(shards, tensors)
     metadata = shard_values(first)
-    architecture = metadata.get("general.architecture", "")
+    architecture, kind = metadata.get("general.architecture", ""), str(metadata.get("general.type"))
+    record = metadata.get(PROVENANCE_KEY)
     return Checkpoint(
         format=GGUF,
         path=str(path),
@@ -47,32 +54,21 @@ def open_gguf(path: Path) -> Checkpoint:
         tensors=tensors,
         metadata=metadata,
         header_sha256=_header_sha256(shards),
-        provenance=_provenance(metadata),
+        provenance=None if record is None else json_edit.parse_or_keep(str(record), PROVENANCE_KEY),
         nbytes=sum(shard.stamp.size for shard in shards),
-        companion=_companion(metadata),
+        companion=CONTROL_VECTOR if architecture == "controlvector" else _COMPANIONS.get(kind, ""),
     )
 
 
-def _companion(metadata: Mapping[str, object]) -> str:
-    """What a file is that belongs to a model, "" for a model."""
-    if metadata.get("general.architecture") == "controlvector":
-        return CONTROL_VECTOR
-    return {"adapter": LORA, "imatrix": IMPORTANCES}.get(str(metadata.get("general.type")), "")
-
-
-def _within_bounds(
-    opened_shards: Iterable[tuple[Shard, tuple[TensorInfo, ...]]],
-) -> list[tuple[Shard, tuple[TensorInfo, ...]]]:
-    """The files of a set, as long as they are together no more than a checkpoint may hold."""
-    found = []
+def _within_limits(opened_shards: Iterable[_Opened]) -> Iterator[_Opened]:
+    """The files of a set, as long as together they hold no more than a checkpoint may hold."""
     tensors = headers = entries = 0
     for shard, infos in opened_shards:
         tensors, headers, entries = tensors + len(infos), headers + shard.data_start, entries + len(shard.fields or ())
         where = f"up to {printable(shard.name)}: "
         check_total(tensors, headers, where)
         check_entries(entries, where)
-        found.append((shard, infos))
-    return found
+        yield shard, infos
 
 
 def shard_values(shard: Shard) -> dict[str, object]:
@@ -80,15 +76,7 @@ def shard_values(shard: Shard) -> dict[str, object]:
     return {field.key: field.value for field in shard.fields or ()}
 
 
-def _provenance(metadata: dict[str, object]) -> object:
-    record = metadata.get(PROVENANCE_KEY)
-    try:
-        return None if record is None else json_edit.parse(str(record), PROVENANCE_KEY)
-    except CheckpointError:
-        return record  # to be refused if it is asked for
-
-
-def _others(path: Path, first: Shard) -> Iterator[tuple[Shard, tuple[TensorInfo, ...]]]:
+def _others(path: Path, first: Shard) -> Iterator[_Opened]:
     """The other files of the set that `first` begins, found by name beside it."""
     values = shard_values(first)
     number, count = values.get("split.no", 0), values.get("split.count", 1)

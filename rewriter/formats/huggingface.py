@@ -12,28 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewriter.checkpoint import (  # fmt: skip
-    ADAPTER,
-    HUGGINGFACE,
-    SAFETENSORS,
-    Checkpoint,
-    Document,
-    Shard,
-    TensorInfo,
-)
+from rewriter.checkpoint import ADAPTER, HUGGINGFACE, SAFETENSORS, Checkpoint, Document, Shard, TensorInfo
 from rewriter.errors import CheckpointError, printable
 from rewriter.formats import json_edit, safetensors
-from rewriter.formats.hf_directory import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    card_text,
-    find_side_files,
-    weight_files,
-)
+from rewriter.formats.hf_directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, card_text, find_side_files, weight_files
 from rewriter.formats.hub_id import hub_name
 from rewriter.formats.limits import TENSORS, check_entries, check_total
 from rewriter.system.files import read_document
@@ -52,23 +38,25 @@ SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]
 
 
 def open_file(path: Path) -> Checkpoint:
-    """Open a lone safetensors file, with `STEM.config.json` or `config.json` from beside it."""
+    """Open a lone safetensors file, with `STEM.config.json` or `config.json` from beside it. Raises CheckpointError."""
     opened = _shards(path.parent, [path.name])
-    _refuse_part(path)
+    match = SHARD_NAME.fullmatch(path.name)
+    if match and int(match["count"]) > 1:
+        raise CheckpointError(
+            f"{printable(path.name)} is one of {int(match['count'])} shards; give the directory that holds them all"
+        )
     adapter = _is_adapter(opened)
     if adapter and path.with_name(ADAPTER_CONFIG).exists():
         raise CheckpointError(f"{ADAPTER_CONFIG} beside {printable(path.name)} belongs to it: give their directory")
-    config = None if adapter else _beside(path)
+    configs = () if adapter else (path.with_name(config_name(path.name)), path.with_name(CONFIG))
+    config = next((config for config in configs if config.exists()), None)
     documents = () if config is None else (read_document(config, CONFIG),)
     record = (safetensors.metadata_of(opened[0][0]) or {}).get(PROVENANCE_ENTRY)
     return _checkpoint(
-        SAFETENSORS,
-        path,
-        opened,
-        documents,
-        provenance=None if record is None else _record(str(record)),
+        SAFETENSORS, path, opened, documents,
+        provenance=None if record is None else json_edit.parse_or_keep(str(record), PROVENANCE_FILE),
         companion=ADAPTER if adapter else "",
-    )
+    )  # fmt: skip
 
 
 def _is_adapter(opened: Sequence[Opened]) -> bool:
@@ -77,34 +65,13 @@ def _is_adapter(opened: Sequence[Opened]) -> bool:
     return bool(names) and all(name.startswith("base_model.") or ".lora_" in name for name in names)
 
 
-def _record(text: str) -> object:
-    """The record of an earlier run; one that is no JSON stays text, to be refused if it is asked for."""
-    try:
-        return json_edit.parse(text, PROVENANCE_FILE)
-    except CheckpointError:
-        return text
-
-
-def _refuse_part(path: Path) -> None:
-    match = SHARD_NAME.fullmatch(path.name)
-    if match and int(match["count"]) > 1:
-        raise CheckpointError(
-            f"{printable(path.name)} is one of {int(match['count'])} shards; give the directory that holds them all"
-        )
-
-
-def _beside(path: Path) -> Path | None:
-    candidates = (path.with_name(config_name(path.name)), path.with_name(CONFIG))
-    return next((candidate for candidate in candidates if candidate.exists()), None)
-
-
 def config_name(name: str) -> str:
     """What the config of a lone file called `name` is called: STEM.config.json."""
     return f"{name.removesuffix('.safetensors')}.{CONFIG}"
 
 
 def open_directory(path: Path) -> Checkpoint:
-    """Open a Hugging Face directory."""
+    """Open a Hugging Face directory. Raises CheckpointError for anything that is not a complete, consistent one."""
     index, names = weight_files(path)
     missing = next((name for name in names if not (path / name).exists()), None)
     if missing is not None:
@@ -118,19 +85,15 @@ def open_directory(path: Path) -> Checkpoint:
     side_files, left_behind = find_side_files(path, {*names, *(document.name for document in documents)}, adapter)
     card = card_text(side_files)
     record = path / PROVENANCE_FILE
-    provenance = _record(read_document(record, record.name).text) if record.exists() else None
+    provenance = None
+    if record.exists():
+        provenance = json_edit.parse_or_keep(read_document(record, record.name).text, PROVENANCE_FILE)
     return _checkpoint(
-        HUGGINGFACE,
-        path,
-        opened,
-        tuple(documents),
+        HUGGINGFACE, path, opened, tuple(documents),
         side_files=tuple(file for file in side_files if file.name != PROVENANCE_FILE),
-        left_behind=left_behind,
-        provenance=provenance,
-        companion=ADAPTER if adapter else "",
-        card=card,
+        left_behind=left_behind, provenance=provenance, companion=ADAPTER if adapter else "", card=card,
         hub_name=hub_name(path, json_edit.parse(_config_text(documents), CONFIG), card),
-    )
+    )  # fmt: skip
 
 
 def _shards(path: Path, names: list[str]) -> tuple[Opened, ...]:
@@ -151,17 +114,15 @@ def _described_by(weights: list[str]) -> tuple[str, ...]:
 
 
 def _checkpoint(
-    format: str,
-    path: Path,
-    opened: tuple[Opened, ...],
-    documents: tuple[Document, ...],
-    **rest: Any,
+    format: str, path: Path, opened: tuple[Opened, ...], documents: tuple[Document, ...], **rest: Any
 ) -> Checkpoint:
-    tensors = tuple(tensor for _, infos, _ in opened for tensor in infos)
     text = _config_text(documents)
     config = json_edit.parse(text, CONFIG)
     if not isinstance(config, dict):
         raise CheckpointError(f"{CONFIG} is not a JSON object")
+    model_type = config.get("model_type") or config.get("_class_name")
+    model_type = model_type if isinstance(model_type, str) else ""
+    native = any(document.name == PARAMS for document in documents)
     flat = {**json_edit.flatten(config), **_others(documents)}
     check_entries(len(flat), f"{CONFIG}: ", TENSORS)  # quantised modules may be named one by one
     digest = hashlib.sha256(b"".join(header_digest for _, _, header_digest in opened))
@@ -170,9 +131,9 @@ def _checkpoint(
         format=format,
         path=str(path),
         name=path.resolve().name if format == HUGGINGFACE else path.name,
-        architecture=MISTRAL if any(document.name == PARAMS for document in documents) else _model_type(config),
+        architecture=MISTRAL if native else model_type,
         shards=tuple(shard for shard, _, _ in opened),
-        tensors=tensors,
+        tensors=tuple(tensor for _, infos, _ in opened for tensor in infos),
         metadata=flat,
         header_sha256=digest.hexdigest(),
         documents=documents,
@@ -195,11 +156,6 @@ def _others(documents: tuple[Document, ...]) -> dict[str, Any]:
         if isinstance(value, dict)
         for key, member in json_edit.flatten(value).items()
     }
-
-
-def _model_type(config: Mapping[str, Any]) -> str:
-    value = config.get("model_type") or config.get("_class_name")
-    return value if isinstance(value, str) else ""
 
 
 def _check_index(index: Document, opened: tuple[Opened, ...]) -> None:

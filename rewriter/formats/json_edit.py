@@ -1,4 +1,4 @@
-"""Reads JSON strictly and changes single values inside its text, so that all the rest stays as it was.
+"""Reads JSON strictly and edits single values inside its text, so that every other byte is kept.
 
 Configs are written by many tools: number spellings, key order, indentation and NaN are theirs to keep.
 """
@@ -40,6 +40,14 @@ def parse(text: str, where: str, finite: bool = False) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise CheckpointError(f"{printable(where)} is not valid JSON: {printable(reason, 80)}") from None
+
+
+def parse_or_keep(text: str, where: str) -> object:
+    """The value of `text`, or the text itself if it is not JSON: a damaged record is refused only when it is needed."""
+    try:
+        return parse(text, where)
+    except CheckpointError:
+        return text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,10 +138,8 @@ def _added(text: str, start: int, spans: dict[str, tuple[int, int]], path: list[
     member = f"{json.dumps(path[0])}: {_dumped(text, _nested(path[1:], value), depth, '[')}"
     if not spans:
         return text[: start + 1] + member + text[start + 1 :]
-    end = max(end for _, end in spans.values())
-    unit = _indent(text)
-    gap = ", " if unit is None else ",\n" + unit * depth
-    return text[:end] + gap + member + text[end:]
+    end, unit = max(end for _, end in spans.values()), _indent(text)
+    return text[:end] + (", " if unit is None else ",\n" + unit * depth) + member + text[end:]
 
 
 def _nested(path: list[str], value: Any) -> Any:
@@ -149,16 +155,15 @@ def _indent(text: str) -> str | None:
 
 
 def _dumped(text: str, value: Any, depth: int, old: str) -> str:
-    """`value` as JSON, `depth` levels deep. A list that stood on one line stays on one line."""
+    """`value` as JSON, `depth` levels deep. A list on one line stays on one line."""
     unit = _indent(text)
-    flat = unit is None or (old[:1] in "[{" and len(old) > 1 and "\n" not in old and old not in ("[]", "{}"))
-    if flat:
+    if unit is None or (old[:1] in "[{" and len(old) > 1 and "\n" not in old and old not in ("[]", "{}")):
         return json.dumps(value)
     if isinstance(value, dict) and value and all(isinstance(member, str) for member in value.values()):
-        gap = "\n" + (unit or "") * (depth + 1)  # an index of 100,000 tensors: with an indent json is ten times slower
+        gap = "\n" + unit * (depth + 1)  # an index of 100,000 tensors: with an indent json is ten times slower
         members = (f"{gap}{_QUOTED(key)}: {_QUOTED(member)}" for key, member in value.items())
-        return "{" + ",".join(members) + gap[: -len(unit or "") or None] + "}"
-    return json.dumps(value, indent=unit).replace("\n", "\n" + (unit or "") * depth)
+        return "{" + ",".join(members) + "\n" + unit * depth + "}"
+    return json.dumps(value, indent=unit).replace("\n", "\n" + unit * depth)
 
 
 def json_roundtrip(value: Any) -> Any:
