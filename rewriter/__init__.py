@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
     from rewriter.errors import CheckpointError, OutputError, RequestError, RewriterError, UnsupportedError
     from rewriter.formats import open_checkpoint
-    from rewriter.layout import layout
+    from rewriter.layout import make_output
     from rewriter.layout.output import Output, OutputFile, WriteOptions
     from rewriter.planning.layer_ranges import parse_layers
     from rewriter.planning.options import PlanOptions
@@ -33,7 +33,7 @@ _HOMES = {
     "checkpoint": ("Checkpoint", "FieldEdit", "LayerMap", "Problem", "TensorInfo"),
     "errors": ("CheckpointError", "OutputError", "RequestError", "RewriterError", "UnsupportedError"),
     "formats": ("open_checkpoint",),
-    "layout": ("layout",),
+    "layout": ("make_output",),
     "layout.output": ("Output", "OutputFile", "WriteOptions"),
     "planning.plan": ("Plan", "make_plan"),
     "planning.layer_ranges": ("parse_layers",),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rewriter.architectures.lookup import select
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError
-from rewriter.layout import layout
+from rewriter.layout import make_output
 from rewriter.planning.option import options_of
 from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.plan import Plan, make_plan, open_stacks
@@ -89,7 +89,7 @@ class PruneRequest:
 
     def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
         """How large an output would be: exact, so that a target size is met to the byte."""
-        return functools.cache(lambda kept: layout(make_plan(checkpoint, kept, self.options), name).nbytes)
+        return functools.cache(lambda kept: make_output(make_plan(checkpoint, kept, self.options), name).nbytes)
 
 
 def replan_with_file_options(saved: SavedPlan, checkpoint: Checkpoint, request: PruneRequest) -> tuple[Plan, bool]:

@@ -13,7 +13,7 @@ import typer
 from rewriter.cli import console, verbose
 from rewriter.cli.options import output_name
 from rewriter.errors import RequestError, printable
-from rewriter.layout import layout
+from rewriter.layout import make_output
 from rewriter.layout.output import WriteOptions
 from rewriter.planning.companions.plan import plan_along
 from rewriter.planning.plan import Plan
@@ -76,7 +76,7 @@ def check(outputs: list[tuple[Plan, str]], how: WriteOptions) -> None:
 
 def described_along(companions: Iterable[Along]) -> list[dict[str, Any]]:
     """What `plan --json` says of each."""
-    return [describe_plan(each.plan, layout(each.plan, Path(each.destination).name)) for each in companions]
+    return [describe_plan(each.plan, make_output(each.plan, Path(each.destination).name)) for each in companions]
 
 
 def texts(described: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -90,7 +90,7 @@ def texts(described: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 def lines_of(each: Along) -> list[str]:
     """What a command says once `each` is written."""
-    described = describe_plan(each.plan, layout(each.plan, Path(each.destination).name))
+    described = describe_plan(each.plan, make_output(each.plan, Path(each.destination).name))
     left = ", ".join(printable(name) for name in described["left_behind"])
     return [
         f"{printable(each.destination, 200)}: {_what(described)}",

@@ -14,7 +14,7 @@ from rewriter.cli import console, verbose
 from rewriter.cli.companions import With, along, described_along, texts
 from rewriter.cli.options import Json, Source, output_name, with_plan_options
 from rewriter.errors import CheckpointError, OutputError, printable
-from rewriter.layout import layout
+from rewriter.layout import make_output
 from rewriter.planning.layer_ranges import moves
 from rewriter.planning.saved_plan import load_plan
 from rewriter.report.json_values import describe_plan
@@ -45,7 +45,7 @@ def plan(
     with verbose.scoring() as watch:
         made = request.plan(verbose.opened(source), name, told.append, watch)
     verbose.planned(made)
-    described = describe_plan(made, layout(made, name))
+    described = describe_plan(made, make_output(made, name))
     if companions:
         described["companions"] = described_along(along(made, companions, name))
     if output is not None:

@@ -17,6 +17,6 @@ LAYOUTS: dict[str, Callable[[Plan, str], Output]] = {
 }
 
 
-def layout(plan: Plan, name: str) -> Output:
+def make_output(plan: Plan, name: str) -> Output:
     """The files that `plan` becomes at a destination called `name`: pure, nothing is read or written."""
     return LAYOUTS[plan.checkpoint.format](plan, name)

@@ -10,7 +10,7 @@ from rewriter.architectures.lookup import Stack, select
 from rewriter.architectures.schema import Architecture
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError, printable
-from rewriter.layout import layout
+from rewriter.layout import make_output
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
 from rewriter.planning.selection.published_orders import PREFIX, RECIPES, strategy_of
@@ -78,7 +78,7 @@ def _stack(
 ) -> dict[str, Any]:
     """What decides about the layers of the stack that `options` name."""
     stack = select(stacks, options.stack)
-    decided = choices(checkpoint, architecture, stacks, stack, options, lambda plan: layout(plan, name).nbytes)
+    decided = choices(checkpoint, architecture, stacks, stack, options, lambda plan: make_output(plan, name).nbytes)
     return {"choices": decided, "why": decided["refused"], "recipes": _recipes(checkpoint, stack)}
 
 

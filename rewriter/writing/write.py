@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, SAFETENSORS, Checkpoint
 from rewriter.errors import OutputError, printable
 from rewriter.formats import open_checkpoint
-from rewriter.layout import layout
+from rewriter.layout import make_output
 from rewriter.layout.output import Literal, Output, OutputFile, WriteOptions
 from rewriter.planning.plan import Plan
 from rewriter.system.files import printable_name
@@ -55,7 +55,7 @@ def about_name(plan: Plan, destination: str) -> list[str]:
 
 def planned(plan: Plan, destination: str | os.PathLike[str], how: WriteOptions) -> Output:
     """What would be written to `destination`. Raises RequestError where `how` does not fit the plan."""
-    output = layout(plan, Path(os.path.abspath(destination)).name)
+    output = make_output(plan, Path(os.path.abspath(destination)).name)
     return with_checksums(output, plan) if how.checksums else output
 
 

@@ -16,7 +16,7 @@ import pytest
 from safetensors import deserialize
 
 from fixtures.make_broken import BROKEN, ODD, place, written
-from rewriter import CheckpointError, PlanOptions, RewriterError, layout, make_plan, open_checkpoint, verify
+from rewriter import CheckpointError, PlanOptions, RewriterError, make_output, make_plan, open_checkpoint, verify
 from rewriter.report.json_values import describe
 from tests.support.builders import FIXTURES, everything, prune, tensors_of
 
@@ -39,7 +39,7 @@ def commands(path, target, options):
     """What `inspect`, `plan` and `prune` do."""
     return {
         "inspect": lambda: describe(open_checkpoint(path)),
-        "plan": lambda: layout(make_plan(open_checkpoint(path), [1], options), "out"),
+        "plan": lambda: make_output(make_plan(open_checkpoint(path), [1], options), "out"),
         "prune": lambda: prune(path, target, [1], options),
     }
 

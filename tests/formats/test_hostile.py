@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from rewriter import CheckpointError, OutputError, PlanOptions, RequestError, UnsupportedError, layout, open_checkpoint
+from rewriter import (
+    CheckpointError,
+    OutputError,
+    PlanOptions,
+    RequestError,
+    UnsupportedError,
+    make_output,
+    open_checkpoint,
+)
 from rewriter.architectures.custom import load_architecture
 from rewriter.batch.jobs import read_batch
 from rewriter.batch.results import Results
@@ -243,7 +251,7 @@ def test_the_padding_of_another_file(tmp_path):
     for how in ({}, {"single_file": True}, {"max_size": 1000}):
         plan = make_plan(open_checkpoint(source), [1], PlanOptions(**how))
         with pytest.raises(UnsupportedError, match="mostly padding"):
-            layout(plan, "out.gguf")
+            make_output(plan, "out.gguf")
 
 
 @pytest.mark.parametrize("case", ["adapter", "config"])

@@ -27,7 +27,7 @@ def fuzz(form: str, seconds: str) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["rewriter"]):
-        from rewriter import PlanOptions, RewriterError, layout, make_plan, open_checkpoint
+        from rewriter import PlanOptions, RewriterError, make_output, make_plan, open_checkpoint
         from rewriter.report.json_values import describe
 
     folder = Path(tempfile.mkdtemp())
@@ -40,7 +40,7 @@ def fuzz(form: str, seconds: str) -> None:
         try:
             checkpoint = open_checkpoint(path)
             describe(checkpoint)
-            layout(make_plan(checkpoint, [1], PlanOptions(generic=True)), path.name)
+            make_output(make_plan(checkpoint, [1], PlanOptions(generic=True)), path.name)
         except RewriterError as error:
             if not str(error).isprintable() or len(str(error)) > 1000:
                 raise ValueError("a message that is not safe to print") from error

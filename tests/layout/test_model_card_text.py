@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rewriter import PlanOptions, layout, make_plan, open_checkpoint, verify, write
+from rewriter import PlanOptions, make_output, make_plan, open_checkpoint, verify, write
 from rewriter.errors import RequestError
 from rewriter.formats.front_matter import CardError, edit, split
 from rewriter.layout.model_card_text import HEALING, make_card
@@ -393,7 +393,9 @@ def test_a_real_card(tmp_path):
 def test_the_same_plan_gives_the_same_bytes_whatever_the_output_is_called(tmp_path):
     source = with_card(REAL, tmp_path)
     plan = make_plan(open_checkpoint(source), [0, 2], PlanOptions(base_model="org/name"))
-    one, other = ({file.name: file.pieces for file in layout(plan, name).files}["README.md"] for name in ("a", "b"))
+    one, other = (
+        {file.name: file.pieces for file in make_output(plan, name).files}["README.md"] for name in ("a", "b")
+    )
     assert one == other
 
 

@@ -20,7 +20,7 @@ from rewriter import (
     PlanOptions,
     RequestError,
     UnsupportedError,
-    layout,
+    make_output,
     make_plan,
     open_checkpoint,
     verify,
@@ -307,7 +307,7 @@ def test_a_saved_plan_says_which_files(run, tmp_path):
     plan, same = plan_again(saved, open_checkpoint(LLAMA))
     said = [(file["name"], file["bytes"]) for file in json.loads((tmp_path / "plan.json").read_text())["files"]]
     assert same
-    assert said == [(file.name, file.nbytes) for file in layout(plan, "out").files]
+    assert said == [(file.name, file.nbytes) for file in make_output(plan, "out").files]
     assert run("prune", LLAMA, tmp_path / "out", "--plan", tmp_path / "plan.json").code == 0
     assert {name: len(data) for name, data in everything(tmp_path / "out").items()} == dict(said)
 

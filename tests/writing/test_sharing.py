@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from rewriter.errors import OutputError
 from rewriter.formats import open_checkpoint
-from rewriter.layout import layout
+from rewriter.layout import make_output
 from rewriter.layout.output import BLOCK, CopyRange, WriteOptions
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
@@ -142,7 +142,7 @@ def test_a_copy_that_is_not_shared_needs_its_room(shared_disk, monkeypatch):
 def test_no_file_is_larger_than_asked_for_when_it_is_padded(make, more, tmp_path):
     source = make(tmp_path)
     size = 4 * (ROWS << 12) + more
-    output = layout(make_plan(open_checkpoint(source), range(1, 20), PlanOptions(max_size=size)), "out.gguf")
+    output = make_output(make_plan(open_checkpoint(source), range(1, 20), PlanOptions(max_size=size)), "out.gguf")
     weights = [file for file in output.files if file.nbytes > ROWS << 12]
     assert 5 <= len(weights) <= 7
     assert max(file.nbytes for file in weights) <= size

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from rewriter import OutputError, PlanOptions, WriteOptions, layout, make_plan, open_checkpoint, verify, write
+from rewriter import OutputError, PlanOptions, WriteOptions, make_output, make_plan, open_checkpoint, verify, write
 from rewriter.cli import main
 from tests.support.builders import everything, prune, split_gguf
 from tests.support.doubles import patched, refused
@@ -100,7 +100,7 @@ def test_a_set_is_never_replaced_by_itself(tmp_path):
 
 def test_links_need_no_room(source, tmp_path, monkeypatch):
     plan = make_plan(open_checkpoint(source), range(5))
-    room = layout(plan, "out").nbytes - 1000
+    room = make_output(plan, "out").nbytes - 1000
     monkeypatch.setattr("rewriter.system.calls.free_bytes", lambda folder: room)
     with pytest.raises(OutputError, match="too few"):
         write(plan, tmp_path / "out", WriteOptions(share=False))
