@@ -3,7 +3,7 @@
 Laws:
 - An executor looks, scores and plans, and writes the files; the locks, the checks and the commit are here.
 - What was planned is what is carried out: it is planned again from the layers that it keeps, and must say the same.
-- A job that fails takes no other with it. When `stop` is set, those under way end as `prune` does at a signal.
+- A job that fails takes no other with it. At a signal those under way end as `prune` does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event
 from typing import Any, TypeVar
 
 from rewriter.batch.conflicts import Claim, check
@@ -31,6 +30,7 @@ from rewriter.report.json_values import describe_plan
 from rewriter.request import PruneRequest, replan_with_file_options
 from rewriter.system.calls import free_bytes
 from rewriter.system.files import file_stamp
+from rewriter.system.signals import STOP, StoppedError
 from rewriter.writing.distribute import as_ours, failure
 from rewriter.writing.execute import check_place, clear_killed, disk_needed, was_killed
 from rewriter.writing.staging import staging_path
@@ -39,10 +39,6 @@ from rewriter.writing.write import check_name, planned, write
 _LOOK = 0.2  # seconds between two looks at whether to stop
 
 T = TypeVar("T")
-
-
-class StoppedError(Exception):
-    """The batch is to end: this job goes no further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +185,12 @@ def existing_folder(path: str) -> Path:
 
 @dataclass(slots=True)
 class Run:
-    """A batch on its way: who works, what is written down, who is told, and when to stop."""
+    """A batch on its way: who works, what is written down, and who is told."""
 
     executor: Executor
     results: Results
     watcher: Watcher = field(default_factory=Watcher)
-    stop: Event = field(default_factory=Event)
+    broken: bool = False  # what is done can no longer be written down
     words: Callable[[str], str] = str  # how errors are said to whoever asked
 
     def prepared(self, batch: Batch) -> list[Prepared]:
@@ -229,7 +225,7 @@ class Run:
         while waiting:
             waiting = wait(waiting, _LOOK, FIRST_COMPLETED).not_done
             self.watcher.planned(len(futures) - len(waiting), len(futures))
-            if self.stop.is_set():
+            if STOP.is_set():
                 for future in waiting:
                     future.cancel()
                 raise StoppedError
@@ -247,8 +243,8 @@ class Run:
                     line |= {"error": self.words(line["error"])} if "error" in line else {}
                     lines[each.job.output] = self.results.add(each.job, line)
                     self.watcher.ended(lines[each.job.output])
-            except OSError:  # what is done can no longer be written down
-                self.stop.set()
+            except OSError:
+                self.broken = True
                 raise
         self.results.replace(each.job for each in ordered)
         return [lines[each.job.output] for each in ordered]
@@ -294,7 +290,8 @@ class Run:
         return write(plan, job.output, job.settings.how, progress=progress, told=told, executor=self.executor)
 
     def _go_on(self) -> None:
-        if self.stop.is_set():
+        STOP.check()
+        if self.broken:
             raise StoppedError
 
 

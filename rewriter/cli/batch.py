@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rewriter.batch.jobs import Batch, read_batch
 from rewriter.batch.results import DONE, FAILED, SKIPPED, Line, Results
-from rewriter.batch.runner import Prepared, Run, StoppedError, as_far_as_it_fits, disks
+from rewriter.batch.runner import Prepared, Run, as_far_as_it_fits, disks
 from rewriter.cli import console
 from rewriter.cli.batch_keys import KEYS, as_keys, settings
 from rewriter.cli.batch_progress import WORDS, said, watched
 from rewriter.cli.options import Json
-from rewriter.cli.state import Progress, Stopped
+from rewriter.cli.state import Progress
 from rewriter.errors import CheckpointError, OutputError, os_reason, printable
 from rewriter.system.calls import READING, lock
 from rewriter.system.files import printable_name
-from rewriter.system.signals import SIGNALS
+from rewriter.system.signals import STOP, StoppedError
 from rewriter.writing.executors import DEFAULT_WORKERS, workers
 
 if TYPE_CHECKING:
@@ -62,44 +60,16 @@ def batch(
     Example, what it would do: `rewriter batch jobs.toml --dry-run`
     """
     gc.enable()  # this may run for long
-    stop = _Stop()
-    try:
-        with stop.listening(), _alone(jobs_file), workers(executor or f"processes={jobs or DEFAULT_WORKERS}") as crew:
-            written = Results(results or jobs_file.parent / "results.jsonl")
-            found = read_batch(jobs_file, KEYS, settings, written.outputs, written.kept)
-            run = Run(crew.executor, written, stop=stop.event, words=as_keys)
-            if dry_run:
-                failed = _shown(found, run.prepared(found), json)
-            else:
-                failed = _done(found, run, jobs or min(crew.count, _MOST_AT_ONCE), partial, json)
-    except StoppedError:
-        raise Stopped(stop.number) from None
+    with _alone(jobs_file), workers(executor or f"processes={jobs or DEFAULT_WORKERS}") as crew:
+        written = Results(results or jobs_file.parent / "results.jsonl")
+        found = read_batch(jobs_file, KEYS, settings, written.outputs, written.kept)
+        run = Run(crew.executor, written, words=as_keys)
+        if dry_run:
+            failed = _shown(found, run.prepared(found), json)
+        else:
+            failed = _done(found, run, jobs or min(crew.count, _MOST_AT_ONCE), partial, json)
     if failed:
         raise typer.Exit(1)
-
-
-class _Stop:
-    """Which signal asked the batch to end. Handlers only take note: jobs end by themselves, each in good order."""
-
-    def __init__(self) -> None:
-        self.number, self.event = 0, Event()
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        numbers = SIGNALS
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number in numbers:
-            if before[number] != signal.SIG_IGN:  # nohup means it
-                signal.signal(number, self._heard)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                signal.signal(number, before[number])
-
-    def _heard(self, number: int, frame: object) -> None:
-        self.number = self.number or number
-        self.event.set()
 
 
 @contextmanager
@@ -136,7 +106,7 @@ def _done(found: Batch, run: Run, at_once: int, partial: bool, json: bool) -> bo
             if "error" in line:
                 console.failure(said(line))
         console.say(_counted(counts, found))
-    if run.stop.is_set():
+    if STOP.is_set():
         complete = counts[DONE] + counts[SKIPPED]
         Progress.said = f"{complete} of {len(lines)} jobs are done; the same command goes on"
         raise StoppedError

@@ -10,76 +10,65 @@ import io
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from types import FrameType
 
-from rewriter.cli.state import Progress, Stopped, Voice
-from rewriter.system.signals import SIGNALS
+from rewriter.cli.state import Progress, Voice
+from rewriter.system.signals import SIGNALS, STOP, StoppedError
 
-_AGAIN = 0.001  # seconds
+_ONE_REQUEST = 0.5  # seconds in which signals count as one: `timeout` and a closed terminal send two
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """The first signal ends the program. Those that come while it puts things in order change nothing."""
-    if _stopped(sys.exc_info()[1]) is None:
-        raise Stopped(number)
+    """The first signal asks the program to end; a second one ends it at once."""
+    if not STOP.is_set():
+        STOP.set(number)
+    elif time.monotonic() - STOP.since > _ONE_REQUEST:
+        _leave(number, "at once; the next run clears what is left")
 
 
-def _stopped(error: BaseException | None) -> Stopped | None:
-    """The signal that `error` came from: Python says other things where one comes while a class is made."""
-    while error is not None and not isinstance(error, Stopped):
-        error = error.__context__
-    return error
-
-
-def _send_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Python drops what is raised in the callback of a weak reference (imports have some) or in `__del__`.
-
-    For a signal that came there the program must end all the same: it comes again once that is over.
-    """
-    if not isinstance(dropped.exc_value, Stopped) or not hasattr(signal, "setitimer"):
-        sys.__unraisablehook__(dropped)
-        return
-    number = dropped.exc_value.args[0]
-    signal.signal(signal.SIGALRM, lambda alarm, frame: signal.raise_signal(number))
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN)
-
-
-def _listen_no_more() -> None:
-    """All is done or said: a signal that comes while the interpreter ends would print a traceback."""
+def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup has set that
+            signal.signal(number, handler)
 
 
 def main() -> None:
     """Run the program. Handlers come before the slow imports: Ctrl-C never prints a traceback."""
-    Progress.committed, Progress.said = False, ""  # whoever calls this twice
+    STOP.set(0)  # main may be called twice
+    Progress.committed, Progress.said = False, ""
     Voice.quiet = Voice.verbose = False
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
-    sys.unraisablehook = _send_again
+    _handle_signals(_stop)
+    for name in ("stdout", "stderr"):  # closed by the caller: the output goes nowhere
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):  # a terminal may know only ASCII, a name may be no UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
-                signal.signal(number, _stop)
-        for name in ("stdout", "stderr"):  # closed by whoever started this: what is printed goes nowhere
-            if getattr(sys, name) is None:
-                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        for stream in (sys.stdout, sys.stderr):  # a terminal may know only ASCII, a name may be no UTF-8
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            _run()
-        except SystemExit:
-            _drop_unsaid()
-            raise
-        finally:
-            _listen_no_more()
-    except (Stopped, Exception) as error:
-        stopped = _stopped(error)
-        if stopped is None:
-            raise
-        _listen_no_more()
-        state = Progress.said or ("the output is complete" if Progress.committed else "nothing was written")
-        _leave(128 + stopped.args[0], f"stopped by {signal.Signals(stopped.args[0]).name}; {state}")
+        _run()
+    except StoppedError:
+        _stopped()
+    except SystemExit:
+        _drop_unsaid()
+        raise
+    finally:
+        _handle_signals(signal.SIG_IGN)  # a late signal would print a traceback while the interpreter ends
+
+
+def _stopped() -> None:
+    """End at once: the interpreter would wait for threads that are in a long call of the system or of numpy."""
+    _drop_unsaid()
+    _leave(STOP.number, Progress.said or ("the output is complete" if Progress.committed else "nothing was written"))
+
+
+def _leave(number: int, state: str) -> None:
+    try:
+        os.write(2, f"rewriter: stopped by {signal.Signals(number).name}; {state}\n".encode())
+    finally:
+        os._exit(128 + number)
 
 
 def _drop_unsaid() -> None:
@@ -97,8 +86,8 @@ def _run() -> None:
     from rewriter.cli.command_group import app
     from rewriter.cli.completion import mend_words
     from rewriter.errors import RequestError, RewriterError, os_reason_with_path
-    from rewriter.scoring import blas_threads  # noqa: F401  # before numpy, whoever imports that
 
+    STOP.check()
     mend_words(os.environ)
     try:
         try:
@@ -117,18 +106,9 @@ def _run() -> None:
 
 
 def _end(code: int, message: str) -> None:
+    STOP.check()  # a worker that the same signal has ended is not the reason
     try:
         sys.stderr.write(f"rewriter: {message}\n")
         sys.stderr.flush()
     finally:
         sys.exit(code)
-
-
-def _leave(code: int, message: str) -> None:
-    """End at once: all is in order, and the interpreter may wait for, or trip over, threads that were stopped."""
-    try:
-        sys.stderr.write(f"rewriter: {message}\n")
-        sys.stderr.flush()
-        sys.stdout.flush()
-    finally:
-        os._exit(code)

@@ -24,6 +24,7 @@ from rewriter.planning.plan import Plan
 from rewriter.planning.saved_plan import load_plan
 from rewriter.report.json_values import describe_plan
 from rewriter.request import PruneRequest, replan_with_file_options
+from rewriter.system.signals import STOP
 from rewriter.writing.copy import Progress as Report
 from rewriter.writing.copy import source_of
 from rewriter.writing.write import about_name, planned, write
@@ -79,6 +80,7 @@ def prune(
         output = write(
             plan, destination, write_options, progress=progress, committed=_committed, told=_tell, executor=who
         )
+    STOP.check()
     verbose.written(output, destination, write_options, time.monotonic() - starts)
     lines = _summary(plan, output, destination, time.monotonic() - began) + told
     for each in others:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 
-class Stopped(BaseException):
-    """A signal asked the program to end. No ordinary handler may swallow it."""
-
-
 class Progress:
     """How far the program has come, for what it says when a signal ends it."""
 

@@ -9,9 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from rewriter.scoring import blas_threads  # noqa: F401  # before numpy
-
-# isort: split
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +19,8 @@ from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
 from rewriter.scoring.build.tensor_roles import layer_roles, outer_roles
 from rewriter.scoring.metrics.weight_statistics import MAGNITUDES, magnitude_values, magnitudes
-from rewriter.scoring.threads import Team
+from rewriter.scoring.threads import scoring_threads
+from rewriter.system.threads import ThreadPool
 
 # part -> how the words of its roles begin, in the order in which they are tried
 _PARTS = (
@@ -58,7 +56,7 @@ def components(
 ) -> list[Component]:
     """The parts of the checkpoint, the largest first. Raises UnsupportedError for weights that cannot be decoded."""
     parts = _named(checkpoint, open_stacks(checkpoint, options or PlanOptions())[1])
-    with open_weights(checkpoint) as weights, Team(threads or workers()) as team:
+    with open_weights(checkpoint) as weights, scoring_threads(threads or workers()) as team:
         tallies = {
             part: _tally(team, [weights[name] for name in names if name in weights]) for part, names in parts.items()
         }
@@ -109,7 +107,7 @@ def _part(word: str) -> str:
     return next((part for part, beginnings in _PARTS if word.startswith(beginnings)), "other")
 
 
-def _tally(team: Team, weights: Iterable[WeightMatrix]) -> Tally:
+def _tally(team: ThreadPool, weights: Iterable[WeightMatrix]) -> Tally:
     """How often each magnitude occurs, from some pieces of each tensor, scaled up to all of it."""
     total = np.zeros(MAGNITUDES)
     for weight in weights:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rewriter.errors import UnsupportedError
 from rewriter.formats.dequantize import WeightMatrix
 from rewriter.scoring.forward.residual_stream import ResidualStream
-from rewriter.scoring.threads import Team
+from rewriter.system.signals import STOP
+from rewriter.system.threads import ThreadPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class ScoringModel:
     """
 
     layers: tuple[Mapping[str, WeightMatrix], ...]
-    team: Team
+    team: ThreadPool
     stream: ResidualStream | None = None
     why: str = ""
     on_progress: Callable[[float], None] = lambda share: None
@@ -32,6 +33,7 @@ class ScoringModel:
         def step() -> None:
             nonlocal done
             done += 1
+            STOP.check()
             self.on_progress(min(1.0, done / count))
 
         return step

@@ -12,9 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import isclose, isfinite
 
-from rewriter.scoring import blas_threads
-
-# isort: split
 import numpy as np
 
 from rewriter.architectures.lookup import Stack, select
@@ -26,7 +23,8 @@ from rewriter.planning.plan import open_stacks
 from rewriter.scoring.build.residual_stream import build_residual_stream
 from rewriter.scoring.metrics import find
 from rewriter.scoring.model import ScoringModel
-from rewriter.scoring.threads import Team
+from rewriter.scoring.threads import scoring_threads
+from rewriter.system.threads import ThreadPool
 
 # The metrics to take where none is asked for: the first one that applies. docs/metrics.md has the measurements.
 DEFAULTS = ("sampled-greedy", "influence", "magnitude-l1")
@@ -97,7 +95,7 @@ def score_layers(
 
 @contextmanager
 def _model(checkpoint: Checkpoint, stack: Stack, threads: int) -> Iterator[ScoringModel]:
-    with blas_threads.one_thread(), open_weights(checkpoint) as weights, Team(threads) as team:
+    with open_weights(checkpoint) as weights, scoring_threads(threads) as team:
         yield _described(checkpoint, stack, weights, team)
 
 
@@ -110,7 +108,9 @@ def _fitting() -> Iterator[None]:
         raise UnsupportedError(f"the shapes of the weights do not fit together: {printable(error)}") from None
 
 
-def _described(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix], team: Team) -> ScoringModel:
+def _described(
+    checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix], team: ThreadPool
+) -> ScoringModel:
     layers: list[dict[str, WeightMatrix]] = [{} for _ in range(stack.count)]
     for name, weight in weights.items():
         number = stack.layer_of(name)

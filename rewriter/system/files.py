@@ -12,6 +12,7 @@ from pathlib import Path
 from rewriter.checkpoint import Document, FileStamp
 from rewriter.errors import CheckpointError, did_you_mean, os_reason, printable
 from rewriter.system import calls
+from rewriter.system.signals import STOP
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 JSON_LIMIT = 100_000_000  # bytes, as the header of safetensors; the largest index of a real checkpoint has some 10 MB
@@ -62,9 +63,10 @@ def file_stamp(path: str | Path) -> FileStamp:
 
 
 def read_at(descriptor: int, offset: int, nbytes: int, where: str) -> bytes:
-    """Return exactly `nbytes` bytes from `offset`. Raises CheckpointError if the file ends before."""
+    """Return exactly `nbytes` bytes from `offset`. Raises CheckpointError if the file ends before, StoppedError."""
     parts: list[bytes] = []
     while nbytes:
+        STOP.check()
         try:
             part = calls.read_part(descriptor, nbytes, offset)
         except OSError as error:

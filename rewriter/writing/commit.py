@@ -58,13 +58,14 @@ def commit_files(staging: Path, targets: list[Path], earlier: list[Path], wait: 
     os.mkdir(staging / _OLD)
     if wait:
         sync(staging)
-    moves = _moves(staging, inodes, new)
+    moves, complete = _moves(staging, inodes, new), False
     try:
         for move in moves:
             rename_new(move.source, move.target)
-    except OSError:
-        _take_back(moves)
-        raise
+        complete = True
+    finally:
+        if not complete:
+            _take_back(moves)
 
 
 def undo_killed(staging: Path) -> None:

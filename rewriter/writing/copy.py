@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from rewriter.errors import CheckpointError
 from rewriter.layout.output import BLOCK, CopyRange, Literal, OutputFile, RangeDigest, StridedRange, WriteOptions
 from rewriter.system import calls
 from rewriter.system.files import open_for_reading, printable_name, read_at
+from rewriter.system.signals import STOP
 
 Progress = Callable[[int], None]
 Finished = Callable[[OutputFile], None]
@@ -39,84 +39,33 @@ _TRY_ANOTHER = frozenset(
 )
 
 
-class _CancelledError(Exception):
-    """Something else has failed: there is no use in going on with this file."""
-
-
-class _Work:
-    """Files to be written by several threads, and what went wrong first."""
-
-    def __init__(
-        self, files: Iterable[OutputFile], folder: Path, progress: Progress, finished: Finished, how: WriteOptions
-    ) -> None:
-        self._waiting = sorted(files, key=lambda file: file.nbytes)
-        self._folder, self._progress, self._finished, self._how = folder, progress, finished, how
-        self.failures: list[OSError | CheckpointError] = []
-        self.stopped = False
-        self._helping: list[threading.Event] = []
-
-    def help(self) -> None:
-        """Run beside the thread that waits."""
-        ended = threading.Event()
-        self._helping.append(ended)
-        try:
-            self.run()
-        finally:
-            ended.set()
-
-    def wait(self) -> None:
-        """Until nobody helps any more, however often a signal comes meanwhile.
-
-        A thread that starts later sees that there is nothing to do. `join` would not do: a thread whose join was
-        interrupted counts as ended (Python before 3.13).
-        """
-        try:
-            for ended in self._helping:
-                ended.wait()
-        finally:
-            if not all(ended.is_set() for ended in self._helping):
-                self.stopped = True
-                self.wait()
-
-    def run(self) -> None:
-        """Write files, the largest first, until there are no more or something fails."""
-        with suppress(IndexError, _CancelledError):  # an empty list; an end that came from elsewhere
-            while not self.stopped:
-                self._write(self._waiting.pop())
-
-    def _write(self, file: OutputFile) -> None:
-        try:
-            write_file(file, str(self._folder / file.name), self._advance, self._how)
-            self._finished(file)
-        except (OSError, CheckpointError) as error:
-            self.failures.append(error)
-            self.stopped = True
-
-    def _advance(self, nbytes: int) -> None:
-        if self.stopped:
-            raise _CancelledError
-        self._progress(nbytes)
-
-
 def write_files(
     files: Collection[OutputFile], folder: Path, progress: Progress, finished: Finished, how: WriteOptions
 ) -> None:
-    """Write `files` into `folder`, several large ones at the same time. Raises what write_file raised first.
+    """Write `files` into `folder`, the largest first, several large ones at the same time.
 
-    `finished(file)` is called after each, by any thread.
+    `finished(file)` is called after each, by any thread. Raises OSError, CheckpointError for a source that has become
+    too short, StoppedError.
     """
-    work = _Work(files, folder, progress, finished, how)
-    large = sum(file.nbytes >= _LARGE for file in files)
-    try:
-        for _ in range(min(_THREADS, large) - 1):
-            threading.Thread(target=work.help, daemon=True).start()
-        work.run()
-        work.wait()
-    finally:  # a signal must not leave threads that write while all is removed
-        work.stopped = True
-        work.wait()
-    for failure in work.failures:
-        raise failure
+    ordered = sorted(files, key=lambda file: -file.nbytes)
+    threads = min(_THREADS, sum(file.nbytes >= _LARGE for file in files))
+
+    def write(file: OutputFile, check: Callable[[], None]) -> None:
+        def advance(nbytes: int) -> None:
+            check()
+            progress(nbytes)
+
+        write_file(file, str(folder / file.name), advance, how)
+        finished(file)
+
+    if threads < 2:
+        for file in ordered:
+            write(file, STOP.check)
+        return
+    from rewriter.system.threads import ThreadPool  # here: it is slow to import, and small outputs need none
+
+    with ThreadPool(threads) as pool:
+        pool.map(lambda file: write(file, pool.check), ordered)
 
 
 def write_file(file: OutputFile, path: str, progress: Progress, how: WriteOptions) -> None:

@@ -27,6 +27,7 @@ from rewriter.errors import CheckpointError, OutputError, RewriterError, printab
 from rewriter.layout.output import CopyRange, OutputFile, StridedRange, WriteOptions
 from rewriter.system.files import file_stamp, printable_name
 from rewriter.system.rename import rename_new
+from rewriter.system.signals import STOP, StoppedError
 from rewriter.version import VERSION
 from rewriter.writing.commit import NEW
 from rewriter.writing.copy import Finished, Progress, write_file
@@ -187,6 +188,7 @@ class _Given:
             for task in tasks:
                 self._give(task, 1)
             while self._waiting:
+                STOP.check()
                 done, _ = wait(self._waiting, _LOOK, FIRST_COMPLETED)
                 for future in done:
                     self._take(future)
@@ -226,7 +228,7 @@ def failure(future: Future[Any]) -> BaseException | None:
 
 def as_ours(error: BaseException, name: str) -> Exception:
     """The error to raise for what a worker raised: its own where it is one of ours."""
-    if isinstance(error, RewriterError | OSError):
+    if isinstance(error, RewriterError | OSError | StoppedError):
         return error
     if isinstance(error, CancelledError):
         return OutputError(f"{printable(name, 80)} was not written: the cluster has given it up")

@@ -5,7 +5,7 @@ Laws:
   killed run leaves at most it, and the next run takes it over. A lock on it keeps two runs apart.
 - Files are synced before they are renamed into place, directories after. Nothing is replaced that was not asked
   for, and no source is ever opened for writing.
-- Signals are let in while the bytes are written and checked, and at no other moment.
+- A signal stops the run while the bytes are written and checked, and at no other moment: see system/signals.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from rewriter.errors import CheckpointError, OutputError, os_reason, printable
 from rewriter.layout.output import Output, OutputFile, WriteOptions
 from rewriter.system import calls
 from rewriter.system.files import file_stamp, printable_name
+from rewriter.system.signals import STOP
 from rewriter.writing import resume
 from rewriter.writing.commit import NEW, commit_directory, commit_files, undo_killed
 from rewriter.writing.copy import Progress, can_link, can_share, write_files
 from rewriter.writing.hashing import filled
-from rewriter.writing.staging import staged, staging_path, sync, uninterrupted
+from rewriter.writing.staging import staged, staging_path, sync
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -60,15 +61,16 @@ def execute(  # noqa: PLR0913
             check_destination(output, destination, how)
         _refuse_source(output, destination)
         keep = partial(resume.keep, output=output, told=told) if how.resume else lambda staging: False
-        with uninterrupted() as let_in, staged(destination, keep) as staging:
+        with staged(destination, keep) as staging:
             undo_killed(staging)
             done = resume.take_over(staging, output, how.resume, told)
             check_destination(output, destination, how, sum(file.nbytes for file in done))
             kept = resume.or_nothing(staging, output, how.resume, told)
-            with kept, let_in(), _spoilt_by_bad_data(staging):
+            with kept, _spoilt_by_bad_data(staging):
                 _fill(output, staging, done, how, progress, executor)
                 check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
                 _check_sources(output)
+                STOP.check()  # the last moment to stop
             _commit(output, staging, destination, how)
             committed()
             if how.sync:

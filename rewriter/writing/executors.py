@@ -13,12 +13,14 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
 from typing import Any
 
 from rewriter.errors import OutputError, RequestError, printable
 from rewriter.system.calls import hold_back
 from rewriter.system.signals import SIGNALS
+from rewriter.system.threads import ThreadPool
 
 DEFAULT_WORKERS = min(2, os.cpu_count() or 1)  # copying waits for the disk: more of them only wait together
 # a terminal sends them to the workers as well, also while these start
@@ -129,6 +131,12 @@ def _silence(*packages: str) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
+def _patiently(function: Callable[..., Any], argument: Any, **named: Any) -> Any:
+    """Call `function`, which waits for up to _PATIENCE, in a thread: a signal ends the wait with StoppedError."""
+    with ThreadPool(1, abandonable=True) as pool:
+        return pool.map(partial(function, timeout=_PATIENCE, **named), [argument])[0]
+
+
 @contextmanager
 def _dask(address: str) -> Iterator[Workers]:
     try:
@@ -140,13 +148,13 @@ def _dask(address: str) -> Iterator[Workers]:
     headers = {"distributed.admin.large-graph-warning-threshold": "1 TB"}  # a task holds the header of its file
     with dask.config.set(headers):
         try:
-            client = Client(address, timeout=_PATIENCE, set_as_default=False)
+            client = _patiently(Client, address, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             reason = printable(str(error).partition("\n")[0] or type(error).__name__, 120)
             raise OutputError(f"no Dask scheduler answers at {printable(address, 80)}: {reason}") from None
         try:
             try:
-                client.wait_for_workers(1, timeout=_PATIENCE)  # they may have been started together with us
+                _patiently(client.wait_for_workers, 1)  # they may have been started together with us
             except TimeoutError:
                 raise OutputError(
                     f"the Dask scheduler at {printable(address, 80)} has no workers: start `dask worker`"

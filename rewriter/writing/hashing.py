@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from threading import Event
 
 from rewriter.layout.output import CopyRange, Literal, OutputFile, Piece, RangeDigest
 from rewriter.system.files import open_for_reading, printable_name, read_at
@@ -18,17 +17,21 @@ Pieces = tuple[Piece, ...]
 
 
 def digests(jobs: Sequence[Pieces], progress: Progress = lambda nbytes: None) -> list[str]:
-    """The SHA-256 of what each of `jobs` makes, in hexadecimal. Raises CheckpointError if a file cannot be read."""
+    """The SHA-256 of what each of `jobs` makes, in hexadecimal.
+
+    Raises CheckpointError if a file cannot be read, StoppedError.
+    """
     if not jobs:
         return []
-    from concurrent.futures import ThreadPoolExecutor  # here: it is slow to import, and most runs hash nothing
+    from rewriter.system.threads import ThreadPool  # here: it is slow to import, and most runs hash nothing
 
-    stopped = Event()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            return list(pool.map(lambda pieces: _sha256(pieces, progress, stopped), jobs))
-        finally:  # after an error or a signal nobody waits for the rest
-            stopped.set()
+    with ThreadPool(_THREADS) as pool:
+
+        def advance(nbytes: int) -> None:
+            pool.check()
+            progress(nbytes)
+
+        return pool.map(lambda pieces: _sha256(pieces, advance), jobs)
 
 
 def filled(files: Sequence[OutputFile], progress: Progress) -> list[OutputFile]:
@@ -49,12 +52,10 @@ def _nested(digest: RangeDigest) -> bool:
     return any(isinstance(piece, RangeDigest) for piece in digest.pieces)
 
 
-def _sha256(pieces: Pieces, progress: Progress, stopped: Event) -> str:
+def _sha256(pieces: Pieces, progress: Progress) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         for block in _blocks(piece):
-            if stopped.is_set():
-                return ""
             digest.update(block)
             progress(len(block))
     return digest.hexdigest()

@@ -6,16 +6,13 @@ import errno
 import hashlib
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rewriter.errors import OutputError, printable
 from rewriter.system import calls
 from rewriter.system.files import printable_name
-from rewriter.system.signals import SIGNALS
 
 _ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another name goes the second time
 
@@ -132,49 +129,3 @@ def append(path: Path, data: bytes, wait: bool = True) -> None:
             calls.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Hold signals back, but for the time spent in what is given: there are few good moments to stop.
-
-    Masks would not do: another thread, such as that of a progress bar, may take a signal, and its handler always runs
-    in the main thread.
-    """
-    handlers = _handlers()
-    waiting: list[int] = []
-
-    def hold() -> None:
-        for number in handlers:
-            signal.signal(number, lambda number, frame: waiting.append(number))
-
-    def release() -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        while waiting:
-            signal.raise_signal(waiting.pop())
-
-    @contextmanager
-    def let_in() -> Iterator[None]:
-        try:
-            release()
-            yield
-        finally:
-            hold()
-
-    try:
-        hold()
-        yield let_in
-    finally:
-        release()
-
-
-_Handler = Callable[..., object] | int
-
-
-def _handlers() -> dict[int, _Handler]:
-    """Who handles the signals now, as far as that can be changed: only in the main thread, and ignored ones stay so."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    found = ((number, signal.getsignal(number)) for number in SIGNALS)
-    return {number: handler for number, handler in found if handler is not None and handler != signal.SIG_IGN}

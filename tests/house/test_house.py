@@ -119,44 +119,10 @@ except SystemExit: pass
     assert not loaded & {"torch", "numpy", "gguf", "pydantic"}  # typer has the last for what must be converted
 
 
-SEEN = """
-import os, sys
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "numpy":
-            print("threads:", os.environ.get("OPENBLAS_NUM_THREADS"), file=sys.stderr)
-sys.meta_path.insert(0, Finder())
-"""
 MODEL = str(FIXTURES / "models" / "tiny-llama-12L-Q8_0.gguf")
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        f"import rewriter; rewriter.score_layers(rewriter.open_checkpoint({MODEL!r}), 'magnitude-l1')",
-        "import rewriter.scoring.components",
-        "import rewriter.scoring.metrics.weight_statistics",
-        *(
-            f"import rewriter.cli; sys.argv[1:] = {words}; rewriter.cli.main()"
-            for words in (
-                ["plan", MODEL, "--strategy", "magnitude-l1", "--count", "1"],
-                ["score", MODEL, "--metric", "magnitude-l1"],
-                ["report", MODEL, "-o", "page.html", "--metric", "magnitude-l1"],
-                ["list", "metrics"],
-            )
-        ),
-    ],
-)
-def test_numpy_is_told_of_its_one_thread_before_it_is_loaded(use, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", SEEN + use], capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(FIXTURES.parent), "OPENBLAS_NUM_THREADS": "7"}, check=False,
-    )  # fmt: skip
-    assert [line for line in done.stderr.splitlines() if line.startswith("threads:")] == ["threads: 1"], done.stderr
-
-
-def test_a_numpy_that_was_there_before_has_one_thread_while_layers_are_scored():
-    pytest.importorskip("threadpoolctl")
+def test_numpy_has_one_thread_while_layers_are_scored():
     code = f"""
 import numpy, rewriter
 from threadpoolctl import threadpool_info

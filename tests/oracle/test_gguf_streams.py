@@ -22,7 +22,7 @@ from rewriter.planning.plan import open_stacks
 from rewriter.scoring.build.model_facts import NOT_LOOKED_IN_GGUF
 from rewriter.scoring.build.residual_stream import build_residual_stream
 from rewriter.scoring.forward.residual_stream import ResidualStream
-from rewriter.scoring.threads import Team
+from rewriter.system.threads import ThreadPool
 from tests.support.gguf_files import fixture, random, write
 from tests.support.gguf_specs import SPECS, Spec
 
@@ -141,7 +141,7 @@ def assert_equal(spec: Spec, path: Path) -> None:
 
 def through(stream: ResidualStream) -> np.ndarray:
     """Of each token at position 0."""
-    team, x = Team(1), np.concatenate([stream.embed(np.array([[token]])) for token in TOKENS])
+    team, x = ThreadPool(1), np.concatenate([stream.embed(np.array([[token]])) for token in TOKENS])
     for layer in stream.layers:
         x = layer(x, 1.0, team)
     return stream.logits(x, team)
@@ -196,7 +196,7 @@ def test_a_text_is_read_as_llama_cpp_reads_it(spec: Spec, tmp_path: Path) -> Non
 
 
 def read(stream: ResidualStream) -> np.ndarray:
-    team, x = Team(1), stream.embed(np.array([TEXT]))
+    team, x = ThreadPool(1), stream.embed(np.array([TEXT]))
     for layer in stream.layers:
         x = layer(x, 1.0, team, len(TEXT))
     return stream.logits(x, team)

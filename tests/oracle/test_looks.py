@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from rewriter.scoring.forward.residual_stream import ResidualStream  # noqa: E402
-from rewriter.scoring.threads import Team  # noqa: E402
+from rewriter.system.threads import ThreadPool  # noqa: E402
 from tests.support.oracle.hf_models import VOCABULARY, Row, build, save  # noqa: E402
 from tests.support.oracle.streams import ROWS, close, reason, states, stream_of  # noqa: E402
 
@@ -31,10 +31,10 @@ NOT_LOOKED = (
 def test_texts_are_read_as_the_model_reads_them(row: Row, tmp_path: Path) -> None:
     model = build(row)
     save(row, model, tmp_path)
-    stream_of(tmp_path, row.stack, lambda stream: assert_read(row, model, stream, Team(1)))
+    stream_of(tmp_path, row.stack, lambda stream: assert_read(row, model, stream, ThreadPool(1)))
 
 
-def assert_read(row: Row, model: Any, stream: ResidualStream, team: Team) -> None:
+def assert_read(row: Row, model: Any, stream: ResidualStream, team: ThreadPool) -> None:
     assert (None not in stream.attention_weights) == (not row.id.startswith(NOT_LOOKED))
     if not (None not in stream.attention_weights):
         return

@@ -19,7 +19,7 @@ from rewriter.scoring.build.residual_stream import build_residual_stream  # noqa
 from rewriter.scoring.metrics import sampled_text  # noqa: E402
 from rewriter.scoring.model import ScoringModel  # noqa: E402
 from rewriter.scoring.score import score_layers  # noqa: E402
-from rewriter.scoring.threads import Team  # noqa: E402
+from rewriter.system.threads import ThreadPool  # noqa: E402
 from tests.support.builders import FIXTURES  # noqa: E402
 
 pytestmark = pytest.mark.oracle
@@ -51,7 +51,7 @@ def text_of(source: Path) -> np.ndarray:
     stack = open_stacks(checkpoint, PlanOptions())[1][0]
     with open_weights(checkpoint) as weights:
         stream = build_residual_stream(checkpoint, stack, weights)
-        return sampled_text.sampled_tokens(ScoringModel((), Team(1), stream), stream)
+        return sampled_text.sampled_tokens(ScoringModel((), ThreadPool(1), stream), stream)
 
 
 @pytest.fixture(scope="module")

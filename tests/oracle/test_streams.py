@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 
 from rewriter.errors import UnsupportedError  # noqa: E402
 from rewriter.scoring.forward.residual_stream import ResidualStream  # noqa: E402
-from rewriter.scoring.threads import Team  # noqa: E402
+from rewriter.system.threads import ThreadPool  # noqa: E402
 from tests.support.oracle.hf_models import (  # noqa: E402
     VOCABULARY,
     Row,
@@ -34,8 +34,8 @@ IDS = np.arange(COUNT) * VOCABULARY // COUNT + VOCABULARY // (2 * COUNT)  # the 
 
 
 @pytest.fixture
-def team() -> Team:
-    return Team(1)
+def team() -> ThreadPool:
+    return ThreadPool(1)
 
 
 def made(row: Row) -> Any:
@@ -58,13 +58,13 @@ def test_what_is_not_described_is_refused(row: Row, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if not reason(row)], ids=lambda row: row.id)
-def test_the_stream_is_the_model(row: Row, tmp_path: Path, team: Team) -> None:
+def test_the_stream_is_the_model(row: Row, tmp_path: Path, team: ThreadPool) -> None:
     model = made(row)
     save(row, model, tmp_path)
     stream_of(tmp_path, row.stack, lambda stream: assert_equal(row, model, stream, team))
 
 
-def assert_equal(row: Row, model: Any, stream: ResidualStream, team: Team) -> None:
+def assert_equal(row: Row, model: Any, stream: ResidualStream, team: ThreadPool) -> None:
     ids = torch.tensor(IDS)
     entering = states(row, model, ids[None])[0][0]
     close(stream.start(COUNT), entering[0].numpy(), float(entering.abs().mean()))

@@ -1,4 +1,4 @@
-"""Threads that share work: what they give, what they raise, and that no exception in the one that waits hangs them."""
+"""Threads that share work: their results, what they raise, and how they end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from types import FrameType
-from typing import Any
 
 import pytest
 
-from rewriter.scoring.threads import Team
+from rewriter.system.signals import STOP, StoppedError
+from rewriter.system.threads import ThreadPool
 from tests.support.builders import MODELS
 
 LIMIT = 60  # seconds: far more than any of this takes
@@ -20,7 +19,7 @@ LIMIT = 60  # seconds: far more than any of this takes
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_results_come_in_the_order_of_the_items(workers: int):
-    with Team(workers) as team:
+    with ThreadPool(workers) as team:
         assert team.map(lambda item: item * item, range(100)) == [item * item for item in range(100)]
         assert team.map(str, []) == []
 
@@ -32,7 +31,7 @@ def test_what_fails_first_is_raised_and_the_team_goes_on(workers: int):
             raise IndexError(item)
         return item
 
-    with Team(workers) as team:
+    with ThreadPool(workers) as team:
         for _ in range(20):
             with pytest.raises(IndexError, match=r"^7$"):
                 team.map(fail, range(100))
@@ -40,59 +39,43 @@ def test_what_fails_first_is_raised_and_the_team_goes_on(workers: int):
 
 
 def test_the_threads_end():
-    with Team(3) as team:
-        team.map(str, range(10))
-        assert sum(thread.is_alive() for thread in team._threads) == 3
-    assert not any(thread.is_alive() for thread in team._threads)
+    before = threading.active_count()
+    with ThreadPool(3) as pool:
+        pool.map(lambda item: time.sleep(0.01), range(10))
+        assert threading.active_count() == before + 3
+    assert threading.active_count() == before
 
 
-class Interrupted(BaseException):
-    """What the handler of a signal raises."""
+def test_what_has_begun_is_told_that_something_else_has_failed():
+    waiting = threading.Event()
 
-
-def interrupted_after(steps: int, team: Team) -> bool:
-    """Whether `map` still ran after so many instructions of Python's: then it was interrupted."""
-    left = steps
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        frame.f_trace_opcodes = True
-        left -= event == "opcode"
-        if left == 0:
-            raise Interrupted
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        team.map(str, range(5))
-    except Interrupted:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
-def test_an_exception_at_any_instruction_leaves_no_lock_taken():
-    """All threads end, and the team goes on: locks of Python's own queues and futures would stay taken."""
-    steps = 0
-    with Team(2) as team:
+    def work(item: int) -> None:
+        if item:
+            waiting.wait(LIMIT)
+            raise IndexError(item)
+        waiting.set()
         while True:
-            steps += 1
-            if not interrupted_after(steps, team):
-                break
-            assert team.map(str, range(3)) == ["0", "1", "2"]
-    assert steps > 100
-    assert not any(thread.is_alive() for thread in team._threads)
+            time.sleep(0.001)
+            pool.check()
+
+    with ThreadPool(2) as pool, pytest.raises(IndexError, match="1"):
+        pool.map(work, range(9))
 
 
-def test_nobody_waits_for_a_thread_that_does_not_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rewriter.scoring.threads._PATIENCE", 0.1)
-    never = threading.Event()
-    with Team(2) as team:
-        team._asked.put(lambda: bool(never.wait(LIMIT)))
-    never.set()
-    assert team.workers == 2
+@pytest.mark.parametrize("abandonable", [True, False])
+def test_a_stop_ends_the_wait_for_an_item_that_polls_nothing(abandonable: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(STOP, "number", 0)
+    begun, end = threading.Event(), threading.Event()
+
+    def long(_: int) -> None:
+        begun.set()
+        STOP.set(signal.SIGINT)
+        end.wait(0 if not abandonable else LIMIT)
+
+    with pytest.raises(StoppedError), ThreadPool(2, abandonable=abandonable) as pool:
+        pool.map(long, range(5))
+    assert begun.is_set()
+    end.set()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")

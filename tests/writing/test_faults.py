@@ -16,14 +16,15 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext, redirect_stdout, suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import rewriter.cli
 from rewriter import OutputError, RewriterError, open_checkpoint, verify
-from rewriter.cli import main
-from rewriter.cli.state import Progress, Stopped
+from rewriter.cli.state import Progress
+from rewriter.system.signals import STOP, StoppedError
 from rewriter.writing.executors import workers
 from rewriter.writing.staging import emptied
 from rewriter.writing.write import save
@@ -32,6 +33,7 @@ from tests.support.builders import ROOT, everything, huggingface, prune, write_g
 from tests.support.faults import Calls, watching
 from tests.support.write_jobs import FIRST, KINDS, Job
 
+main = import_module("rewriter.cli.main")
 EARLIER = [1, 3]
 
 
@@ -212,7 +214,7 @@ def test_a_signal_at_every_call(scene, tmp_path):
     stderr = tmp_path / "stderr"
     for number in scene.points():
         which = SIGNALS[number % 3]
-        act = faults.at(number, lambda which=which: signal.raise_signal(which))
+        act = faults.at(number, lambda which=which: main._stop(which, None))  # any thread may be at that call
         calls = Calls(act=act) if number % 2 else Calls(after=act)
         code = os.waitstatus_to_exitcode(faults.in_child(lambda calls=calls: command_line(scene, stderr, calls)))
         said, state = stderr.read_text(), scene.state()
@@ -226,7 +228,7 @@ def test_a_signal_at_every_call(scene, tmp_path):
 
 def writers() -> list[threading.Thread]:
     """The threads that write files, not the one of a progress bar."""
-    return [thread for thread in threading.enumerate() if thread.name.endswith("(help)")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("worker")]
 
 
 @pytest.mark.usefixtures("_warm")
@@ -262,30 +264,49 @@ def test_no_thread_writes_while_all_is_removed(while_starting, times, tmp_path, 
     assert scene.state() == "as before"
 
 
-def test_only_the_first_signal_ends_the_program():
-    """What it has begun is put in order, whatever comes meanwhile."""
+def test_a_handler_raises_nothing_and_the_first_signal_is_the_one(monkeypatch):
+    monkeypatch.setattr(STOP, "number", 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # at the same moment: `timeout` sends two
+        main._stop(number, None)
+    assert STOP.number == signal.SIGINT
+    with pytest.raises(StoppedError):
+        STOP.check()
 
-    def stopped() -> None:
-        try:
-            main._stop(signal.SIGINT, None)
-        finally:
-            main._stop(signal.SIGTERM, None)
-            with suppress(OSError):
-                try:
-                    os.rmdir("/nowhere")
-                finally:
-                    main._stop(signal.SIGHUP, None)
 
-    with pytest.raises(Stopped) as first:
-        stopped()
-    assert first.value.args == (signal.SIGINT,)
-    with pytest.raises(Stopped):
-        main._stop(signal.SIGTERM, None)
+TWICE = """
+import os, signal, sys, time
+from importlib import import_module
+main = import_module('rewriter.cli.main')
+def run():
+    print("READY", flush=True)
+    while True:
+        time.sleep(0.01)  # nothing is polled
+main._run = run
+main.main()
+"""
+
+
+def test_a_second_signal_ends_the_program_at_once():
+    process = subprocess.Popen(
+        [sys.executable, "-c", TWICE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "READY\n"
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(main._ONE_REQUEST + 0.2)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=5)[1]
+    assert (process.returncode, said) == (
+        128 + signal.SIGTERM, "rewriter: stopped by SIGTERM; at once; the next run clears what is left\n"
+    )  # fmt: skip
 
 
 DROPPED = """
-import signal, sys, time, weakref
-from rewriter.cli import app
+import signal, sys, weakref
+from importlib import import_module
+main = import_module('rewriter.cli.main')
+from rewriter.system.signals import STOP, StoppedError
 class Thing:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
@@ -300,9 +321,9 @@ def run():
     if sys.argv[1] == "weakref":
         Thing.__del__ = lambda self: None
     del thing
-    time.sleep(20)
-app._run = run
-app.main()
+    STOP.check()
+main._run = run
+main.main()
 """
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from rewriter import OutputError, RewriterError, verify
+from rewriter.system.signals import STOP, StoppedError
 from tests.support import faults
 from tests.support.builders import everything, prune
 from tests.support.faults import Calls, watching
@@ -92,30 +93,25 @@ def test_after_a_kill_at_every_call(job):
     assert used > 50
 
 
-class Stopped(BaseException):
-    """As a signal makes it."""
-
-
-def stop(number: int = 0, frame: object = None) -> None:
-    raise Stopped
+def stop() -> None:
+    raise StoppedError
 
 
 def failure(kind: str, number: int) -> Calls:
     if kind == "error":
         return Calls(faults.failing(number, errno.EIO))
-    return Calls(faults.at(number, lambda: signal.raise_signal(signal.SIGUSR1)))
+    return Calls(faults.at(number, lambda: STOP.set(signal.SIGINT)))
 
 
 @pytest.mark.parametrize("kind", ["signal", "error"])
 def test_after_a_signal_or_an_error_at_every_call(job, kind, monkeypatch):
-    monkeypatch.setattr("rewriter.writing.staging.SIGNALS", (signal.SIGUSR1,))
-    before = signal.signal(signal.SIGUSR1, stop)
+    monkeypatch.setattr(STOP, "number", 0)
     used = 0
     for number in points(job):
-        with watching(failure(kind, number)), suppress(Stopped, RewriterError, OSError):
+        with watching(failure(kind, number)), suppress(StoppedError, RewriterError, OSError):
             run(job)
+        STOP.set(0)
         used += check_goes_on(job)
-    signal.signal(signal.SIGUSR1, before)
     assert used > 20
 
 
@@ -124,7 +120,7 @@ def interrupted(job: Job, keep=KEEP, **how) -> str:
     told: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rewriter.writing.write.check_plan", lambda *arguments: stop())
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             prune(job.source, job.target, keep, told=told.append, **{"resume": True, **how})
     return told[-1] if told else ""
 
@@ -263,7 +259,7 @@ def test_a_run_stopped_before_a_file_is_finished_says_so(job, monkeypatch):
     line = "nothing is kept, for no file was finished: the same command begins anew"
     for resume, said in ((True, [line]), (False, [])):
         told: list[str] = []
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             prune(job.source, job.target, KEEP, resume=resume, told=told.append)
         assert told == said
         assert not staging(job).exists()

@@ -19,7 +19,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rewriter import OutputError, verify
-from rewriter.writing.staging import uninterrupted
 from tests.support.builders import MODELS, everything, huggingface, prune
 from tests.support.faults import in_child
 from tests.support.write_jobs import KINDS, SCRIPT, Job
@@ -197,32 +196,6 @@ def test_nohup(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, **how)
     assert (done.returncode, done.stderr) == (0, "")
     job.check_success()
-
-
-def test_signals_wait_whichever_thread_takes_them(monkeypatch):
-    """The thread of a progress bar has no mask, and its signals are handled in the main thread."""
-    monkeypatch.setattr("rewriter.writing.staging.SIGNALS", (signal.SIGUSR1,))
-    came: list[str] = []
-    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(where))
-    end = threading.Event()
-    other = threading.Thread(target=end.wait)
-    other.start()
-    try:
-        where = "held"
-        with uninterrupted() as let_in:
-            os.kill(os.getpid(), signal.SIGUSR1)
-            assert came == []
-            where = "let in"
-            with let_in():
-                assert came == ["let in"]
-                os.kill(os.getpid(), signal.SIGUSR1)
-            where = "held again"
-            os.kill(os.getpid(), signal.SIGUSR1)
-            where = "over"
-        assert came == ["let in", "let in", "over"]
-    finally:
-        end.set()
-        signal.signal(signal.SIGUSR1, before)
 
 
 def test_other_threads_may_write_too(tmp_path):

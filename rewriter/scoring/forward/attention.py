@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.scoring.forward.primitives import Floats, Linear, Norm, softmax
-from rewriter.scoring.threads import Team
+from rewriter.system.threads import ThreadPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class QueryKeyAttention:
     clip: float = np.inf
     norm_last: bool = False
 
-    def average(self, x: Floats, values: Floats, length: int, team: Team) -> Floats:
+    def average(self, x: Floats, values: Floats, length: int, team: ThreadPool) -> Floats:
         """`values`, (rows, heads * size), averaged over each sequence of `length` tokens; attention reads `x`."""
         v = values.reshape(-1, length, self.heads, values.shape[1] // self.heads)
         q = self._positioned(self.query(x, team), self.query_norm, self.heads, length)
@@ -122,7 +122,7 @@ class Attention:
     clip: float = np.inf
     weights: QueryKeyAttention | None = None
 
-    def values(self, x: Floats, team: Team) -> Floats:
+    def values(self, x: Floats, team: ThreadPool) -> Floats:
         """The values of each row, one for every head, (rows, inputs of the output projection)."""
         v = self.value(x, team)
         if self.latent is not None:
@@ -131,7 +131,7 @@ class Attention:
             v = np.clip(v, -self.clip, self.clip)
         return (v if self.expand is None else v[:, self.expand]) * np.float32(self.scale)
 
-    def __call__(self, x: Floats, team: Team, length: int | None = None) -> Floats:
+    def __call__(self, x: Floats, team: ThreadPool, length: int | None = None) -> Floats:
         """What attention adds to the stream, over sequences of `length` tokens.
 
         Without a length, or without known weights, every token attends to itself alone.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.scoring.forward.primitives import Activation, Floats, Linear, Norm, sigmoid, softmax
-from rewriter.scoring.threads import Team
+from rewriter.system.threads import ThreadPool
 
 _ROWS_AT_ONCE = 64  # of hidden units
 
@@ -41,7 +41,7 @@ class FeedForward:
             gate, up = np.minimum(gate, self.limit), np.clip(up, -self.limit, self.limit)
         return self.act(gate) * (up + self.shift if self.shift else up)
 
-    def __call__(self, x: Floats, team: Team, length: int | None = None) -> Floats:  # noqa: ARG002  # as Attention
+    def __call__(self, x: Floats, team: ThreadPool, length: int | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         h, gate = self.up(x, team), None if self.gate is None else self.gate(x, team)
         for first in range(0, len(x), _ROWS_AT_ONCE):  # in place: it is the largest thing there is
@@ -72,7 +72,7 @@ class Router:
     jitter: float | None = None
     inputs: bool = False
 
-    def weights(self, x: Floats, team: Team) -> Floats:
+    def weights(self, x: Floats, team: ThreadPool) -> Floats:
         """How much each expert counts for each row, (rows, experts); most are 0."""
         logits = self.linear(x, team)
         if self.jitter is not None:
@@ -123,13 +123,13 @@ class Experts:
     shared_gate: Linear | None = None
     scale: float = 1.0
 
-    def weights(self, x: Floats, team: Team) -> Floats:
+    def weights(self, x: Floats, team: ThreadPool) -> Floats:
         """How much each expert counts for each row, (rows, experts)."""
         if self.router is None:
             return np.full((len(x), len(self.experts)), 1 / len(self.experts), np.float32)
         return self.router.weights(x, team)
 
-    def __call__(self, x: Floats, team: Team, length: int | None = None) -> Floats:  # noqa: ARG002  # as Attention
+    def __call__(self, x: Floats, team: ThreadPool, length: int | None = None) -> Floats:  # noqa: ARG002  # as Attention
         """What it adds to the stream."""
         weights = self.weights(x, team)
         inputs = self.router is not None and self.router.inputs
@@ -142,6 +142,6 @@ class Experts:
         total = total if self.shared is None else total + self._shared(self.shared, x, team)
         return total if self.scale == 1 else total * np.float32(self.scale)
 
-    def _shared(self, shared: FeedForward, x: Floats, team: Team) -> Floats:
+    def _shared(self, shared: FeedForward, x: Floats, team: ThreadPool) -> Floats:
         given = shared(x, team)
         return given if self.shared_gate is None else given * sigmoid(self.shared_gate(x, team))

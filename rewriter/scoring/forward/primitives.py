@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.formats.dequantize import WeightMatrix
-from rewriter.scoring.threads import Team
+from rewriter.system.threads import ThreadPool
 
 Floats = NDArray[Any]  # float32
 Activation = Callable[[NDArray[Any]], NDArray[Any]]
@@ -87,7 +87,7 @@ class Linear:
         """The bias of the outputs that count."""
         return self.bias if self.bias is None or self.rows is None else self.bias[self.rows]
 
-    def __call__(self, x: Floats, team: Team) -> Floats:
+    def __call__(self, x: Floats, team: ThreadPool) -> Floats:
         """Project each row of `x`, (rows, inputs) -> (rows, outputs). Only some rows of the matrix are in memory."""
         weight, chunks = self.weight, list(self.weight.chunks())
         if self.transposed:

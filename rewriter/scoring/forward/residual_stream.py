@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rewriter.scoring.forward.attention import Attention, QueryKeyAttention
 from rewriter.scoring.forward.primitives import Floats, Linear, Norm
 from rewriter.scoring.forward.transformer_layer import TransformerLayer
-from rewriter.scoring.threads import Team
+from rewriter.system.threads import ThreadPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class ResidualStream:
         tokens = (np.arange(count) * self.vocabulary) // count + self.vocabulary // (2 * count)
         return self.embed(np.asarray(tokens)[None, :])
 
-    def logits(self, x: Floats, team: Team) -> Floats:
+    def logits(self, x: Floats, team: ThreadPool) -> Floats:
         """What the model predicts, (rows, vocabulary); without a head the normalized rows."""
         x = x if self.norm is None else self.norm(x)
         if self.head is None:

@@ -12,7 +12,7 @@ import numpy as np
 from rewriter.scoring.forward.attention import Attention
 from rewriter.scoring.forward.feed_forward import Experts, FeedForward
 from rewriter.scoring.forward.primitives import Floats, Norm
-from rewriter.scoring.threads import Team
+from rewriter.system.threads import ThreadPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,14 @@ class ResidualBranch:
     after: Norm | None = None
     closing: Norm | None = None
 
-    def __call__(self, x: Floats, share: float, multiplier: float, team: Team, length: int | None = None) -> Floats:
+    def __call__(
+        self, x: Floats, share: float, multiplier: float, team: ThreadPool, length: int | None = None
+    ) -> Floats:
         """The stream with this added; `share` scales what the body gives before it is normalized."""
         update = self.update(x, share, multiplier, team, length)
         return x + update if self.closing is None else self.closing(x + update)
 
-    def update(self, x: Floats, share: float, multiplier: float, team: Team, length: int | None = None) -> Floats:
+    def update(self, x: Floats, share: float, multiplier: float, team: ThreadPool, length: int | None = None) -> Floats:
         """What is added."""
         given = self.body(x if self.before is None else self.before(x), team, length) * np.float32(share)
         return (given if self.after is None else self.after(given)) * np.float32(multiplier)
@@ -47,7 +49,7 @@ class TransformerLayer:
     parallel: bool = False
     multiplier: float = 1.0
 
-    def __call__(self, x: Floats, share: float, team: Team, length: int | None = None) -> Floats:
+    def __call__(self, x: Floats, share: float, team: ThreadPool, length: int | None = None) -> Floats:
         """The stream after the layer. `share` is what is left of a value once many tokens have been averaged.
 
         With a `length` the rows are sequences of so many tokens, which attend to each other if that is known.

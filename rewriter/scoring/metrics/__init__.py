@@ -7,7 +7,6 @@ from functools import partial
 
 from rewriter.errors import RequestError, did_you_mean, printable
 from rewriter.planning.selection.strategies import STRATEGIES, scoreless
-from rewriter.scoring import blas_threads  # noqa: F401  # before numpy
 from rewriter.scoring.metrics.influence import influence
 from rewriter.scoring.metrics.residual_stream import stream_influence, stream_removal
 from rewriter.scoring.metrics.sampled_text import sampled_greedy, sampled_removal

@@ -18,7 +18,7 @@ from rewriter.scoring.forward.primitives import Floats, Linear, Norm
 from rewriter.scoring.forward.transformer_layer import ResidualBranch
 from rewriter.scoring.metrics.residual_stream import KAPPA
 from rewriter.scoring.model import ScoringModel
-from rewriter.scoring.threads import Team
+from rewriter.system.threads import ThreadPool
 
 Doubles = NDArray[np.float64]
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
@@ -41,14 +41,14 @@ def influence(model: ScoringModel) -> list[float]:
     return scores
 
 
-def _power(branch: ResidualBranch, share: float, team: Team) -> float:
+def _power(branch: ResidualBranch, share: float, team: ThreadPool) -> float:
     """Mean square of what the branch adds. A norm at the end sets it by itself."""
     if branch.after is not None and branch.after.gain is not None:
         return float(np.square(branch.after.gain.astype(np.float64)).mean())
     return _body_power(branch.body, branch.before, share, team)
 
 
-def _body_power(body: Attention | FeedForward | Experts, norm: Norm | None, share: float, team: Team) -> float:
+def _body_power(body: Attention | FeedForward | Experts, norm: Norm | None, share: float, team: ThreadPool) -> float:
     if isinstance(body, Attention):
         return share * _attention_power(body, norm, team)
     if isinstance(body, FeedForward):
@@ -63,7 +63,7 @@ def _gain(norm: Norm | None, width: int) -> Floats:
     return np.ones(width, np.float32) if norm is None or norm.gain is None else norm.gain
 
 
-def _attention_power(body: Attention, norm: Norm | None, team: Team) -> float:
+def _attention_power(body: Attention, norm: Norm | None, team: ThreadPool) -> float:
     """||Wo E Wv diag(g)||_F^2 / d, without building the product: over pieces C of Wo E, trace of C (V V^T) C^T."""
     gram, inner = _gram(body.value, norm, team), None
     if body.latent is not None:
@@ -84,7 +84,7 @@ def _attention_power(body: Attention, norm: Norm | None, team: Team) -> float:
     return sum(team.map(trace, range(0, outputs, _OUTPUTS_AT_ONCE))) / outputs
 
 
-def _gram(value: Linear, norm: Norm | None, team: Team) -> Floats:
+def _gram(value: Linear, norm: Norm | None, team: ThreadPool) -> Floats:
     """V V^T of the projection V times the norm's gain."""
     matrix = value.matrix()
     matrix *= _gain(norm, matrix.shape[1])
@@ -113,7 +113,7 @@ def _gathering(expand: NDArray[np.intp] | None, values: int) -> Callable[[Floats
     return gather
 
 
-def _feed_forward_power(body: FeedForward, norm: Norm | None, team: Team) -> float:
+def _feed_forward_power(body: FeedForward, norm: Norm | None, team: ThreadPool) -> float:
     """(||Wd E h||^2 + sum of Var(h_j) ||Wd_j||^2) / d for hidden units h taken for independent."""
     mean, variance = _moments(body, norm, team)
 
@@ -124,7 +124,7 @@ def _feed_forward_power(body: FeedForward, norm: Norm | None, team: Team) -> flo
     return float((fixed @ fixed + spread.sum()) / len(fixed))
 
 
-def _sums(linears: Sequence[Linear], measure: Callable[..., list[Doubles]], team: Team) -> Doubles:
+def _sums(linears: Sequence[Linear], measure: Callable[..., list[Doubles]], team: ThreadPool) -> Doubles:
     """What `measure(inputs, *pieces)` gives for each output, added up over the inputs, (measures, outputs).
 
     Only pieces of the matrices are in memory, in float64. Raises ValueError where their shapes differ.
@@ -139,7 +139,7 @@ def _sums(linears: Sequence[Linear], measure: Callable[..., list[Doubles]], team
     return found
 
 
-def _moments(body: FeedForward, norm: Norm | None, team: Team) -> tuple[Doubles, Doubles]:
+def _moments(body: FeedForward, norm: Norm | None, team: ThreadPool) -> tuple[Doubles, Doubles]:
     """Mean and variance of each hidden unit for a standard normal stream."""
     width = body.up.shape[1]
     gain = _gain(norm, width)

@@ -37,8 +37,10 @@ def _means(model: ScoringModel, statistic: Callable[[Spectrum], float]) -> list[
 
 
 def _mean(model: ScoringModel, layer: int, statistic: Callable[[Spectrum], float]) -> float:
-    spectra = map(eigenvalues, model.matrices(layer))  # one matrix after the other: LAPACK has threads of its own
-    values = [statistic(spectrum) if spectrum[-1] > 0 else 0.0 for spectrum in spectra]
+    values = []
+    for matrix in model.matrices(layer):  # one after the other, each in a thread: LAPACK cannot be interrupted
+        (spectrum,) = model.team.map(eigenvalues, [matrix])
+        values.append(statistic(spectrum) if spectrum[-1] > 0 else 0.0)
     return float(np.mean(values)) if values else 0.0
 
 

@@ -34,10 +34,10 @@ from rewriter.scoring.metrics.weight_statistics import (
 )
 from rewriter.scoring.model import ScoringModel
 from rewriter.scoring.score import score_layers
-from rewriter.scoring.threads import Team
+from rewriter.system.threads import ThreadPool
 from tests.support.builders import FIXTURES
 
-TEAM = Team(1)
+TEAM = ThreadPool(1)
 MODEL = FIXTURES / "models" / "tiny-llama-12L"
 OF_VALUES = [magnitude_l1, magnitude_l2, variance, lamp, stable_rank, spectral_entropy, alpha]
 
