@@ -1,31 +1,32 @@
-"""What a page must know to judge every choice of layers by itself: the limits of a stack, its weights, its warnings.
+"""The selections of layers that a page offers, and the tables by which it judges one that a person picks.
 
-choosing.js is the other half. Law: where `doubt` is empty, it allows, refuses and warns as `make_plan` does.
+Laws:
+- What a strategy drops and what the output then weighs is computed here, by the functions that plan and lay out.
+- selection.js judges a selection by the tables; if `doubt` is empty, it allows, refuses and warns as `make_plan` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields as members
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from rewriter.architectures.lookup import Stack
 from rewriter.architectures.schema import Architecture, Pattern
 from rewriter.checkpoint import Checkpoint, LayerMap
-from rewriter.errors import CheckpointError, RewriterError, UnsupportedError
+from rewriter.errors import RequestError, RewriterError, UnsupportedError
 from rewriter.planning.constraints.constraint import SEARCHED, Bound, broken, nearest
-from rewriter.planning.metadata import field_rules
 from rewriter.planning.metadata.edits import rules_by_key, with_list_defaults
 from rewriter.planning.metadata.layer_patterns import common_period, unlisted
 from rewriter.planning.metadata.quantization_config import has_expressions
-from rewriter.planning.options import PlanOptions, default_protection
-from rewriter.planning.plan import Plan, guessed, make_plan, possible_warnings, selection_bounds
-from rewriter.report.size_model import Fate, weights
+from rewriter.planning.options import LayerSelection, PlanOptions
+from rewriter.planning.plan import Plan, guessed, make_plan, possible_warnings, selection_bounds, stack_bounds
+from rewriter.planning.selection.choose import choose
+from rewriter.planning.selection.strategies import Strategy
 
-_PAGE = 4096  # bytes by which the padding in a file may differ
-_HEADER = 24  # bytes by which what a header says of a tensor may differ: digits of its name and place
-_RECORD = 64  # bytes that a layer may take in the record of the run, and in lists with an entry for each
+Layers = tuple[int, ...]
+Sizes = tuple[int, int, int]  # tensors, parameters, bytes of tensors
+_SHARE = 0.25  # of the layers: the page begins with it
 
 
 def choices(
@@ -34,116 +35,166 @@ def choices(
     stacks: tuple[Stack, ...],
     stack: Stack,
     options: PlanOptions,
+    strategies: Mapping[str, Strategy | None],
     size_of: Callable[[Plan], int],
 ) -> dict[str, Any]:
     """Everything that decides about the layers of `stack`, which `options` name, as JSON values.
 
-    `size_of` gives the bytes of all files of a plan's output. Raises CheckpointError for a damaged file.
+    strategies: name -> what chooses the layers, None for one by position.
+    size_of: gives the bytes of all files of a plan's output.
     """
     known = with_list_defaults(checkpoint, stack)
+    table = _Table(known, stacks, stack, options, lambda kept, options: make_plan(checkpoint, kept, options), size_of)
+    if table.place(table.every) is None:
+        return {"refused": table.refusals[0]}
     bounds = selection_bounds(checkpoint, stacks, stack, replace(options, strict=True))
-    late = tuple(_by_fields(known, stacks, stack, options))
-    plans, refusals = _tried(checkpoint, stack, (*bounds, *late), options)
+    weights = [table.weight(layer) for layer in table.every]
+    for kept in _tries(known, stack, (*bounds, *table.late)):
+        table.place(kept)
+    ways = {name: _rows(table, name, strategy) for name, strategy in strategies.items()}
     return {
+        "refused": table.refusals[0] if table.refusals and len(table.sizes) < 2 else "",
+        "doubt": _doubt(known, stacks, stack, options) or "".join(table.refusals[:1]),
         "layers": stack.count,
-        "predictions": stack.mtp_layers,
-        "refused": refusals[0] if refusals and len(plans) < 2 else "",
-        "doubt": _doubt(checkpoint, options) or (refusals[0] if refusals else ""),
-        "bounds": [_stated(bound, Bound("")) for bound in bounds],
-        "late": [_stated(bound, Bound("")) for bound in late],
+        "bounds": [_stated(bound) for bound in bounds],
+        "late": [_stated(bound) for bound in table.late],
         "patterns": [_pattern(*each) for each in unlisted(known, stack)],
         "period": common_period(known, stack),
-        "searched": SEARCHED,
         "warnings": list(possible_warnings(known, architecture, stacks, stack, options)),
-        "protected": default_protection(stack.count),
-        "weights": [
-            {**_stated(fate, Fate()), "weighs": [weight.tensors, weight.parameters, weight.nbytes]}
-            for fate, weight in weights(known, stack).items()
-        ],
-        "rest": _rest(checkpoint, stack, plans, size_of),
+        "quarter": max(1, round(_SHARE * stack.count)),
+        "ways": ways,
+        "selections": [[table.bits(kept), nbytes, *sizes] for kept, (nbytes, sizes) in table.sizes.items()],
+        "weights": weights,
+        "mtp_weight": table.missing(table.every, replace(options, drop_mtp=True)),
+        "additive": all(table.adds_up(kept, weights) for kept in table.sizes),
+        "beside": table.beside(),
     }
 
 
-def _stated(value: Bound | Fate, default: Bound | Fate) -> dict[str, Any]:
+@dataclass
+class _Table:
+    """The selections that can be planned: kept layers -> bytes of all files of the output, and what its tensors are.
+
+    refusals: why others cannot, although no bound forbids them. late: the layers that a plan refuses to drop.
+    """
+
+    known: Checkpoint
+    stacks: tuple[Stack, ...]
+    stack: Stack
+    options: PlanOptions
+    plan: Callable[[Layers, PlanOptions], Plan]
+    size_of: Callable[[Plan], int]
+    sizes: dict[Layers, tuple[int, Sizes]] = field(default_factory=dict)
+    places: dict[Layers, int | None] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    late: list[Bound] = field(default_factory=list)
+
+    @property
+    def every(self) -> Layers:
+        return tuple(range(self.stack.count))
+
+    def place(self, kept: Layers) -> int | None:
+        """The place of a selection in `sizes`, None if it cannot be planned."""
+        if kept not in self.places:
+            self.places[kept] = len(self.sizes) if self._add(kept) else None
+        return self.places[kept]
+
+    def _add(self, kept: Layers) -> bool:
+        layers = LayerMap(self.stack.name, kept, self.stack.count)
+        bounds = (*stack_bounds(self.known, self.stacks, self.stack, layers), *self.late)
+        if broken((bound for bound in bounds if not bound.soft), kept, self.stack.count):
+            return False
+        try:
+            plan = self.plan(kept, self.options)
+            self.sizes[kept] = (self.size_of(plan), _sizes(plan))
+        except RewriterError as error:
+            self.refusals.append(str(error))
+            return False
+        return True
+
+    def weight(self, layer: int) -> Sizes:
+        """What goes with a layer; nothing if it may not go: then `late` says why."""
+        kept = tuple(each for each in self.every if each != layer)
+        try:
+            return self.missing(kept, replace(self.options, force=True)) if kept else (0, 0, 0)
+        except RewriterError as error:
+            self.late.append(Bound(str(error), stay=frozenset((layer,))))
+            return (0, 0, 0)
+
+    def missing(self, kept: Layers, options: PlanOptions) -> Sizes:
+        """What of all tensors goes."""
+        return _minus(self.sizes[self.every][1], _sizes(self.plan(kept, options)))
+
+    def adds_up(self, kept: Layers, weights: list[Sizes]) -> bool:
+        """Whether the sizes are those of all tensors without the weights of each layer that goes."""
+        left = self.sizes[self.every][1]
+        for layer in set(self.every) - set(kept):
+            left = _minus(left, weights[layer])
+        return left == self.sizes[kept][1]
+
+    def beside(self) -> list[float]:
+        """About how many bytes the files hold besides the tensors: at all, and for each tensor."""
+        found = [(sizes[0], nbytes - sizes[2]) for nbytes, sizes in self.sizes.values()]
+        (most, large), (fewest, small) = max(found), min(found)
+        each = (large - small) / (most - fewest) if most > fewest else 0.0
+        return [large - each * most, each]
+
+    def bits(self, kept: Layers) -> str:
+        """The dropped layers as bits, layer 0 the lowest, in hexadecimal."""
+        return f"{sum(1 << layer for layer in set(self.every) - set(kept)):x}"
+
+
+def _sizes(plan: Plan) -> Sizes:
+    return len(plan.tensors), plan.parameters, plan.nbytes
+
+
+def _minus(one: Sizes, other: Sizes) -> Sizes:
+    return one[0] - other[0], one[1] - other[1], one[2] - other[2]
+
+
+def _rows(table: _Table, name: str, strategy: Strategy | None) -> list[list[int]]:
+    """How many layers a strategy can drop, ascending from 0, and the place of the selection that it makes then."""
+    rows = [[0, 0]]
+    count = table.stack.count
+    for amount in range(1, count):
+        try:
+            kept = choose(LayerSelection(strategy=name, count=amount), count, lambda kept: 0, strategy=strategy)
+        except (RequestError, UnsupportedError):
+            continue
+        place = table.place(kept)
+        rows += [] if place is None else [[count - len(kept), place]]
+    return sorted(rows)
+
+
+def _stated(bound: Bound) -> dict[str, Any]:
     """The members that differ from the default."""
-    found = {member.name: getattr(value, member.name) for member in members(value)}
+    found = {member.name: getattr(bound, member.name) for member in fields(bound)}
     return {
         name: sorted(item) if isinstance(item, frozenset) else item
         for name, item in found.items()
-        if item != getattr(default, name)
+        if item != getattr(Bound(""), name)
     }
 
 
-def _by_fields(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions
-) -> Iterator[Bound]:
-    """What the rules of fields refuse: a layer that a field names alone, hidden states that would fall together."""
-    every = range(stack.count + stack.mtp_layers)
-    for key, rule in _rules(checkpoint, stacks, stack, options).items():
-        value = checkpoint.metadata[key]
-        for layer in range(stack.count) if rule in ("names_within", "layer_names") else ():
-            why = _refused(stack, key, rule, value, tuple(each for each in every if each != layer))
-            yield from (Bound(each, stay=frozenset((layer,))) for each in why)
-        listed = value if rule == "apart_states" and isinstance(value, list | tuple) else ()
-        for sign in (False, True):
-            states = {state % (stack.count + 1) for state in listed if type(state) is int and (state < 0) == sign}
-            tries = (_refused(stack, key, rule, value, (layer,)) for layer in (0, stack.count - 1))
-            yield from (Bound(each, apart=tuple(sorted(states))) for why in tries for each in why if states)
-
-
-def _refused(stack: Stack, key: str, rule: str, value: object, kept: tuple[int, ...]) -> list[str]:
-    """Why the rule refuses that only `kept` stay, if it does."""
-    try:
-        field_rules.apply(
-            rule, key, value, LayerMap(stack.name, kept, stack.count, (stack.prefix, *stack.entry.prefixes))
-        )
-    except UnsupportedError as error:
-        return [str(error)]
-    except CheckpointError:
-        return []  # the first plan says so
-    return []
-
-
-def _rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions) -> dict[str, str]:
-    """Key -> rule; nothing where an option is about a field that is not there: the first plan says so."""
-    try:
-        return rules_by_key(checkpoint, stacks, stack, options)
-    except RewriterError:
-        return {}
-
-
-def _tried(
-    checkpoint: Checkpoint, stack: Stack, bounds: tuple[Bound, ...], options: PlanOptions
-) -> tuple[list[Plan], list[str]]:
-    """The plan that drops nothing, some that drop little and much; and what was refused that no bound forbids."""
-    plans: list[Plan] = []
-    refusals: list[str] = []
-    for kept in (tuple(range(stack.count)), *_tries(checkpoint, stack, bounds)):
-        try:
-            plans.append(make_plan(checkpoint, kept, options))
-        except RewriterError as error:
-            refusals.append(str(error))
-            if not plans:
-                break
-    return plans, refusals
-
-
-def _tries(checkpoint: Checkpoint, stack: Stack, bounds: tuple[Bound, ...]) -> list[tuple[int, ...]]:
+def _tries(checkpoint: Checkpoint, stack: Stack, bounds: tuple[Bound, ...]) -> list[Layers]:
     """Selections that no bound forbids: without one layer, and with as few as can be."""
     count = stack.count
     hard = (*(bound for bound in bounds if not bound.soft), Bound("", period=common_period(checkpoint, stack)))
     wishes = [tuple(layer for layer in range(count) if layer != gone) for gone in (count - 1, count // 2)] + [(0,)]
-    if count > SEARCHED:
-        return [kept for kept in wishes if broken(hard, kept, count) is None]
-    return list(dict.fromkeys(kept for wish in wishes for kept in nearest(hard, wish, count, 1))) if count > 1 else []
+    if count == 1 or count > SEARCHED:
+        return [kept for kept in wishes if kept and broken(hard, kept, count) is None]
+    return [kept for wish in wishes for kept in nearest(hard, wish, count, 1)]
 
 
-def _doubt(checkpoint: Checkpoint, options: PlanOptions) -> str:
-    """What only a plan can tell."""
+def _doubt(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions) -> str:
+    """What only a plan can tell of a selection."""
     if guessed(checkpoint, options):
         return "nobody has described this architecture"
     if has_expressions(checkpoint, options):
-        return "expressions in the quantisation settings may come to mean other layers"
+        return "expressions in the quantization settings may come to mean other layers"
+    for key, rule in rules_by_key(checkpoint, stacks, stack, options).items():
+        if rule == "apart_states" and isinstance(checkpoint.metadata[key], list | tuple):
+            return f"{key} may come to name one hidden state twice"
     return ""
 
 
@@ -154,19 +205,3 @@ def _pattern(kinds: tuple[object, ...], pattern: Pattern, offset: int | None) ->
         numbers.setdefault(repr(kind), len(numbers))
     head, each = ([numbers[repr(kind)] for kind in listed] for listed in (pattern.head, kinds))
     return {"kinds": each, "head": head, "offset": offset}
-
-
-def _rest(
-    checkpoint: Checkpoint, stack: Stack, plans: list[Plan], size_of: Callable[[Plan], int]
-) -> dict[str, int] | None:
-    """What the files hold besides tensors, with all tensors and with the fewest, and how far off that may be."""
-    if not plans:
-        return None
-    fewest = min(plans, key=lambda plan: len(plan.tensors))
-    return {
-        "most": len(plans[0].tensors),
-        "with_most": size_of(plans[0]) - plans[0].nbytes,
-        "fewest": len(fewest.tensors),
-        "with_fewest": size_of(fewest) - fewest.nbytes,
-        "slack": _PAGE * (1 + len(checkpoint.shards)) + _HEADER * len(checkpoint.tensors) + _RECORD * stack.count,
-    }

@@ -15,7 +15,7 @@ from rewriter.version import VERSION
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_INLINE = ("page.css", "choosing.js", "page.js")
+_INLINE = ("page.css", "selection.js", "page.js")
 MARK = '<meta name="generator" content="rewriter report">'  # by which an earlier page is known
 
 
@@ -40,8 +40,11 @@ def render(made: Environment, described: dict[str, Any]) -> str:
     style, *scripts = (files(__package__).joinpath("templates", name).read_text("utf-8") for name in _INLINE)
     return made.get_template("page.html").render(
         model=described,
-        data=_data(described),
-        strategies=strategies(),
+        data=[
+            stack["choices"] and {**stack["choices"], "commands": stack["commands"]} for stack in described["stacks"]
+        ],
+        unit=_unit(described["bytes"]),
+        positions=strategies(),
         style=Markup(style),  # noqa: S704  # this and what follows is ours, not the file's
         scripts=[Markup(script) for script in scripts],  # noqa: S704
         hashes=" ".join(map(_hash, scripts)),
@@ -50,18 +53,10 @@ def render(made: Environment, described: dict[str, Any]) -> str:
     )
 
 
-def _data(described: dict[str, Any]) -> list[dict[str, Any] | None]:
-    """What the scripts need of each stack."""
-    return [
-        stack["choices"]
-        and {
-            **stack["choices"],
-            "scores": {metric["name"]: metric["scores"] for metric in stack["metrics"]},
-            "recipes": {recipe["name"]: recipe["order"] for recipe in stack["recipes"]},
-            "commands": stack["commands"],
-        }
-        for stack in described["stacks"]
-    ]
+def _unit(nbytes: int) -> dict[str, Any]:
+    """The unit in which a size is asked for: the one in which `nbytes` is shown."""
+    name = format_bytes(nbytes).partition(" ")[2]
+    return {"name": name, "bytes": 1000 ** ("B", "kB", "MB", "GB", "TB").index(name)}
 
 
 def _hash(script: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +14,15 @@ from rewriter.errors import RequestError, UnsupportedError, printable
 from rewriter.layout import make_output
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
-from rewriter.planning.selection.published_orders import PREFIX, RECIPES, strategy_of
-from rewriter.planning.selection.strategies import STRATEGIES
+from rewriter.planning.selection.published_orders import PREFIX, RECIPES, Recipe, strategy_of
+from rewriter.planning.selection.strategies import STRATEGIES, Strategy
 from rewriter.report.choices import choices
 from rewriter.report.json_values import describe, describe_component
 from rewriter.report.plot import about_bars, bar_lengths
 from rewriter.scoring.components import component_sizes, components
 from rewriter.scoring.metrics import METRICS, find
-from rewriter.scoring.score import DEFAULTS, Watch, score_layers
+from rewriter.scoring.score import DEFAULTS, Scores, Watch, score_layers
+from rewriter.scoring.suggest import by_scores
 
 _LONGEST = 1000  # characters of a text that is shown
 Commands = Callable[[tuple[str, ...]], dict[str, str]]
@@ -53,14 +55,14 @@ def describe_report(
         described["stacks"] = [
             {
                 **row,
-                **_stack(checkpoint, architecture, stacks, replace(options, stack=stack.name), name),
-                **_scored(
-                    checkpoint, DEFAULTS if metrics is None else metrics, replace(options, stack=stack.name), watch
+                **_stack(
+                    checkpoint, architecture, stacks, replace(options, stack=stack.name), name,
+                    DEFAULTS if metrics is None else metrics, watch,
                 ),
                 "commands": commands(() if stack is stacks[0] else ("--stack", stack.name)),
             }
             for row, stack in zip(rows, stacks, strict=True)
-        ]
+        ]  # fmt: skip
     described["components"], described["unmeasured"] = _components(checkpoint, stacks, metrics != (), options)
     return {key: _safe(value) for key, value in described.items() if key != "provenance"}
 
@@ -74,49 +76,62 @@ def _opened(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Architecture 
 
 
 def _stack(
-    checkpoint: Checkpoint, architecture: Architecture, stacks: tuple[Stack, ...], options: PlanOptions, name: str
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    stacks: tuple[Stack, ...],
+    options: PlanOptions,
+    name: str,
+    metrics: Sequence[str],
+    watch: Watch,
 ) -> dict[str, Any]:
-    """What decides about the layers of the stack that `options` name."""
+    """The scores of the stack that `options` name, and what decides about its layers."""
     stack = select(stacks, options.stack)
-    decided = choices(checkpoint, architecture, stacks, stack, options, lambda plan: make_output(plan, name).nbytes)
-    return {"choices": decided, "why": decided["refused"], "recipes": _recipes(checkpoint, stack)}
-
-
-def _recipes(checkpoint: Checkpoint, stack: Stack) -> list[dict[str, Any]]:
-    """The published orders for a model of this shape."""
-    found = []
-    for recipe in RECIPES.values():
-        try:
-            strategy_of(recipe, checkpoint, stack.count)
-        except RequestError:
-            continue
-        found.append(
-            {"name": PREFIX + recipe.name, "about": f"{recipe.paper}, for {recipe.model}", "order": recipe.order}
-        )
-    return found
-
-
-def _scored(checkpoint: Checkpoint, metrics: Sequence[str], options: PlanOptions, watch: Watch) -> dict[str, Any]:
-    """The scores by each metric, and why others have none."""
-    scored, unscored = [], []
+    recipes, scored, unscored = _recipes(checkpoint, stack), [], []
+    strategies: dict[str, Strategy | None] = dict.fromkeys(STRATEGIES)
+    strategies |= {PREFIX + each.name: strategy_of(each, checkpoint, stack.count) for each in recipes}
     for metric in dict.fromkeys(metrics):
         try:
             scores = score_layers(checkpoint, metric, options, watch=watch)
         except UnsupportedError as error:
             unscored.append({"name": metric, "why": str(error)})
             continue
-        values = list(scores.values)
-        scored.append(
-            {
-                "name": metric,
-                "about": _about(METRICS[metric]),
-                "scores": values,
-                "ranks": [each.rank for each in scores.layers],
-                "bars": about_bars(values).removeprefix("bars: "),
-                "lengths": [round(length, 4) for length in bar_lengths(values)],
-            }
-        )
-    return {"metrics": scored, "unscored": unscored}
+        scored.append(_scored(scores))
+        strategies[metric] = by_scores(checkpoint, options, scores)
+    decided = choices(
+        checkpoint, architecture, stacks, stack, options, strategies, lambda plan: make_output(plan, name).nbytes
+    )
+    return {
+        "choices": decided,
+        "why": decided["refused"],
+        "recipes": [
+            {"name": PREFIX + each.name, "about": f"{each.paper}, for {each.model}", "order": each.order}
+            for each in recipes
+        ],
+        "metrics": scored,
+        "unscored": unscored,
+    }
+
+
+def _recipes(checkpoint: Checkpoint, stack: Stack) -> list[Recipe]:
+    """The published orders for a model of this shape."""
+    found = []
+    for recipe in RECIPES.values():
+        with suppress(RequestError):
+            strategy_of(recipe, checkpoint, stack.count)
+            found.append(recipe)
+    return found
+
+
+def _scored(scores: Scores) -> dict[str, Any]:
+    values = list(scores.values)
+    return {
+        "name": scores.metric,
+        "about": _about(METRICS[scores.metric]),
+        "scores": values,
+        "ranks": [each.rank for each in scores.layers],
+        "bars": about_bars(values).removeprefix("bars: "),
+        "lengths": [round(length, 4) for length in bar_lengths(values)],
+    }
 
 
 def _about(function: Callable[..., object]) -> str:

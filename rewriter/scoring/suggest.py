@@ -53,9 +53,10 @@ def by_scores(checkpoint: Checkpoint, options: PlanOptions, scores: Scores, cont
             return
         stay = Bound("", stay=frozenset(every) - frozenset(candidates))
         bounds = (stay, *selection_bounds(checkpoint, stacks, stack, options))
-        seen = cheapest(bounds, scores.values, count, _TRIED)
+        yield from cheapest(bounds, scores.values, count, _TRIED)
         sure = Bound("", period=common_period(checkpoint, stack))  # where a pattern cannot be said for every selection
-        yield from dict.fromkeys((*seen, *cheapest((*bounds, sure), scores.values, count, _TRIED)))
+        if sure.period > 1:
+            yield from cheapest((*bounds, sure), scores.values, count, _TRIED)
 
     return strategy
 

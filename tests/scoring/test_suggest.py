@@ -108,7 +108,7 @@ BOUNDS = [
 )  # fmt: skip
 def test_cheapest_is_the_cheapest_of_all_subsets(bounds, costs, count):
     every = [kept for kept in combinations(range(7), 7 - count) if broken(bounds, kept, 7) is None]
-    found = cheapest(tuple(bounds), costs, count, 8)
+    found = list(cheapest(tuple(bounds), costs, count, 8))
     assert all(kept in every for kept in found)
     if not every:
         assert not found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -107,23 +107,25 @@ def _nearest(bounds: tuple[Bound, ...], kept: Layers, count: int, most: int) -> 
     return [chosen for _, _, chosen in sorted(found)[:most]]
 
 
-def cheapest(bounds: tuple[Bound, ...], costs: Sequence[float], dropped: int, most: int) -> list[Layers]:
+def cheapest(bounds: tuple[Bound, ...], costs: Sequence[float], dropped: int, most: int) -> Iterator[Layers]:
     """Up to `most` selections that drop `dropped` layers of the least cost together and break no bound.
 
-    `costs[layer]` is what dropping the layer costs. The cheapest comes first.
+    `costs[layer]` is what dropping the layer costs. The cheapest comes first; the others are only searched for when
+    they are asked for.
     """
     count = len(costs)
     free = [layer for layer in range(count) if not any(layer in bound.stay for bound in bounds)]
     lowest = set(sorted(free, key=lambda layer: (costs[layer], layer))[:dropped])
     best = tuple(layer for layer in range(count) if layer not in lowest)
     first = [best] if len(lowest) == dropped and best and broken(bounds, best, count) is None else []
+    yield from first
     groups = [bound.one_of for bound in bounds if bound.one_of]
     tries = _each_choice(bounds, groups)
     steps = [(cost, 0.0) for cost in costs]
     walks = (_walked(each, steps, most, dropped, _WAYS * dropped) for each in tries)
     ends = [way for ways in walks for way in ways if len(way[1]) == count - dropped]
     found = [chosen for _, chosen in sorted(ends) if broken(bounds, chosen, count) is None]
-    return list(dict.fromkeys((*first, *found)))[:most]
+    yield from list(dict.fromkeys((*first, *found)))[len(first) : most]
 
 
 Ways = dict[Layers, list[tuple[float, Layers]]]  # how many are kept, of all and for each bound -> (cost, kept layers)

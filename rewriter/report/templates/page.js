@@ -1,9 +1,9 @@
-/* The page: what is picked, and what is shown of it. What may be picked is decided in choosing.js. */
+/* The page: shows which layers are picked. selection.js judges them, the program has computed the strategies. */
 "use strict";
 
 const STACKS = JSON.parse(document.getElementById("data").textContent);
 
-/* -- how numbers look: as amounts.py has them -- */
+/* -- how numbers look: as in units.py -- */
 
 function scaled(amount, units, step) {
   let at = 0;
@@ -13,42 +13,36 @@ function scaled(amount, units, step) {
 const size = (bytes) => scaled(bytes, ["B", "kB", "MB", "GB", "TB"], " ");
 const number = (count) => scaled(count, ["", "k", "M", "B", "T"], " ");
 
-const UNITS = {
-  count: ["Layers", "4"],
-  ratio: ["Share", "0.25"],
-  size: ["Size", "4GB"],
-};
-
-/** One stack: its rows, its chooser, and what is said of the layers that are left. */
+/** One stack: its rows, its chooser, and what is left of it. */
 class Panel {
   constructor(section, stack) {
-    Object.assign(this, { section, stack, gone: new Set(), at: 0, anchor: 0, asked: null });
+    Object.assign(this, { section, stack, gone: new Set(), at: 0, anchor: 0 });
     this.rows = [...section.querySelectorAll(".layer")];
     this.form = section.querySelector(".chooser");
-    this.list = section.querySelector("[data-rows]");
     this.find("strip").append(...this.rows.map(() => document.createElement("i")));
-    for (const row of this.rows) row.name = row.getAttribute("aria-label");
-    this.markHeld();
+    for (const row of this.rows) row.name = row.ariaLabel;
+    for (const bound of [...this.stack.bounds, ...this.stack.late].filter((each) => !each.soft)) this.markHeld(bound);
     this.listen();
-    this.show();
+    this.byHand();
   }
 
   find(name) { return this.section.querySelector(`[data-${name}]`); }
-  kept() { return range(0, this.stack.layers).filter((layer) => !this.gone.has(layer)); }
-  dropped() { return range(0, this.stack.layers).filter((layer) => this.gone.has(layer)); }
-  get dropsPredictions() { return Boolean(this.find("predictions")?.checked); }
+  dropped() { return [...this.gone].sort((one, other) => one - other); }
+  kept() { return without(range(0, this.stack.layers), this.dropped()); }
+  get dropsMtp() { return Boolean(this.find("mtp")?.checked); }
 
   listen() {
-    this.list.addEventListener("mousedown", (event) => { if (event.shiftKey) event.preventDefault(); });
-    this.list.addEventListener("click", (event) => {
+    const list = this.find("rows");
+    list.addEventListener("mousedown", (event) => { if (event.shiftKey) event.preventDefault(); });
+    list.addEventListener("click", (event) => {
       const row = event.target.closest(".layer");
       if (row) this.pick(Number(row.dataset.layer), event.shiftKey);
     });
-    this.list.addEventListener("keydown", (event) => this.press(event));
+    list.addEventListener("keydown", (event) => this.press(event));
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.form.addEventListener("input", (event) => this.choose(event.target));
-    this.find("reset").addEventListener("click", () => { this.byHand(); this.take([]); });
-    this.find("predictions")?.addEventListener("change", () => this.show());
+    this.find("reset").addEventListener("click", () => this.byHand([]));
+    this.find("mtp")?.addEventListener("change", () => this.show());
     for (const button of this.section.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
   }
 
@@ -62,20 +56,15 @@ class Panel {
     if (!extend) this.anchor = layer;
     this.focus(layer);
     this.byHand();
-    this.show();
   }
 
   press(event) {
-    const page = 10, last = this.stack.layers - 1;
-    const to = { ArrowDown: this.at + 1, ArrowUp: this.at - 1, PageDown: this.at + page, PageUp: this.at - page,
-      Home: 0, End: last }[event.key];
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (to !== undefined) {
-      const layer = Math.min(last, Math.max(0, to));
-      if (event.shiftKey) this.pick(layer, true);
-      else this.focus(layer);
-    } else if (event.key === " " || event.key === "Enter") this.pick(this.at, event.shiftKey);
-    else return;
+    const last = this.stack.layers - 1;
+    const to = { ArrowDown: this.at + 1, ArrowUp: this.at - 1, PageDown: this.at + 10, PageUp: this.at - 10, Home: 0, End: last }[event.key];
+    const layer = Math.min(last, Math.max(0, to ?? this.at));
+    if (event.ctrlKey || event.metaKey || event.altKey || (to === undefined && ![" ", "Enter"].includes(event.key))) return;
+    if (to === undefined || event.shiftKey) this.pick(layer, event.shiftKey);
+    else this.focus(layer);
     event.preventDefault();
   }
 
@@ -86,158 +75,113 @@ class Panel {
     this.rows[layer].focus();
   }
 
-  byHand() {
+  byHand(gone) {
     this.form.elements.strategy.value = "";
-    this.asked = null;
+    this.fill([]);
     this.tell("");
+    this.show(gone);
   }
 
-  /* -- by strategy -- */
+  /* -- by strategy: rows of [number of dropped layers, place in the table of selections] -- */
 
   choose(changed) {
-    const { strategy, by, amount } = this.form.elements;
-    if (changed === by) amount.value = by.value === "size" ? this.someSize() : UNITS[by.value][1];
-    this.find("unit").textContent = by.value === "count" && strategy.value === "first-n" ? "Keep" : UNITS[by.value][0];
-    if (!strategy.value) return this.byHand();
-    this.asked = this.request();
-    try {
-      const { kept, close } = choose(this.stack, this.asked);
-      this.tell(close ? "Here the headers decide: the command leaves it to the program, which may drop fewer layers." : "");
-      this.take(without(range(0, this.stack.layers), kept), close);
-    } catch (error) {
-      if (!(error instanceof Mistaken || error instanceof Refused)) throw error;
-      this.tell(error.message, true);
-      this.take([]);
-    }
+    const { strategy, count, fit } = this.form.elements;
+    const rows = this.stack.ways[strategy.value] ?? [];
+    if (changed === strategy) this.fill(rows);
+    if (changed === count) fit.value = "";
+    const limit = fit.value * fit.dataset.unit;
+    const row = rows.find(([gone, at]) => (limit ? this.stack.selections[at][1] <= limit : gone === Number(count.value)));
+    const missing = rows.length > 0 && !row;
+    count.value = row?.[0] ?? "";
+    this.tell(missing ? "No selection of this strategy is so small." : "", missing);
+    this.show(row ? layersOf(this.stack.selections[row[1]][0]) : []);
   }
 
-  /** Three quarters of what there is. */
-  someSize() { return size(Math.ceil(outputSize(this.stack, range(0, this.stack.layers))[0] * 0.75)).replace(" ", ""); }
-
-  request() {
-    const { strategy, by, amount, first, last, contiguous } = this.form.elements;
-    const text = amount.value.trim();
-    const scored = strategy.value in this.stack.scores;
-    const limit = (field, usual) => {
-      field.placeholder = usual;
-      return field.value === "" || !field.validity.valid ? null : Number(field.value);
-    };
-    const [usualFirst, usualLast] = scored ? this.stack.protected : [0, 0];
-    contiguous.disabled = !scored;
-    return {
-      strategy: strategy.value, by: by.value, amount: by.value === "size" ? text : text === "" ? NaN : Number(text),
-      first: limit(first, usualFirst), last: limit(last, usualLast), contiguous: scored && contiguous.checked,
-    };
+  /** Offer the numbers of layers that the strategy can drop; a quarter is chosen, or the next to it. */
+  fill(rows) {
+    const { count, fit } = this.form.elements;
+    const { layers, quarter, selections } = this.stack;
+    const label = (gone, at) => `${gone} (${Math.round((100 * gone) / layers)} %): ${size(selections[at][1])}`;
+    count.replaceChildren(...rows.map(([gone, at]) => new Option(label(gone, at), gone)));
+    count.disabled = fit.disabled = !rows.length;
+    count.value = [...rows].sort(([a], [b]) => Math.abs(a - quarter) - Math.abs(b - quarter))[0]?.[0] ?? "";
   }
 
-  /** What stands under the chooser: a mistake or a warning, else what the strategy does. */
+  /** What stands under the chooser: a mistake, else what the strategy does. */
   tell(text, mistaken = false) {
     const about = this.find("about");
-    about.textContent = text || this.form.elements.strategy.selectedOptions[0].dataset.says;
+    about.textContent = text || this.form.elements.strategy.selectedOptions[0].dataset.about;
     about.classList.toggle("mistaken", mistaken);
   }
 
-  /** Take these layers as the dropped ones. */
-  take(layers, close = false) {
-    this.gone = new Set(layers);
-    this.show(close);
-  }
-
-  /* -- what is shown -- */
-
-  markHeld() {
-    for (const bound of [...this.stack.bounds, ...this.stack.late].map(asBound).filter((each) => !each.soft)) {
-      for (const layer of bound.stay) {
-        this.rows[layer]?.classList.add("held");
-        this.rows[layer]?.setAttribute("title", bound.why);
-      }
+  markHeld({ stay = [], why }) {
+    for (const row of stay.flatMap((layer) => this.rows[layer] ?? [])) {
+      row.classList.add("held");
+      row.title = why;
     }
   }
 
-  show(close = false) {
-    const kept = this.kept();
-    const changed = this.gone.size > 0 || this.dropsPredictions;
-    const refused = refusal(this.stack, kept);
-    this.showRows();
-    this.showAmounts(kept);
-    this.showVerdict(kept, refused, changed);
-    this.showCommands(changed && !refused, close);
+  /** Show that `gone` are the dropped layers. */
+  show(gone = this.gone) {
+    this.gone = new Set(gone);
+    const changed = this.gone.size > 0 || this.dropsMtp;
+    const refused = refusal(this.stack, this.kept());
+    const left = sizesWithout(this.stack, this.dropped(), this.dropsMtp);
+    this.rows.forEach((row, layer) => {
+      const dropped = this.gone.has(layer);
+      row.ariaSelected = dropped;
+      row.ariaLabel = row.name + (dropped ? ", dropped" : ", kept");
+      this.find("strip").children[layer].classList.toggle("gone", dropped);
+    });
+    this.showAmounts(left);
+    this.showVerdict(refused, changed, left.planned);
+    this.showCommands(changed && !refused);
     this.section.classList.toggle("refused", Boolean(refused));
     brief(this);
   }
 
-  showRows() {
-    const cells = this.find("strip").children;
-    this.rows.forEach((row, layer) => {
-      const gone = this.gone.has(layer);
-      row.setAttribute("aria-selected", gone);
-      row.setAttribute("aria-label", row.name + (gone ? ", dropped" : ", kept"));
-      cells[layer].classList.toggle("gone", gone);
-    });
-  }
-
-  showAmounts(kept) {
-    const all = weigh(this.stack, range(0, this.stack.layers));
-    const left = weigh(this.stack, kept, this.dropsPredictions);
+  showAmounts(left) {
+    const kept = this.kept(), all = sizesWithout(this.stack, []), about = left.exact ? "" : "about ";
     const share = all.bytes ? Math.round((100 * left.bytes) / all.bytes) : 100;
-    const files = outputSize(this.stack, kept);
     const texts = {
-      bytes: size(left.bytes), share: `of ${size(all.bytes)}, ${share} %`,
-      layers: `${kept.length} of ${this.stack.layers}`, parameters: `${number(left.parameters)} of ${number(all.parameters)}`,
-      tensors: `${left.tensors} of ${all.tensors}`, files: `about ${size(Math.round((files[0] + files[1]) / 2) + left.bytes - weigh(this.stack, kept).bytes)}`,
+      bytes: about + size(left.bytes), share: `of ${size(all.bytes)}, ${share} %`, layers: `${kept.length} of ${this.stack.layers}`,
+      parameters: `${about}${number(left.parameters)} of ${number(all.parameters)}`, tensors: `${about}${left.tensors} of ${all.tensors}`,
+      files: (left.planned ? "" : "about ") + size(left.files),
     };
     for (const [name, text] of Object.entries(texts)) this.find(name).textContent = text;
+    this.find("files").title = left.planned ? `${left.files} bytes` : "";
     this.find("dropped").replaceChildren(...listed(this.dropped()));
     this.find("kept").replaceChildren(...listed(kept));
   }
 
-  showVerdict(kept, refused, changed) {
-    const verdict = this.find("verdict");
-    verdict.replaceChildren();
-    const say = (kind, text) => verdict.append(element("p", kind, text));
-    if (!changed) return say("hint", "Nothing is dropped yet.");
-    if (refused) {
-      say("bad", `Refused: ${refused}.`);
-      const others = alternatives(this.stack, kept);
-      if (others.length) say("hint", "What comes nearest:");
-      for (const other of others) {
-        const button = element("button", "other", `keep ${formatLayers(other)}`);
-        button.type = "button";
-        button.addEventListener("click", () => { this.byHand(); this.take(without(range(0, this.stack.layers), other)); });
-        verdict.append(button);
-      }
-      return undefined;
-    }
-    for (const warning of warningsOf(this.stack, kept)) say("warned", `Warning: ${warning}.`);
-    if (this.stack.doubt) return say("warned", `This page cannot tell whether these can go (${this.stack.doubt}): the plan below has the last word.`);
-    return say("good", "These layers can go together.");
+  showVerdict(refused, changed, planned) {
+    const near = refused ? nearestListed(this.stack, this.dropped()) : [];
+    const texts = refused ? [["bad", `Refused: ${refused}.`]] : warningsOf(this.stack, this.kept()).map((text) => ["warned", `Warning: ${text}.`]);
+    if (!changed) texts.push(["hint", "Nothing is dropped yet."]);
+    else if (near.length) texts.push(["hint", "Strategies that come near:"]);
+    else if (!refused && this.stack.doubt && !planned) texts.push(["warned", `This page cannot tell whether these can go (${this.stack.doubt}): the plan below has the last word.`]);
+    else if (!refused) texts.push(["good", "These layers can go together."]);
+    this.find("verdict").replaceChildren(...texts.map((text) => element("p", ...text)), ...near.map((other) => {
+      const button = element("button", "other", `drop ${formatLayers(other)}`);
+      button.addEventListener("click", () => this.byHand(other));
+      return button;
+    }));
   }
 
-  showCommands(ready, close) {
+  showCommands(ready) {
     const layers = this.gone.size ? ` --drop ${formatLayers(this.dropped())}` : ` --keep ${formatLayers(this.kept())}`;
-    const chosen = close ? this.options() : layers + (this.dropsPredictions ? " --drop-mtp" : "");
-    const texts = { prune: this.stack.commands.prune + chosen, plan: this.stack.commands.plan + chosen, verify: this.stack.commands.verify };
+    const chosen = layers + (this.dropsMtp ? " --drop-mtp" : "");
+    const { prune, plan, verify } = this.stack.commands;
     this.find("commands").classList.toggle("waiting", !ready);
-    for (const [name, text] of Object.entries(texts)) {
+    for (const [name, text] of Object.entries({ prune: prune + chosen, plan: plan + chosen, verify })) {
       this.section.querySelector(`[data-command="${name}"]`).replaceChildren(...(ready ? words(text) : ["…"]));
       this.section.querySelector(`[data-copy="${name}"]`).disabled = !ready;
     }
   }
-
-  /** The strategy itself as arguments, where the size of a header decides. */
-  options() {
-    const { strategy, amount, first, last, contiguous } = this.asked;
-    const said = [["--strategy", strategy], ["--target-size", amount.replace(" ", "")], ["--protect-first", first], ["--protect-last", last]];
-    const words = said.filter(([, value]) => value !== null).map(([name, value]) => `${name} ${value}`);
-    return ` ${words.join(" ")}${contiguous ? " --contiguous" : ""}`;
-  }
 }
 
-function element(tag, kind, text) {
-  const made = document.createElement(tag);
-  made.className = kind;
-  made.textContent = text;
-  return made;
+function element(tag, className, textContent) {
+  return Object.assign(document.createElement(tag), { className, textContent });
 }
 
 /** A command whose short words no line breaks. */
@@ -253,34 +197,22 @@ function listed(layers) {
 
 /** The result in a line, for narrow windows where the rest is out of sight. */
 function brief(panel) {
-  if (panel.section.hidden) return;
   const line = document.querySelector("[data-brief]");
+  if (panel.section.hidden) return;
   line.hidden = !panel.stack;
-  if (!panel.stack) return;
+  if (line.hidden) return;
   const refused = panel.section.classList.contains("refused") ? ", refused" : "";
   line.href = `#${panel.section.querySelector(".result").id}`;
   line.firstElementChild.textContent = `${panel.find("layers").textContent} layers, ${panel.find("bytes").textContent}${refused}`;
 }
 
+/** Copy the command beside the button, or select it if the browser does not let a page copy. */
 async function copy(button) {
   const code = button.parentElement.querySelector("code");
-  const done = await write(code.textContent).catch(() => false);
+  const done = await navigator.clipboard?.writeText(code.textContent).then(() => true, () => false);
   if (!done) getSelection().selectAllChildren(code);
   button.textContent = done ? "Copied" : "Selected";
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
-}
-
-/** A page opened as a file may have no clipboard of the new kind. */
-async function write(text) {
-  if (navigator.clipboard) {
-    try { await navigator.clipboard.writeText(text); return true; } catch { /* the old way, then */ }
-  }
-  const field = document.body.appendChild(element("textarea", "aside", ""));
-  field.value = text;
-  field.select();
-  const done = document.execCommand("copy");
-  field.remove();
-  return done;
 }
 
 /* -- the page as a whole -- */
@@ -294,7 +226,7 @@ const tabs = [...document.querySelectorAll('[role="tab"]')];
 
 function open(at) {
   tabs.forEach((tab, each) => {
-    tab.setAttribute("aria-selected", each === at);
+    tab.ariaSelected = each === at;
     tab.tabIndex = each === at ? 0 : -1;
     panels[each].section.hidden = each !== at;
   });
@@ -304,7 +236,7 @@ function open(at) {
 tabs.forEach((tab, at) => {
   tab.addEventListener("click", () => open(at));
   tab.addEventListener("keydown", (event) => {
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[event.key];
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     open(mod(to, tabs.length));
