@@ -7,7 +7,7 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from rewriter.architectures.lookup import Stack
 from rewriter.architectures.schema import Architecture, Pattern
 from rewriter.checkpoint import Checkpoint, LayerMap
 from rewriter.errors import RequestError, RewriterError, UnsupportedError
-from rewriter.planning.constraints.constraint import SEARCHED, Bound, broken, nearest
+from rewriter.planning.constraints.constraint import Bound, broken
 from rewriter.planning.metadata.edits import rules_by_key, with_list_defaults
 from rewriter.planning.metadata.layer_patterns import common_period, unlisted
 from rewriter.planning.metadata.quantization_config import has_expressions
@@ -49,12 +49,11 @@ def choices(
         return {"refused": table.refusals[0]}
     bounds = selection_bounds(checkpoint, stacks, stack, replace(options, strict=True))
     weights = [table.weight(layer) for layer in table.every]
-    for kept in _tries(known, stack, (*bounds, *table.late)):
-        table.place(kept)
+    table.late += _distinct_states(table)
     ways = {name: _rows(table, name, strategy) for name, strategy in strategies.items()}
     return {
         "refused": table.refusals[0] if table.refusals and len(table.sizes) < 2 else "",
-        "doubt": _doubt(known, stacks, stack, options) or "".join(table.refusals[:1]),
+        "doubt": _doubt(known, options) or "".join(table.refusals[:1]),
         "layers": stack.count,
         "bounds": [_stated(bound) for bound in bounds],
         "late": [_stated(bound) for bound in table.late],
@@ -96,7 +95,8 @@ class _Table:
     def place(self, kept: Layers) -> int | None:
         """The place of a selection in `sizes`, None if it cannot be planned."""
         if kept not in self.places:
-            self.places[kept] = len(self.sizes) if self._add(kept) else None
+            place = len(self.sizes)
+            self.places[kept] = place if self._add(kept) else None
         return self.places[kept]
 
     def _add(self, kept: Layers) -> bool:
@@ -123,14 +123,12 @@ class _Table:
 
     def missing(self, kept: Layers, options: PlanOptions) -> Sizes:
         """What of all tensors goes."""
-        return _minus(self.sizes[self.every][1], _sizes(self.plan(kept, options)))
+        return _less(self.sizes[self.every][1], _sizes(self.plan(kept, options)))
 
     def adds_up(self, kept: Layers, weights: list[Sizes]) -> bool:
         """Whether the sizes are those of all tensors without the weights of each layer that goes."""
-        left = self.sizes[self.every][1]
-        for layer in set(self.every) - set(kept):
-            left = _minus(left, weights[layer])
-        return left == self.sizes[kept][1]
+        gone = [weights[layer] for layer in set(self.every) - set(kept)]
+        return _less(self.sizes[self.every][1], *gone) == self.sizes[kept][1]
 
     def beside(self) -> list[float]:
         """About how many bytes the files hold besides the tensors: at all, and for each tensor."""
@@ -148,8 +146,9 @@ def _sizes(plan: Plan) -> Sizes:
     return len(plan.tensors), plan.parameters, plan.nbytes
 
 
-def _minus(one: Sizes, other: Sizes) -> Sizes:
-    return one[0] - other[0], one[1] - other[1], one[2] - other[2]
+def _less(sizes: Sizes, *gone: Sizes) -> Sizes:
+    tensors, parameters, nbytes = (all_ - sum(each[at] for each in gone) for at, all_ in enumerate(sizes))
+    return tensors, parameters, nbytes
 
 
 def _rows(table: _Table, name: str, strategy: Strategy | None) -> list[list[int]]:
@@ -176,25 +175,24 @@ def _stated(bound: Bound) -> dict[str, Any]:
     }
 
 
-def _tries(checkpoint: Checkpoint, stack: Stack, bounds: tuple[Bound, ...]) -> list[Layers]:
-    """Selections that no bound forbids: without one layer, and with as few as can be."""
-    count = stack.count
-    hard = (*(bound for bound in bounds if not bound.soft), Bound("", period=common_period(checkpoint, stack)))
-    wishes = [tuple(layer for layer in range(count) if layer != gone) for gone in (count - 1, count // 2)] + [(0,)]
-    if count == 1 or count > SEARCHED:
-        return [kept for kept in wishes if kept and broken(hard, kept, count) is None]
-    return [kept for wish in wishes for kept in nearest(hard, wish, count, 1)]
+def _distinct_states(table: _Table) -> Iterator[Bound]:
+    """Hidden states that a field takes side by side must not become one."""
+    for key, rule in rules_by_key(table.known, table.stacks, table.stack, table.options).items():
+        value = table.known.metadata[key]
+        if rule != "apart_states" or not isinstance(value, list | tuple):
+            continue
+        for negative in (False, True):
+            states = {each % (table.stack.count + 1) for each in value if (each < 0) == negative}
+            why = f"{key}: takes the hidden states {list(value)}: two would become the same"
+            yield Bound(why, apart=tuple(sorted(states)))
 
 
-def _doubt(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions) -> str:
+def _doubt(checkpoint: Checkpoint, options: PlanOptions) -> str:
     """What only a plan can tell of a selection."""
     if guessed(checkpoint, options):
         return "nobody has described this architecture"
     if has_expressions(checkpoint, options):
         return "expressions in the quantization settings may come to mean other layers"
-    for key, rule in rules_by_key(checkpoint, stacks, stack, options).items():
-        if rule == "apart_states" and isinstance(checkpoint.metadata[key], list | tuple):
-            return f"{key} may come to name one hidden state twice"
     return ""
 
 

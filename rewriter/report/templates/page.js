@@ -110,7 +110,7 @@ class Panel {
   /** What stands under the chooser: a mistake, else what the strategy does. */
   tell(text, mistaken = false) {
     const about = this.find("about");
-    about.textContent = text || this.form.elements.strategy.selectedOptions[0].dataset.about;
+    about.textContent = text || this.form.elements.strategy.selectedOptions[0].dataset.hint;
     about.classList.toggle("mistaken", mistaken);
   }
 
