@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rewriter.planning.selection.strategies import STRATEGIES
+from rewriter.units import format_score
 from tests.support.builders import (
     HOSTILE,
     MODELS,
@@ -69,8 +71,9 @@ def test_it_shows_every_layer_with_its_scores_and_every_component(tmp_path):
     assert [int(row["data-layer"]) for row in rows(text)] == list(range(12))
     assert all("magnitude-l1" in row["aria-label"] and "369 kB" in row["aria-label"] for row in rows(text))
     (stack,) = data_of(text)
-    assert stack["scores"]["magnitude-l1"] == [row["score"] for row in scored["scores"]]
-    assert set(stack["scores"]) == {"magnitude-l1", "influence"}
+    labels = [f", magnitude-l1 {format_score(row['score'])}" for row in scored["scores"]]
+    assert all(label in row["aria-label"] for label, row in zip(labels, rows(text), strict=True))
+    assert set(stack["ways"]) == {"magnitude-l1", "influence", *STRATEGIES}
     shown = Elements(text).text
     assert all(f"{part['survives']:.0%}" in shown and part["name"] in shown for part in scored["components"])
 
@@ -80,13 +83,13 @@ def test_the_usual_metrics_are_those_that_apply(tmp_path):
     done = ours(["report", str(path), "-o", "page.html"], tmp_path)
     assert done.returncode == 0
     assert "influence does not apply" in done.stdout
-    assert set(data_of((tmp_path / "page.html").read_text())[0]["scores"]) == {"magnitude-l1"}
+    assert set(data_of((tmp_path / "page.html").read_text())[0]["ways"]) == {"magnitude-l1", *STRATEGIES}
     assert "influence has no scores here" in (tmp_path / "page.html").read_text()
 
 
 def test_without_scores_no_weight_is_read(tmp_path):
     text = page(MODELS / "tiny-llama-12L-Q8_0.gguf", tmp_path, "--no-scores")
-    assert data_of(text)[0]["scores"] == {}
+    assert set(data_of(text)[0]["ways"]) == {*STRATEGIES}
     assert "mean |w|" not in text
     assert "feed-forward" in text
 
