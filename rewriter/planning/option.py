@@ -98,10 +98,13 @@ def from_written(kind: type[T], written: Mapping[str, Any]) -> T:
 
 
 def arguments(values: Mapping[str, Any], chosen: Iterable[Option]) -> list[str]:
-    """The words of a command line that state `values`, by field, for the options `chosen`; rules come first."""
+    """The words of a command line that state `values`, by field, for the options `chosen`; rules come first.
+
+    A field may be missing: not every command has every option.
+    """
     words = []
     for each in sorted(chosen, key=lambda each: (not each.is_rule, each.kind is list)):
-        value = values[each.field]
+        value = values.get(each.field)
         if value in (each.default, None, [], ()):
             continue
         if each.kind is bool:
