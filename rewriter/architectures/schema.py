@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rewriter.architectures.compute import Compute, compute_of
+
 FORMS = ("per_layer", "cycle", "special_indexes", "other_indexes")  # of a Pattern
 
 
@@ -136,3 +138,8 @@ class Architecture:
     stacks: tuple[StackRule, ...]
     shown_by: tuple[str, ...] = ()  # lists whose names alone show it, in a lone file without a config
     warnings: tuple[tuple[str, str], ...] = ()  # a key that is set, or "" -> what dropping layers then changes
+
+    @property
+    def compute(self) -> Compute:
+        """What the layers compute; a file of rules cannot say it, and has what the tables say of its name."""
+        return compute_of(self.format, self.name)

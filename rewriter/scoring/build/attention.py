@@ -1,4 +1,4 @@
-"""From the tensors of a layer to its attention, as far as a token's own value goes.
+"""From the tensors of a layer to its attention.
 
 With `heads` heads, each input of the output projection belongs to head number `input // (inputs / heads)`: so its
 shape says how large a head's values are, and the projection of the values how many heads share them.
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.errors import UnsupportedError
-from rewriter.scoring.build.fused_qkv import VALUES, fused, head_size
+from rewriter.scoring.build.fused_qkv import VALUES, head_size, split_qkv
+from rewriter.scoring.build.layer_tensors import LayerTensors
 from rewriter.scoring.build.model_facts import ModelFacts
-from rewriter.scoring.build.norms_and_projections import LayerTensors, height, inputs, linear, norm_in, only, outputs
+from rewriter.scoring.build.norms_and_projections import first_norm, projection
 from rewriter.scoring.build.query_key import query_key_attention
 from rewriter.scoring.forward.attention import Attention
 from rewriter.scoring.forward.primitives import Linear, Norm
@@ -20,17 +21,17 @@ from rewriter.scoring.forward.primitives import Linear, Norm
 _LATENT_EPS = 1e-6  # whatever the config says of the other norms, on the Hugging Face side
 
 
-def attention(facts: ModelFacts, layer: LayerTensors) -> Attention:
-    """Raises UnsupportedError that names what is missing or does not fit."""
-    output = linear(facts, layer, "attn_output")
+def build_attention(facts: ModelFacts, layer: LayerTensors) -> Attention:
+    """The attention of the layer. Raises UnsupportedError that names what is missing or does not fit."""
+    output = projection(facts, layer, "attn_output")
     if layer.has("attn_kv_a_mqa"):
         return _latent_attention(facts, layer, output)
-    value = linear(facts, layer, "attn_v") if layer.has("attn_v") else fused(facts, layer, VALUES)
+    value = projection(facts, layer, "attn_v") if layer.has("attn_v") else split_qkv(facts, layer, VALUES)
     return Attention(
         value,
         output,
-        _expansion(facts, layer, height(value), inputs(output)),
-        sub_norm=norm_in(facts, layer, "attn_sub_norm"),
+        _expansion(facts, layer, value.shape[0], output.shape[1]),
+        sub_norm=first_norm(facts, layer, "attn_sub_norm"),
         scale=facts.number("values", 1.0),
         clip=facts.number("clip", 0.0) or np.inf,
         weights=query_key_attention(facts, layer),
@@ -38,7 +39,7 @@ def attention(facts: ModelFacts, layer: LayerTensors) -> Attention:
 
 
 def _expansion(facts: ModelFacts, layer: LayerTensors, values: int, wide: int) -> NDArray[np.intp] | None:
-    """Which value each input of the output projection gets, where heads share values."""
+    """Which value each input of the output projection gets, if heads share values."""
     if values == wide:
         return None
     size = head_size(facts, layer, wide)
@@ -48,17 +49,19 @@ def _expansion(facts: ModelFacts, layer: LayerTensors, values: int, wide: int) -
 
 
 def _latent_attention(facts: ModelFacts, layer: LayerTensors, output: Linear) -> Attention:
-    """DeepSeek's: the values are made from a normalised latent, whose projection also gives the rotary key."""
-    norm = norm_in(facts, layer, "attn_kv_a_norm")
+    """Multi-head latent attention (DeepSeek-V2): values come from a normalized latent.
+
+    The projection of the latent also gives the rotary key.
+    """
+    norm = first_norm(facts, layer, "attn_kv_a_norm")
     gain = None if norm is None else norm.gain
     if norm is None or gain is None:
         raise UnsupportedError(f"layer {layer.number} has no norm of its latent")
     if facts.hugging_face:
         norm = Norm(norm.gain, norm.bias, norm.rms, _LATENT_EPS)
-    latent = only(linear(facts, layer, "attn_kv_a_mqa"), np.arange(gain.size))
+    latent = projection(facts, layer, "attn_kv_a_mqa").select(np.arange(gain.size))
     if layer.has("attn_v_b"):
-        return Attention(latent, output, norm=norm, latent=linear(facts, layer, "attn_v_b"))
-    both, size = linear(facts, layer, "attn_kv_b"), head_size(facts, layer, inputs(output))
-    heads = inputs(output) // size
-    rows = np.arange(outputs(both)).reshape(heads, -1)[:, -size:].ravel()
-    return Attention(latent, output, norm=norm, latent=only(both, rows))
+        return Attention(latent, output, norm=norm, latent=projection(facts, layer, "attn_v_b"))
+    both, size = projection(facts, layer, "attn_kv_b"), head_size(facts, layer, output.shape[1])
+    rows = np.arange(both.shape[0]).reshape(output.shape[1] // size, -1)[:, -size:].ravel()
+    return Attention(latent, output, norm=norm, latent=both.select(rows))

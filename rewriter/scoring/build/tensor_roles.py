@@ -14,19 +14,10 @@ from functools import cache
 from itertools import takewhile
 from typing import Any
 
+from rewriter.architectures.compute import compute_of
 from rewriter.architectures.lookup import Stack, table_of
-from rewriter.checkpoint import GGUF, Checkpoint
+from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
 
-# model types whose layers are named as those of a gguf architecture with another name
-_CALLED = {
-    "mistral": "llama", "ministral": "llama", "mixtral": "llama", "helium": "llama", "cwm": "llama",
-    "gpt_bigcode": "starcoder", "phi": "phi2", "cohere": "command-r", "gemma3_text": "gemma3", "gemma4_text": "gemma4",
-    "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2", "deepseek_v32": "deepseek2", "glm": "chatglm",
-    "granitemoeshared": "granitemoe", "granitemoehybrid": "granitehybrid", "hunyuan_v1_dense": "hunyuan-dense",
-    "hunyuan_v1_moe": "hunyuan-moe", "roberta": "bert", "xlm-roberta": "bert", "distilbert": "bert",
-    "modernbert": "modern-bert", "olmo3": "olmo2", "llama4_text": "llama4", "ministral3": "mistral3", "mt5": "t5",
-    "umt5": "t5", "vaultgemma": "gemma2", "flex_olmo": "olmoe", "electra": "bert", "camembert": "bert",
-}  # fmt: skip
 # what the maps lack: how one expert's or all experts' tensors are called before a converter has stacked them
 _EXPERT_WORDS = {
     "w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps",
@@ -178,7 +169,7 @@ def _candidates(model_type: str) -> Iterator[str]:
     from gguf import MODEL_ARCH_NAMES
 
     names = {name.replace("-", "").replace("_", "").replace(".", ""): name for name in MODEL_ARCH_NAMES.values()}
-    first = _CALLED.get(model_type) or names.get(model_type.replace("-", "").replace("_", ""))
+    first = compute_of(HUGGINGFACE, model_type).tensor_names or names.get(model_type.replace("-", "").replace("_", ""))
     return iter(dict.fromkeys((*([first] if first else []), "llama", *sorted(names.values()))))
 
 

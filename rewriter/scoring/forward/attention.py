@@ -12,34 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriter.scoring.forward.primitives import Floats, Linear, Norm, softmax
+from rewriter.scoring.forward.rotary import Rotary
 from rewriter.system.threads import ThreadPool
 
 
-@dataclass(frozen=True, slots=True)
-class Rotary:
-    """Rotary position embedding (Su et al. 2021): pairs of a head's first components turn with the position.
-
-    `frequencies` are the angles per position, one for each pair. With `interleaved` a pair is two neighbours, else
-    component i and the one half of the turned components further (GPT-NeoX, most of transformers). `factor` is YaRN's.
-    """
-
-    frequencies: Floats
-    interleaved: bool = False
-    factor: float = 1.0
-
-    def __call__(self, x: Floats) -> Floats:
-        """Turn (sequences, length, heads, size), at the first positions."""
-        half = len(self.frequencies)
-        angles = np.arange(x.shape[1], dtype=np.float32)[:, None] * self.frequencies
-        cos, sin = (wave(angles)[:, None, :] * np.float32(self.factor) for wave in (np.cos, np.sin))
-        turned, rest = x[..., : 2 * half], x[..., 2 * half :]
-        if self.interleaved:
-            one, other = turned[..., 0::2], turned[..., 1::2]
-        else:
-            one, other = turned[..., :half], turned[..., half:]
-        parts = one * cos - other * sin, other * cos + one * sin
-        joined = np.stack(parts, axis=-1).reshape(turned.shape) if self.interleaved else np.concatenate(parts, axis=-1)
-        return np.concatenate((joined, rest), axis=-1) if rest.shape[-1] else joined
+def alibi_slopes(heads: int) -> Floats:
+    """ALiBi (Press et al. 2022): powers of 2^(-8 / n) for n heads; if n is no power of two, every other one of 2 n."""
+    whole = 2 ** int(np.floor(np.log2(heads)))
+    first = 2.0 ** (-8.0 * np.arange(1, whole + 1) / whole)
+    more = 2.0 ** (-4.0 * np.arange(1, 2 * (heads - whole) + 1, 2) / whole)
+    return np.concatenate((first, more)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

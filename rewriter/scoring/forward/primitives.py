@@ -82,6 +82,13 @@ class Linear:
         first = int(rows.min())
         return self.weight.read(first, int(rows.max()) + 1)[rows - first, inputs]
 
+    def select(self, rows: NDArray[np.intp]) -> Linear:
+        """Only these outputs; a run of them is read alone."""
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        if self.transposed or not np.array_equal(rows, np.arange(first, last)):
+            return Linear(self.weight, self.bias, self.transposed, rows)
+        return Linear(self.weight.span(first, last), None if self.bias is None else self.bias[rows])
+
     @property
     def offsets(self) -> Floats | None:
         """The bias of the outputs that count."""
