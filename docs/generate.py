@@ -53,6 +53,9 @@ MEMBERS = f"""# Rules of your own
 all else left out. A member that is misspelt, missing or of another kind is an error that names it; so is a count that
 the metadata does not have, and a key that looks like one that it has.
 
+A file cannot state the computation of a layer (norms, activation, positions, routing). Metrics that follow the residual
+stream take it from the entry of the checkpoint's own model type, or else assume a usual decoder.
+
 ## An example
 
 A model of two stacks. In its text model every fourth layer has full attention unless a list says otherwise, the first

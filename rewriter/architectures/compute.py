@@ -8,7 +8,7 @@ has (weights are stored in another order, or llama.cpp computes something else).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -235,3 +235,12 @@ _USUAL = Compute()
 def compute_of(table: str, name: str) -> Compute:
     """What the model type `name` of a table, `huggingface` or `gguf`, computes: a usual decoder if it has no row."""
     return _COMPUTE.get((table, name), _USUAL)
+
+
+def compute_within(table: str, whole: str, own: str) -> Compute:
+    """What a stack computes whose model type is `own`, in a model of the type `whole` (PaliGemma's text is a Gemma).
+
+    If the attention of the whole model is unknown, so is that of the stack.
+    """
+    found = compute_of(table, own)
+    return replace(found, unknown_attention=True) if compute_of(table, whole).unknown_attention else found

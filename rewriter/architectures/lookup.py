@@ -12,14 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from rewriter.architectures import gguf
-from rewriter.architectures.compute import Compute, compute_of
-from rewriter.architectures.huggingface import common
+from rewriter.architectures import gguf, huggingface
 from rewriter.architectures.schema import Architecture, LayerLimit, StackRule
 from rewriter.checkpoint import GGUF, HUGGINGFACE, IMATRIX, Checkpoint
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, did_you_mean, printable
 
-_ENTRIES = {(entry.format, entry.name): entry for entry in (*common.ENTRIES, *gguf.ENTRIES)}
+_ENTRIES = {(entry.format, entry.name): entry for entry in (*huggingface.ENTRIES, *gguf.ENTRIES)}
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _FIRST_NUMBER = re.compile(r"\.([0-9]+)(?![^.])")
 _MTP_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layers"}
@@ -86,19 +84,6 @@ def _as_number(label: str) -> int | None:
 def table_of(checkpoint: Checkpoint) -> str:
     """Which table describes the checkpoint: `huggingface` or `gguf`."""
     return GGUF if checkpoint.format in (GGUF, IMATRIX) else HUGGINGFACE
-
-
-def model_type(checkpoint: Checkpoint, stack: Stack) -> str:
-    """The architecture whose layers `stack` has: that of the checkpoint, or the one that its nested config names."""
-    nested = checkpoint.value(stack.key("model_type")) if table_of(checkpoint) == HUGGINGFACE else None
-    return str(nested or checkpoint.architecture)
-
-
-def computed_by(checkpoint: Checkpoint, stack: Stack) -> Compute:
-    """What the layers of `stack` compute. If attention is unknown in the whole model, it is in a nested one too."""
-    table = table_of(checkpoint)
-    whole, own = (compute_of(table, name) for name in (checkpoint.architecture, model_type(checkpoint, stack)))
-    return replace(own, unknown_attention=True) if whole.unknown_attention else own
 
 
 def find(checkpoint: Checkpoint) -> Architecture | None:

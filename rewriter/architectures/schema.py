@@ -141,5 +141,5 @@ class Architecture:
 
     @property
     def compute(self) -> Compute:
-        """What the layers compute; a file of rules cannot say it, and has what the tables say of its name."""
+        """What the layers compute: the row of this name. A file of rules cannot state it."""
         return compute_of(self.format, self.name)

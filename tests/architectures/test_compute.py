@@ -4,10 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from rewriter.architectures.compute import _ROWS, Compute, compute_of
-from rewriter.architectures.lookup import computed_by, entries, resolve
-from rewriter.architectures.lookup import find as find_architecture
-from tests.support.checkpoints import hf, numbered
+from rewriter.architectures.compute import _ROWS, Compute, compute_of, compute_within
+from rewriter.architectures.lookup import entries
 
 
 def test_every_row_is_about_an_entry():
@@ -39,10 +37,8 @@ def test_what_holds_for_one_side_alone():
     assert (ours.softcap, theirs.softcap) == (0.0, 30.0)
 
 
-def test_a_nested_config_computes_what_its_own_model_type_does():
-    text = {"num_hidden_layers": 2, "model_type": "gemma"}
-    checkpoint = hf("paligemma", numbered("language_model.model.layers.", 2), {"text_config": text})
-    stack = resolve(checkpoint, find_architecture(checkpoint))[0]
-    found = computed_by(checkpoint, stack)
+def test_a_stack_computes_what_its_own_model_type_does():
+    found = compute_within("huggingface", "paligemma", "gemma")
     assert found.activation == "gelu_new"
     assert found.unknown_attention  # paligemma's, though gemma's is known
+    assert compute_within("huggingface", "gemma", "gemma") == compute_of("huggingface", "gemma")

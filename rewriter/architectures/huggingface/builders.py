@@ -6,6 +6,8 @@ from typing import Any
 
 from rewriter.architectures.schema import Architecture, StackRule
 
+ALIAS = ("num_hidden_layers",)
+
 
 def decoder(
     *names: str,
@@ -14,7 +16,7 @@ def decoder(
     warnings: tuple[tuple[str, str], ...] = (),
     **others: Any,
 ) -> tuple[Architecture, ...]:
-    """One row for each of `names`: model types with a single stack. `others` are further fields of LayerStack.
+    """One row for each of `names`: model types with a single stack. `others` are further fields of StackRule.
 
     Any decoder may carry MTP layers after its own: they show in the tensors.
     """
@@ -32,3 +34,18 @@ def part(name: str, count_key: str, *prefixes: str, **others: Any) -> StackRule:
     """A stack of a model of several, with `model.` before its prefixes or without. `others` are further fields."""
     with_outer = tuple(spelling for prefix in prefixes for spelling in (f"model.{prefix}", prefix))
     return StackRule(name=name, prefixes=with_outer, count_key=count_key, **others)
+
+
+def keep(*keys: str) -> tuple[tuple[str, str], ...]:
+    """Lists that have nothing to do with the layers, however many entries they have."""
+    return tuple((key, "keep") for key in keys)
+
+
+def encoder(*names: str, outer: str, inner: str = "encoder.layer.", **others: Any) -> tuple[Architecture, ...]:
+    """Model types with one stack, `inner` with or without the name `outer` before it."""
+    return decoder(*names, prefixes=(f"{outer}.{inner}", inner), **others)
+
+
+def vit_prefixes(outer: str) -> tuple[str, ...]:
+    """The names of old and of transformers 5."""
+    return (f"{outer}.encoder.layer.", "encoder.layer.", f"{outer}.layers.", "layers.")

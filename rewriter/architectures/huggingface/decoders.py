@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rewriter.architectures.huggingface.builders import decoder
+from rewriter.architectures.huggingface.builders import ALIAS, decoder
 from rewriter.architectures.schema import Architecture, LayerLimit, Pattern, SharedTensors, StackedTensor
 
-_ALIAS = ("num_hidden_layers",)
 _TRANSFORMER = ("transformer.h.", "h.")
 _BLOCKS = ("transformer.blocks.", "blocks.")
 _BACKBONE = ("backbone.layers.", "model.layers.", "layers.")
@@ -182,7 +181,29 @@ _LAST_HAS_BIAS = LayerLimit(
 # The first layer is dense, and the others have experts.
 _FIRST_DENSE = Pattern(explicit="mlp_layer_types", default=1, special="sparse", other="dense", head=("dense",))
 
+# Gemma3TextConfig: every sixth layer has full attention unless `layer_types` says otherwise. It writes
+# `_sliding_window_pattern` but never reads it.
+GEMMA3_WINDOWS = Pattern(
+    explicit="layer_types",
+    period_keys=("sliding_window_pattern",),
+    default=6,
+    special="full_attention",
+    other="sliding_attention",
+)
+GEMMA3_UNREAD = (("_sliding_window_pattern", "keep"),)
+
 ENTRIES: tuple[Architecture, ...] = (
+    *decoder("llama", "mistral", "phi3", "mixtral"),
+    # Layers from `max_window_layers` on have a window, if `use_sliding_window` and no `layer_types`.
+    *decoder("qwen2", "qwen3", defaults=(("max_window_layers", 28),)),
+    *decoder("gemma3_text", fields=GEMMA3_UNREAD, patterns=(GEMMA3_WINDOWS,)),
+    *decoder(
+        "gpt2",
+        prefixes=("transformer.h.", "h."),
+        count_key="n_layer",
+        aliases=ALIAS,
+        warnings=(("scale_attn_by_inverse_layer_idx", "attention is scaled by the new layer number"),),
+    ),
     *decoder("gemma", "starcoder2", "stablelm", "olmo", "olmo2", "granite", "cohere", "nemotron", "glm4", "ernie4_5"),
     *decoder("helium", "seed_oss", "arcee", "glm", "apertus", "phi", "ministral"),
     *decoder(
@@ -196,7 +217,7 @@ ENTRIES: tuple[Architecture, ...] = (
     # Mixtures of experts.
     *decoder("granitemoe", "olmoe", "phimoe"),
     *decoder("minimax_m2", fields=(("attn_type_list", "per_layer"),)),
-    *decoder("dbrx", prefixes=_BLOCKS, count_key="n_layers", aliases=_ALIAS),
+    *decoder("dbrx", prefixes=_BLOCKS, count_key="n_layers", aliases=ALIAS),
     *decoder("qwen2_moe", patterns=(_QWEN2_MOE_WINDOWS, _SPARSE_STEP)),
     *decoder("qwen3_moe", patterns=(_SPARSE_STEP,)),
     *decoder("qwen3_next", patterns=(_blocks(4, "full_attention_interval"), _SPARSE_STEP), limits=_TYPED),
@@ -335,22 +356,22 @@ ENTRIES: tuple[Architecture, ...] = (
     ),
     # Older ones with names of their own.
     *decoder("cpmant", prefixes=("cpmant.encoder.layers.", "encoder.layers.")),
-    *decoder("ctrl", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
+    *decoder("ctrl", prefixes=_TRANSFORMER, count_key="n_layer", aliases=ALIAS),
     *decoder("biogpt", prefixes=("biogpt.layers.", "layers.")),
     *decoder("gpt_neox_japanese", prefixes=("gpt_neox_japanese.layers.", "layers."), limits=(_LAST_HAS_BIAS,)),
-    *decoder("gpt_bigcode", "gptj", "codegen", "bloom", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
-    *decoder("openai-gpt", prefixes=_TRANSFORMER, count_key="n_layer", aliases=_ALIAS),
+    *decoder("gpt_bigcode", "gptj", "codegen", "bloom", prefixes=_TRANSFORMER, count_key="n_layer", aliases=ALIAS),
+    *decoder("openai-gpt", prefixes=_TRANSFORMER, count_key="n_layer", aliases=ALIAS),
     *decoder(
         "gpt_neo",
         prefixes=_TRANSFORMER,
         count_key="num_layers",
-        aliases=_ALIAS,
+        aliases=ALIAS,
         fields=(("attention_types", "run_length"),),
         pins=(("attention_types", "global, local x 12"),),
     ),
     *decoder("gpt_neox", prefixes=("gpt_neox.layers.", "layers.")),
     *decoder("opt", prefixes=("model.decoder.layers.", "decoder.layers.")),
     *decoder("falcon", prefixes=_TRANSFORMER, aliases=("n_layer",)),
-    *decoder("mpt", prefixes=_BLOCKS, count_key="n_layers", aliases=_ALIAS),
-    *decoder("xglm", count_key="num_layers", aliases=_ALIAS),
+    *decoder("mpt", prefixes=_BLOCKS, count_key="n_layers", aliases=ALIAS),
+    *decoder("xglm", count_key="num_layers", aliases=ALIAS),
 )

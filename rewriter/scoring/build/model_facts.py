@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rewriter.architectures.compute import Compute
-from rewriter.architectures.lookup import Stack, computed_by, model_type, table_of
+from rewriter.architectures.compute import Compute, compute_within
+from rewriter.architectures.lookup import Stack, table_of
 from rewriter.checkpoint import HUGGINGFACE, Checkpoint
 
 # a quantity -> the keys that state it; the first one that is there counts
@@ -62,12 +62,13 @@ class ModelFacts:
     @property
     def compute(self) -> Compute:
         """What the metadata does not say."""
-        return computed_by(self.checkpoint, self.stack)
+        return compute_within(table_of(self.checkpoint), self.checkpoint.architecture, self.kind)
 
     @property
     def kind(self) -> str:
         """The model type; of a nested config the one there."""
-        return model_type(self.checkpoint, self.stack)
+        nested = self.stated("model_type") if self.hugging_face else None
+        return str(nested or self.checkpoint.architecture)
 
     @property
     def hugging_face(self) -> bool:

@@ -1,8 +1,8 @@
-"""What a tensor does in its layer: value projection, output projection, norm, gate, up, down.
+"""The role of a tensor in its layer, from its name: value projection, output projection, norm, gate, up, down.
 
-The words are llama.cpp's: `attn_v`, `ffn_gate`, `post_attention_norm`. A GGUF says them in its names. For Hugging Face
-names gguf's own tensor-name maps are asked: the map of the same architecture, else the first one that has a word for
-every tensor of the layers. So one table of roles serves both.
+Roles have llama.cpp's words: `attn_v`, `ffn_gate`, `post_attention_norm`, which the names in a GGUF are made of. For
+Hugging Face names they come from gguf's own tensor-name maps: `model.layers.0.mlp.gate_proj` is `ffn_gate`. The map is
+that of the same architecture, else the first one that has a word for every tensor of the layers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _endings(*rows: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((re.compile(rf"(?:.*\.)?(?:{names})", re.ASCII), word) for names, word in rows)
 
 
-# what the maps lack besides, by how the name after the layer's number ends: looked up last
+# more that the maps lack, by the end of the name after the layer's number
 _MORE = _endings(
     (r"e_score_correction_bias|e_score_correction", "exp_probs_b"),
     (r"sinks|attention_sink_bias", "attn_sinks"),
@@ -92,19 +92,19 @@ class TensorRole:
 
 
 def layer_roles(checkpoint: Checkpoint, stack: Stack, names: Iterable[str]) -> dict[str, TensorRole | None]:
-    """The role of every tensor of the stack's layers among `names`; None where nobody has a word for it."""
+    """The role of every tensor of the stack's layers among `names`, None if it is unknown."""
     inside = {name: layer for name in names if (layer := stack.layer_of(name)) is not None}
-    if table_of(checkpoint) == GGUF:
-        return {name: _from_gguf(stack.after(name, layer)[1:]) for name, layer in inside.items()}
     endings = {name: stack.after(name, layer)[1:] for name, layer in inside.items()}
-    words = _words(checkpoint.architecture, stack.prefix, frozenset(endings.values()))
-    return {name: words[ending] for name, ending in endings.items()}
+    if table_of(checkpoint) == GGUF:
+        return {name: _gguf_role(ending) for name, ending in endings.items()}
+    roles = _best_roles(checkpoint.architecture, stack.prefix, frozenset(endings.values()))
+    return {name: roles[ending] for name, ending in endings.items()}
 
 
 def outer_roles(checkpoint: Checkpoint, names: Iterable[str], prefix: str = "") -> dict[str, str]:
-    """The word -> the name of what stands outside the layers: `token_embd`, `output_norm`, `output`, ...
+    """The word -> the name of each tensor beside the layers: `token_embd`, `output_norm`, `output`, ...
 
-    Of several the one nearest to `prefix`, where the layers are.
+    If several have one word, the nearest to `prefix` counts, where the layers are.
     """
     if table_of(checkpoint) == GGUF:
         return {name.removesuffix(".weight").replace(".bias", "_bias"): name for name in names}
@@ -127,24 +127,24 @@ _OTHER_INPUTS = re.compile(r"(?:^|[._])(?:vision|visual|image|audio|speech)")
 
 
 def reads_tokens(prefix: str) -> bool:
-    """Whether the layers are not those of a tower for images or sound, as far as their names say."""
+    """Whether the names of the layers are not those of a tower for images or sound."""
     return not _OTHER_INPUTS.search(prefix)
 
 
 def is_elsewhere(name: str, prefix: str) -> bool:
-    """Whether it belongs to another stack of the model than the one whose layers begin with `prefix`."""
+    """Whether the tensor belongs to another stack of the model than the one whose layers begin with `prefix`."""
     common = len(_common(name, prefix))
     mine, other = prefix.rstrip(".").split(".")[common:-1], name.split(".")[common:]
     return not reads_tokens(name) or (bool(mine) and other[0] in _SIDES)
 
 
 def is_around(name: str, prefix: str) -> bool:
-    """Whether it stands beside the list of layers, or beside what that is in."""
+    """Whether the tensor is beside the list of layers, or beside a module that holds the list."""
     parent = name.split(".")[:-2]
     return prefix.split(".")[: len(parent)] == parent
 
 
-def _from_gguf(ending: str) -> TensorRole:
+def _gguf_role(ending: str) -> TensorRole:
     module, _, part = ending.rpartition(".")
     if part not in ("weight", "bias"):
         return TensorRole(ending)
@@ -152,8 +152,8 @@ def _from_gguf(ending: str) -> TensorRole:
 
 
 @cache
-def _words(model_type: str, prefix: str, endings: frozenset[str]) -> dict[str, TensorRole | None]:
-    """Of all the maps the first that explains the most."""
+def _best_roles(model_type: str, prefix: str, endings: frozenset[str]) -> dict[str, TensorRole | None]:
+    """The roles by the map that has a word for the most tensors, the first if several have."""
     best: dict[str, TensorRole | None] = dict.fromkeys(endings)
     for architecture in _candidates(model_type):
         roles = {ending: _role(architecture, prefix, ending) for ending in endings}
@@ -184,7 +184,10 @@ def _role(architecture: str, prefix: str, ending: str) -> TensorRole | None:
         return TensorRole("xielu." + ending.rpartition(".")[2])
     module, part = _module(ending)
     words = (_asked(architecture, f"{each}0.{module}") for each in _spellings(prefix))
-    word = next(filter(None, words), None) or _more(module)
+    word = next(filter(None, words), None)
+    if word is None and _ENCODER_DECODER.match(module):
+        word = "cross_attn"
+    word = word or _first(_MORE, module)
     return None if word is None else TensorRole(_SAME.get(word, word), part)
 
 
@@ -194,10 +197,8 @@ def _module(name: str) -> tuple[str, str]:
     return (module, _PARTS[part]) if part in _PARTS else (name, "weight")
 
 
-def _more(module: str) -> str | None:
-    if _ENCODER_DECODER.match(module):
-        return "cross_attn"
-    return next((word for pattern, word in _MORE if pattern.fullmatch(module)), None)
+def _first(table: tuple[tuple[re.Pattern[str], str], ...], module: str) -> str | None:
+    return next((word for pattern, word in table if pattern.fullmatch(module)), None)
 
 
 def _spellings(prefix: str) -> tuple[str, ...]:
@@ -210,7 +211,7 @@ def _spellings(prefix: str) -> tuple[str, ...]:
 
 @cache
 def _map(architecture: str) -> dict[str, Any]:
-    """Of a class of its own: making a map changes the table that all maps of gguf's class are made from."""
+    """The map of a llama.cpp architecture, made by a class of its own: making a map changes the class's table."""
     from gguf import MODEL_ARCH_NAMES, TensorNameMap
 
     number = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
@@ -234,5 +235,5 @@ def _outer_word(architecture: str, name: str) -> str | None:
     ends = (".".join(pieces[index:]) for index in range(len(pieces)))
     asked = (_map(architecture).get(spelling) for end in ends for spelling in (end, "model." + end))
     word = next((str(found[1]) for found in asked if found is not None and "blk." not in str(found[1])), None)
-    word = word or next((word for pattern, word in _MORE_OUTER if pattern.fullmatch(module)), None)
+    word = word or _first(_MORE_OUTER, module)
     return word and word + ("" if part == "weight" else "_bias")

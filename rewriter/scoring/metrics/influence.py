@@ -154,19 +154,16 @@ def _moments(body: FeedForward, norm: Norm | None, team: ThreadPool) -> tuple[Do
     *sums, product = _sums(linears, measure, team)
     shifts = [sums[n] if each.offsets is None else sums[n] + each.offsets for n, each in enumerate(linears)]
     sizes = [np.sqrt(each) for each in sums[len(linears) :]]
-    mean, square = (
-        _plain(body, shifts[0], sizes[0]) if body.gate is None else _gated(body, (*shifts,), (*sizes,), product)
-    )
+    if body.gate is None:
+        values = body.act(shifts[0][:, None] + sizes[0][:, None] * _NODES)
+        mean, square = values @ _MEASURE, values**2 @ _MEASURE
+    else:
+        mean, square = _gated(body, (*shifts,), (*sizes,), product)
     return mean, np.maximum(square - mean**2, 0)
 
 
 def _dots(one: Doubles, other: Doubles) -> Doubles:
     return np.asarray(np.einsum("ij,ij->i", one, other))
-
-
-def _plain(body: FeedForward, shift: Doubles, size: Doubles) -> tuple[Doubles, Doubles]:
-    values = body.act(shift[:, None] + size[:, None] * _NODES)
-    return values @ _MEASURE, values**2 @ _MEASURE
 
 
 def _gated(

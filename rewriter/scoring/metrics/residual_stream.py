@@ -1,7 +1,7 @@
-"""What each layer does to the residual stream, followed with token embeddings alone: no data, no tokenizer.
+"""The change of the residual stream in each layer, followed with token embeddings alone: no data, no tokenizer.
 
-Rows of the embedding, evenly spaced, stand for the stream. Attention is reduced to what every token's own value
-adds, times the root of `KAPPA`: in a real context many tokens' values are averaged, which leaves less of them.
+The stream starts with evenly spaced rows of the embedding. Attention is reduced to what every token's own value adds,
+times the root of `KAPPA`: in a real context many tokens' values are averaged, which leaves less of them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a layer does to what the model itself says: text that needs no data, read again without the layer.
+"""How much the predictions on text that the model generates itself change without a layer: no data is needed.
 
-Half of the sequences are tokens from all over the vocabulary. The other half are short pieces of what the model says:
-each token is drawn from what it predicts after the one before, seen alone (self-generated calibration text: Williams et
-al. 2024, "Self-calibration for language model quantization and pruning"). Both are read with the model's real
-attention. Models that see both ways cannot go on: they read tokens from all over the vocabulary.
+Half of the sequences are tokens from all over the vocabulary. The other half are short pieces of generated text: each
+token is drawn from the prediction after the one before, seen alone (self-generated calibration text: Williams et al.
+2024, "Self-calibration for language model quantization and pruning"). Both are read with the model's real attention.
+Bidirectional models cannot continue a text: they read tokens from all over the vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rewriter.scoring.model import ScoringModel
 
 SEQUENCES, LENGTH = 16, 32  # how much is read: docs/metrics.md has what less gives
 _PIECE = 8  # tokens of the model's own in a piece
-_BURN_IN = 4  # tokens drawn and forgotten before a piece: the first ones are no words of the model's
+_BURN_IN = 4  # tokens drawn and forgotten before a piece: the first ones are not typical of the model
 _SHORTLIST = 4  # layers that are tried in each step of sampled_greedy: those that cost least in the step before
 _GOLDEN = (5**0.5 - 1) / 2
 _REST = 0.7  # of the layers come after the first that is gone, as a rule: only to say how long it takes
@@ -69,10 +69,10 @@ def _try_again(reading: _Reading, adds: dict[int, float], gone: tuple[int, ...],
 
 
 class _Reading:
-    """The sampled text, and what the whole model predicts on it."""
+    """The sampled text, and the prediction of the whole model on it."""
 
     def __init__(self, model: ScoringModel, more: float = 0.0) -> None:
-        """Some `more` layers will be passed than it takes to miss each layer once."""
+        """`more` is how many layers will be computed besides those that it takes to leave out each layer once."""
         stream, count = model.known_stream(), len(model.layers)
         if None in stream.attention_weights:
             raise UnsupportedError("this metric reads text, and where these layers look is not known")
@@ -102,14 +102,14 @@ class _Reading:
 
 
 def sampled_tokens(model: ScoringModel, stream: ResidualStream) -> NDArray[np.intp]:
-    """What is read, (sequences, length)."""
+    """The tokens that are read, (sequences, length)."""
     if not stream.causal:
         return _spread(stream, SEQUENCES * LENGTH).reshape(SEQUENCES, LENGTH)
     half = SEQUENCES // 2 * LENGTH
-    return np.concatenate((_spread(stream, half), _pieces(model, stream, half))).reshape(SEQUENCES, LENGTH)
+    return np.concatenate((_spread(stream, half), _generated(model, stream, half))).reshape(SEQUENCES, LENGTH)
 
 
-def _pieces(model: ScoringModel, stream: ResidualStream, count: int) -> NDArray[np.intp]:
+def _generated(model: ScoringModel, stream: ResidualStream, count: int) -> NDArray[np.intp]:
     """`count` tokens of the model's own text: pieces, drawn at the same time, one after the other."""
     last = _spread(stream, count // _PIECE)
     drawn = [last]

@@ -48,24 +48,21 @@ def eigenvalues(weight: WeightMatrix) -> Spectrum:
     """Of the smaller of W^T W and W W^T, in float64: squaring halves the digits that are left."""
     rows, columns = weight.shape
     wide, gram = rows <= columns, np.zeros((min(rows, columns),) * 2)
-    for panel in _columns(weight) if wide else _rows(weight):
+    for panel in _panels(weight, wide):
         gram += panel @ panel.T
     if not np.isfinite(gram).all():
         raise UnsupportedError(f"{printable(weight.name, 120)} has values that are infinite or not numbers")
     return np.clip(np.linalg.eigvalsh(gram), 0, None)
 
 
-def _rows(weight: WeightMatrix) -> Iterator[Spectrum]:
-    """W^T, some of its columns at a time."""
-    for first in range(0, weight.rows, _AT_ONCE):
-        yield weight.read(first, min(first + _AT_ONCE, weight.rows)).astype(np.float64).T
-
-
-def _columns(weight: WeightMatrix) -> Iterator[Spectrum]:
-    """W, some of its columns at a time."""
-    whole = Linear(weight).matrix()
-    for first in range(0, weight.columns, _AT_ONCE):
-        yield whole[:, first : first + _AT_ONCE].astype(np.float64)
+def _panels(weight: WeightMatrix, wide: bool) -> Iterator[Spectrum]:
+    """W if it is wide, else W^T, some of its columns at a time."""
+    whole = Linear(weight).matrix() if wide else None
+    for first in range(0, weight.columns if wide else weight.rows, _AT_ONCE):
+        if whole is None:
+            yield weight.read(first, min(first + _AT_ONCE, weight.rows)).astype(np.float64).T
+        else:
+            yield whole[:, first : first + _AT_ONCE].astype(np.float64)
 
 
 def _entropy(spectrum: Spectrum) -> float:
