@@ -25,8 +25,8 @@ from rewriter.planning.saved_plan import load_plan
 from rewriter.report.json_values import describe_plan
 from rewriter.request import PruneRequest, replan_with_file_options
 from rewriter.system.signals import STOP
-from rewriter.writing.copy import Progress as Report
-from rewriter.writing.copy import source_of
+from rewriter.writing.copy import ProgressCallback as Report
+from rewriter.writing.copy import unchanged_source
 from rewriter.writing.write import about_name, planned, write
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _links(output: Output, destination: str) -> Iterator[str]:
     """What has become of the files that were to be linked."""
     folder = Path(destination) if output.directory else Path(destination).parent
     unchanged = [file for file in output.files if file.unchanged]
-    copied = [file for file in unchanged if not os.path.samefile(folder / file.name, source_of(file))]
+    copied = [file for file in unchanged if not os.path.samefile(folder / file.name, unchanged_source(file))]
     yield f"hard links: {len(unchanged) - len(copied)} of {len(output.files)} files are one with the source's"
     if copied:
         names = ", ".join(printable(file.name, 80) for file in copied)

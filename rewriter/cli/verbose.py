@@ -17,7 +17,7 @@ from rewriter.errors import printable
 from rewriter.formats import open_checkpoint
 from rewriter.layout.output import Output, WriteOptions
 from rewriter.planning.plan import Plan, open_stacks
-from rewriter.writing.copy import can_share
+from rewriter.writing.copy import supports_reflink
 
 if TYPE_CHECKING:
     from rewriter.scoring.score import Watch
@@ -70,7 +70,7 @@ def written(output: Output, destination: str, how: WriteOptions, seconds: float)
     if not Voice.verbose:
         return
     folder = Path(os.path.abspath(destination)).parent
-    shares = how.share and bool(output.sources) and can_share(output.sources[0][0], folder)
+    shares = how.share and bool(output.sources) and supports_reflink(output.sources[0][0], folder)
     for file in output.files:
         same = ", the same as in the source" if file.unchanged else ""
         console.detail(f"wrote: {printable(file.name, 200)}, {file.nbytes:,} bytes{same}")

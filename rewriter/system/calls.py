@@ -34,7 +34,7 @@ def open_flags(*names: str) -> int:
     return value
 
 
-def hold_back(signals: Collection[int]) -> None:
+def block_signals(signals: Collection[int]) -> None:
     """Let `signals` not reach this thread, nor the programs that it starts."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)

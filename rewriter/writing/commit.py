@@ -20,7 +20,7 @@ from rewriter.errors import CheckpointError
 from rewriter.formats import json_edit
 from rewriter.system.rename import exchange, rename_new
 from rewriter.system.untrusted import NoFileError, convert, read_whole
-from rewriter.writing.staging import append, removed, sync
+from rewriter.writing.staging import append, remove_tree, sync
 
 _MOST_BYTES = 100_000_000  # of the list; a file takes some 50
 NEW, _OLD, _MOVES = "new", "old", "moves"  # in the staging directory: the output, what it replaces, the list
@@ -68,14 +68,14 @@ def commit_files(staging: Path, targets: list[Path], earlier: list[Path], wait: 
             _take_back(moves)
 
 
-def undo_killed(staging: Path) -> None:
+def roll_back(staging: Path) -> None:
     """Take back the moves of a killed run that did not come to its last one. Raises OSError."""
     moves = _listed(staging)
     if moves and not _is_done(moves[-1]):
         _take_back(moves)
     (staging / _MOVES).unlink(missing_ok=True)
     if os.path.lexists(staging / _OLD):
-        removed(staging / _OLD)
+        remove_tree(staging / _OLD)
 
 
 def _listed(staging: Path) -> list[_Move]:

@@ -23,9 +23,9 @@ from rewriter.system import calls
 from rewriter.system.files import open_for_reading, printable_name, read_at
 from rewriter.system.signals import STOP
 
-Progress = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 Finished = Callable[[OutputFile], None]
-Way = Callable[[int, int, int, int], int]  # source, target, offset in the source, bytes -> bytes copied
+CopyMethod = Callable[[int, int, int, int], int]  # source, target, offset in the source, bytes -> bytes copied
 
 _STEP = 8 << 20  # bytes in one call: the disk begins with them while the next are copied
 _PORTION = 64 << 10  # bytes that the kernel moves as one: it needs a quarter less time where they fill whole portions
@@ -40,7 +40,7 @@ _TRY_ANOTHER = frozenset(
 
 
 def write_files(
-    files: Collection[OutputFile], folder: Path, progress: Progress, finished: Finished, how: WriteOptions
+    files: Collection[OutputFile], folder: Path, progress: ProgressCallback, finished: Finished, how: WriteOptions
 ) -> None:
     """Write `files` into `folder`, the largest first, several large ones at the same time.
 
@@ -68,7 +68,7 @@ def write_files(
         pool.map(lambda file: write(file, pool.check), ordered)
 
 
-def write_file(file: OutputFile, path: str, progress: Progress, how: WriteOptions) -> None:
+def write_file(file: OutputFile, path: str, progress: ProgressCallback, how: WriteOptions) -> None:
     """Write `file` to the new file `path` as `how` says, and wait until the disk has it unless `how` says otherwise.
 
     Raises OSError, or CheckpointError if a source has become too short.
@@ -88,7 +88,7 @@ def write_file(file: OutputFile, path: str, progress: Progress, how: WriteOption
         os.close(target)
 
 
-def _fill(file: OutputFile, target: int, progress: Progress, how: WriteOptions) -> None:
+def _fill(file: OutputFile, target: int, progress: ProgressCallback, how: WriteOptions) -> None:
     with ExitStack() as sources:
         descriptors: dict[str, int] = {}
         for piece in file.pieces:
@@ -107,7 +107,7 @@ def _fill(file: OutputFile, target: int, progress: Progress, how: WriteOptions) 
     os.ftruncate(target, file.nbytes)  # it may end in a hole
 
 
-def source_of(file: OutputFile) -> str:
+def unchanged_source(file: OutputFile) -> str:
     """The path of the file that an unchanged one is the whole of, its links followed."""
     (piece,) = file.pieces
     if not isinstance(piece, CopyRange):
@@ -118,7 +118,7 @@ def source_of(file: OutputFile) -> str:
 def _linked(file: OutputFile, path: str, sync: bool) -> bool:
     """Give the source the second name `path`; False where it cannot have one: it is copied then."""
     try:
-        os.link(source_of(file), path)
+        os.link(unchanged_source(file), path)
     except OSError:
         return False
     if sync:
@@ -130,7 +130,7 @@ def _linked(file: OutputFile, path: str, sync: bool) -> bool:
 def _cloned(file: OutputFile, target: int) -> bool:
     """Share all blocks of the source; False where that cannot be done."""
     try:
-        with open_for_reading(source_of(file)) as (source, _):
+        with open_for_reading(unchanged_source(file)) as (source, _):
             calls.clone(source, target)
     except OSError:
         return False
@@ -139,10 +139,10 @@ def _cloned(file: OutputFile, target: int) -> bool:
 
 def can_link(file: OutputFile, folder: Path) -> bool:
     """Whether a file in `folder` can be a second name of what `file` is the whole of: links end at a filesystem's."""
-    return file.unchanged and os.stat(source_of(file)).st_dev == os.stat(folder).st_dev
+    return file.unchanged and os.stat(unchanged_source(file)).st_dev == os.stat(folder).st_dev
 
 
-def can_share(source: str, folder: Path) -> bool:
+def supports_reflink(source: str, folder: Path) -> bool:
     """Whether a file in `folder` can share blocks with `source`: tried with one that has no name and goes at once."""
     try:
         with open_for_reading(source) as (descriptor, _):
@@ -162,10 +162,10 @@ def _write(target: int, data: bytes) -> None:
         view = view[os.write(target, view) :]
 
 
-def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: WriteOptions) -> None:
+def _copy(source: int, target: int, piece: CopyRange, progress: ProgressCallback, how: WriteOptions) -> None:
     at, end = piece.offset, piece.offset + piece.nbytes
     together = (at - os.lseek(target, 0, os.SEEK_CUR)) % BLOCK == 0
-    ways = _ways(how)
+    ways = _copy_methods(how)
     while at < end:
         data, hole = _data_after(source, at, end)
         if data > at:
@@ -174,7 +174,7 @@ def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: W
             at = data
             continue
         step = _step(at, hole, os.lseek(target, 0, os.SEEK_CUR)) if together else min(_STEP, hole - at)
-        done = _moved(ways, source, target, at, step)
+        done = _copy_some(ways, source, target, at, step)
         if not done:
             raise CheckpointError(
                 f"{printable_name(piece.path)} ended at byte {at} while it was copied: it has changed"
@@ -185,14 +185,14 @@ def _copy(source: int, target: int, piece: CopyRange, progress: Progress, how: W
         progress(done)
 
 
-def _ways(how: WriteOptions) -> list[Way]:
+def _copy_methods(how: WriteOptions) -> list[CopyMethod]:
     """How to copy, as far as the system has it, the best first."""
     ways = [_by_range] if how.share and hasattr(os, "copy_file_range") else []
     ways += [_by_sendfile] if hasattr(os, "sendfile") else []
-    return [*ways, _by_hand]
+    return [*ways, _read_write]
 
 
-def _moved(ways: list[Way], source: int, target: int, at: int, nbytes: int) -> int:
+def _copy_some(ways: list[CopyMethod], source: int, target: int, at: int, nbytes: int) -> int:
     """How many bytes the first of `ways` that works here has copied; those that do not are taken off the list."""
     while True:
         try:
@@ -231,13 +231,13 @@ def _data_after(source: int, at: int, end: int) -> tuple[int, int]:
         return at, end  # the system does not know of holes, or the source has become shorter: the copy will tell
 
 
-def _copy_rows(source: int, target: int, piece: StridedRange, progress: Progress) -> None:
-    for data in rows_of(source, piece):
+def _copy_rows(source: int, target: int, piece: StridedRange, progress: ProgressCallback) -> None:
+    for data in iter_rows(source, piece):
         _write(target, data)
         progress(len(data))
 
 
-def rows_of(source: int, piece: StridedRange) -> Iterator[bytes]:
+def iter_rows(source: int, piece: StridedRange) -> Iterator[bytes]:
     """The bytes of `piece`, some rows at a time: its parts are too small for a system call each."""
     at_once = max(1, _AT_ONCE // piece.stride)
     for first in range(0, piece.rows, at_once):
@@ -257,7 +257,7 @@ def _by_sendfile(source: int, target: int, offset: int, nbytes: int) -> int:
     return os.sendfile(target, source, offset, nbytes)
 
 
-def _by_hand(source: int, target: int, offset: int, nbytes: int) -> int:
+def _read_write(source: int, target: int, offset: int, nbytes: int) -> int:
     data = calls.read_part(source, min(nbytes, _AT_ONCE), offset)
     _write(target, data)
     return len(data)

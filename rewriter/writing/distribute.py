@@ -30,7 +30,7 @@ from rewriter.system.rename import rename_new
 from rewriter.system.signals import STOP, StoppedError
 from rewriter.version import VERSION
 from rewriter.writing.commit import NEW
-from rewriter.writing.copy import Finished, Progress, write_file
+from rewriter.writing.copy import Finished, ProgressCallback, write_file
 from rewriter.writing.resume import ATTEMPTS
 
 _LOOK = 0.2  # seconds between two looks at how far the workers are
@@ -114,7 +114,7 @@ def spread(
     files: Collection[OutputFile],
     sources: tuple[tuple[str, FileStamp], ...],
     staging: Path,
-    progress: Progress,
+    progress: ProgressCallback,
     finished: Finished,
     how: WriteOptions,
     executor: Executor,
@@ -151,7 +151,7 @@ def _task(file: OutputFile, folder: str, attempts: str, stamps: dict[str, FileSt
 class _Meter:
     """Says how far the workers are, by the sizes of what they write."""
 
-    def __init__(self, attempts: Path, progress: Progress) -> None:
+    def __init__(self, attempts: Path, progress: ProgressCallback) -> None:
         self._attempts, self._progress = attempts, progress
         self._finished = self._said = 0
 

@@ -25,10 +25,10 @@ from rewriter.system import calls
 from rewriter.system.files import file_stamp, printable_name
 from rewriter.system.signals import STOP
 from rewriter.writing import resume
-from rewriter.writing.commit import NEW, commit_directory, commit_files, undo_killed
-from rewriter.writing.copy import Progress, can_link, can_share, write_files
+from rewriter.writing.commit import NEW, commit_directory, commit_files, roll_back
+from rewriter.writing.copy import ProgressCallback, can_link, supports_reflink, write_files
 from rewriter.writing.hashing import filled
-from rewriter.writing.staging import staged, staging_path, sync
+from rewriter.writing.staging import staging_directory, staging_path, sync
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -41,7 +41,7 @@ def execute(  # noqa: PLR0913
     destination: Path,
     how: WriteOptions,
     *,
-    progress: Progress = lambda nbytes: None,
+    progress: ProgressCallback = lambda nbytes: None,
     check: Callable[[Path], None] = lambda written: None,
     committed: Callable[[], None] = lambda: None,
     told: Callable[[str], None] = lambda line: None,
@@ -60,12 +60,12 @@ def execute(  # noqa: PLR0913
         if not was_killed(destination):
             check_destination(output, destination, how)
         _refuse_source(output, destination)
-        keep = partial(resume.keep, output=output, told=told) if how.resume else lambda staging: False
-        with staged(destination, keep) as staging:
-            undo_killed(staging)
-            done = resume.take_over(staging, output, how.resume, told)
+        keep = partial(resume.should_keep, output=output, told=told) if how.resume else lambda staging: False
+        with staging_directory(destination, keep) as staging:
+            roll_back(staging)
+            done = resume.reuse_finished(staging, output, how.resume, told)
             check_destination(output, destination, how, sum(file.nbytes for file in done))
-            kept = resume.or_nothing(staging, output, how.resume, told)
+            kept = resume.report_nothing_kept(staging, output, how.resume, told)
             with kept, _spoilt_by_bad_data(staging):
                 _fill(output, staging, done, how, progress, executor)
                 check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
@@ -85,7 +85,7 @@ def _spoilt_by_bad_data(staging: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError:
-        resume.forget(staging)
+        resume.invalidate(staging)
         raise
 
 
@@ -142,13 +142,16 @@ def was_killed(destination: Path) -> bool:
 def clear_killed(destination: Path) -> None:
     """Remove what a run that was killed late has left beside its output, unless another run is at it."""
     if was_killed(destination):
-        with suppress(OSError, OutputError), staged(_absolute(destination), lambda staging: False) as staging:
-            undo_killed(staging)
+        with (
+            suppress(OSError, OutputError),
+            staging_directory(_absolute(destination), lambda staging: False) as staging,
+        ):
+            roll_back(staging)
 
 
 def disk_needed(output: Output, folder: Path, how: WriteOptions) -> int:
     """How many bytes the output takes on the disk of `folder`: holes stay holes, what is shared takes nothing."""
-    if how.share and output.sources and can_share(output.sources[0][0], folder):
+    if how.share and output.sources and supports_reflink(output.sources[0][0], folder):
         return output.nbytes - output.shareable
     saved = sum(file.nbytes for file in output.files if how.hardlink and can_link(file, folder))
     saved += sum(calls.sparse_bytes(os.stat(path)) for path, _ in output.sources)
@@ -239,7 +242,7 @@ def _fill(
     staging: Path,
     done: tuple[OutputFile, ...],
     how: WriteOptions,
-    progress: Progress,
+    progress: ProgressCallback,
     executor: Executor | None,
 ) -> None:
     """Write all files that are not `done`."""

@@ -18,7 +18,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from rewriter.errors import OutputError, RequestError, printable
-from rewriter.system.calls import hold_back
+from rewriter.system.calls import block_signals
 from rewriter.system.signals import SIGNALS
 from rewriter.system.threads import ThreadPool
 
@@ -69,10 +69,10 @@ class Processes(Executor):
     def _ask(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         pool = getattr(self._mine, "pool", None)
         if pool is None:
-            hold_back(_LEFT_TO_US)  # what is started inherits this: Python's resource tracker, and the worker
+            block_signals(_LEFT_TO_US)  # what is started inherits this: Python's resource tracker, and the worker
             pool = self._mine.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
             self._pools.add(pool)
-            hold_back(_LEFT_TO_US)  # starting the tracker has let some in again (Python before 3.12)
+            block_signals(_LEFT_TO_US)  # starting the tracker has let some in again (Python before 3.12)
         try:
             return pool.submit(function, *arguments, **named).result()
         except BrokenProcessPool:

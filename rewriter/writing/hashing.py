@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rewriter.layout.output import CopyRange, Literal, OutputFile, Piece, RangeDigest
 from rewriter.system.files import open_for_reading, printable_name, read_at
-from rewriter.writing.copy import Progress, rows_of
+from rewriter.writing.copy import ProgressCallback, iter_rows
 
 _BLOCK = 1 << 20  # bytes in one read
 _THREADS = 4
@@ -16,7 +16,7 @@ _THREADS = 4
 Pieces = tuple[Piece, ...]
 
 
-def digests(jobs: Sequence[Pieces], progress: Progress = lambda nbytes: None) -> list[str]:
+def digests(jobs: Sequence[Pieces], progress: ProgressCallback = lambda nbytes: None) -> list[str]:
     """The SHA-256 of what each of `jobs` makes, in hexadecimal.
 
     Raises CheckpointError if a file cannot be read, StoppedError.
@@ -34,7 +34,7 @@ def digests(jobs: Sequence[Pieces], progress: Progress = lambda nbytes: None) ->
         return pool.map(lambda pieces: _sha256(pieces, advance), jobs)
 
 
-def filled(files: Sequence[OutputFile], progress: Progress) -> list[OutputFile]:
+def filled(files: Sequence[OutputFile], progress: ProgressCallback) -> list[OutputFile]:
     """`files` with the digests in them computed. Raises CheckpointError."""
     inner = [piece for file in files for piece in file.pieces if isinstance(piece, RangeDigest) and not _nested(piece)]
     found = dict(zip(map(id, inner), digests([piece.pieces for piece in inner], progress), strict=True))
@@ -52,7 +52,7 @@ def _nested(digest: RangeDigest) -> bool:
     return any(isinstance(piece, RangeDigest) for piece in digest.pieces)
 
 
-def _sha256(pieces: Pieces, progress: Progress) -> str:
+def _sha256(pieces: Pieces, progress: ProgressCallback) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         for block in _blocks(piece):
@@ -70,4 +70,4 @@ def _blocks(piece: Piece) -> Iterator[bytes]:
                 yield read_at(source, piece.offset + at, min(_BLOCK, piece.nbytes - at), printable_name(piece.path))
     elif not isinstance(piece, RangeDigest):
         with open_for_reading(piece.path) as (source, _):
-            yield from rows_of(source, piece)
+            yield from iter_rows(source, piece)

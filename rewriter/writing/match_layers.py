@@ -12,7 +12,7 @@ from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import open_stacks
 from rewriter.planning.provenance import recorded
 from rewriter.system.files import open_for_reading, printable_name, read_at
-from rewriter.writing.copy import rows_of
+from rewriter.writing.copy import iter_rows
 
 _BLOCK = 1 << 20
 _SAMPLE = 1 << 16  # bytes of each tensor that are enough to tell one trained layer from another
@@ -46,7 +46,7 @@ def first_difference_in(one: Place, piece: Piece) -> int | None:
         return None
     at = 0
     with open_for_reading(one.path) as (here, _), open_for_reading(piece.path) as (there, _):
-        for data in rows_of(there, piece):
+        for data in iter_rows(there, piece):
             if read_at(here, one.offset + at, len(data), printable_name(one.path)) != data:
                 return at
             at += len(data)

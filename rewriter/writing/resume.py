@@ -24,7 +24,7 @@ from rewriter.layout.output import CopyRange, Output, OutputFile, RangeDigest, S
 from rewriter.system.files import file_stamp
 from rewriter.system.untrusted import NoFileError, read_whole
 from rewriter.writing.commit import NEW
-from rewriter.writing.staging import append, emptied, removed, sync
+from rewriter.writing.staging import append, clear_directory, remove_tree, sync
 
 _FINISHED = "finished"  # in the staging directory
 _MOST_BYTES = 100_000_000  # of the record; a file takes some 100
@@ -33,7 +33,7 @@ ATTEMPTS = "attempts-"  # how folders there begin in which workers make files
 Line = dict[str, object]
 
 
-def take_over(staging: Path, output: Output, resume: bool, told: Callable[[str], None]) -> tuple[OutputFile, ...]:
+def reuse_finished(staging: Path, output: Output, resume: bool, told: Callable[[str], None]) -> tuple[OutputFile, ...]:
     """Return the files that an interrupted run with `--resume` finished; nothing else is left in `staging`.
 
     `told(line)` is called with what a user should know. Raises OSError.
@@ -45,20 +45,20 @@ def take_over(staging: Path, output: Output, resume: bool, told: Callable[[str],
     if done:
         told(f"{_count(done, output)} are there from an interrupted run and stay")
         for attempts in staging.glob(f"{ATTEMPTS}*"):  # first: a worker of that run may still be about to finish one
-            removed(attempts)
+            remove_tree(attempts)
         for file in output.files:
             if file not in done:
                 (staging / NEW / file.name).unlink(missing_ok=True)
     else:
         if len(lines) > 1:
             told(f"starts afresh, the files of an interrupted run are not used: {why or 'they have changed'}")
-        emptied(staging)
+        clear_directory(staging)
     if heading:
         _begin(staging, [heading, *(_entry(staging, file) for file in done)])
     return done
 
 
-def keep(staging: Path, output: Output, told: Callable[[str], None]) -> bool:
+def should_keep(staging: Path, output: Output, told: Callable[[str], None]) -> bool:
     """Whether there is something in `staging` that the next run can go on from; `told` as above."""
     try:
         done = finished(staging, output)
@@ -72,7 +72,7 @@ def keep(staging: Path, output: Output, told: Callable[[str], None]) -> bool:
 
 
 @contextmanager
-def or_nothing(staging: Path, output: Output, resume: bool, told: Callable[[str], None]) -> Iterator[None]:
+def report_nothing_kept(staging: Path, output: Output, resume: bool, told: Callable[[str], None]) -> Iterator[None]:
     """Say so where a run with `resume` is stopped and has nothing to go on from; `told` as above."""
     through = False
     try:
@@ -84,7 +84,7 @@ def or_nothing(staging: Path, output: Output, resume: bool, told: Callable[[str]
                 told("nothing is kept, for no file was finished: the same command begins anew")
 
 
-def forget(staging: Path) -> None:
+def invalidate(staging: Path) -> None:
     """Nothing that was made there may be used again."""
     with suppress(FileNotFoundError):
         os.unlink(staging / _FINISHED)

@@ -18,7 +18,7 @@ _ATTEMPTS = 2  # at clearing away: a file that NFS still holds under another nam
 
 
 @contextmanager
-def staged(destination: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
+def staging_directory(destination: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
     """Give the locked staging directory of `destination`, which may hold what a killed run left.
 
     It is removed afterwards, unless `keep(path)` says that it stays or it is another run's by then.
@@ -89,16 +89,16 @@ def _lock(path: Path) -> calls.DirectoryHandle | None:
     return folder if ours else None
 
 
-def emptied(folder: Path) -> None:
+def clear_directory(folder: Path) -> None:
     """Remove all that is in `folder`. Raises OSError."""
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
-            removed(entry.path)
+            remove_tree(entry.path)
         else:
             os.unlink(entry.path)
 
 
-def removed(folder: str | Path) -> None:
+def remove_tree(folder: str | Path) -> None:
     """Remove `folder` and all that is in it. Raises OSError.
 
     Python (3.11 at least) closes a directory that could not be closed once more: that this fails is not the reason.

@@ -15,7 +15,7 @@ from rewriter.layout.output import Literal, Output, OutputFile, WriteOptions
 from rewriter.planning.plan import Plan
 from rewriter.system.files import printable_name
 from rewriter.writing.checksums import with_checksums
-from rewriter.writing.copy import Progress
+from rewriter.writing.copy import ProgressCallback
 from rewriter.writing.execute import check_destination, execute
 from rewriter.writing.verify import check_plan
 
@@ -77,7 +77,7 @@ def write(
     destination: str | os.PathLike[str],
     how: WriteOptions | None = None,
     *,
-    progress: Progress = lambda nbytes: None,
+    progress: ProgressCallback = lambda nbytes: None,
     committed: Callable[[], None] = lambda: None,
     told: Callable[[str], None] = lambda line: None,
     executor: Executor | None = None,

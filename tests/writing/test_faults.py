@@ -26,7 +26,7 @@ from rewriter import OutputError, RewriterError, open_checkpoint, verify
 from rewriter.cli.state import Progress
 from rewriter.system.signals import STOP, StoppedError
 from rewriter.writing.executors import workers
-from rewriter.writing.staging import emptied
+from rewriter.writing.staging import clear_directory
 from rewriter.writing.write import save
 from tests.support import faults
 from tests.support.builders import ROOT, everything, huggingface, prune, write_gguf
@@ -376,11 +376,11 @@ def test_what_could_not_be_cleared_away_says_why(tmp_path):
 
     fill()
     with watching(Calls()) as counted:
-        emptied(tmp_path)
+        clear_directory(tmp_path)
     for number in faults.points(counted.names):
         fill()
         with pytest.raises(OSError, match=os.strerror(errno.EIO)), watching(Calls(faults.failing(number, errno.EIO))):
-            emptied(tmp_path)
+            clear_directory(tmp_path)
 
 
 COMMANDS = {
