@@ -35,8 +35,8 @@ COMMANDS = f"""# Commands
 {MADE}`rewriter COMMAND --help` says the same.
 `rewriter --install-completion` lets the shell complete commands, options and names (bash, zsh, fish, PowerShell).
 
-Every command takes `--quiet` and `--verbose`, before its name or behind it. Errors are one line on stderr;
-wrong usage is shown in a box and says which help there is. Colours follow the terminal, `NO_COLOR`, `FORCE_COLOR` and
+Every command takes `--quiet` and `--verbose`, before its name or behind it. Errors are one line on stderr; that of
+wrong usage names the help to read. Colours follow the terminal, `NO_COLOR`, `FORCE_COLOR` and
 `TERM=dumb`.
 """
 CHOICES = f"""# Strategies and recipes

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from rewriter.batch.results import DONE, FAILED, SKIPPED, STOPPED, Line
 from rewriter.batch.runner import Prepared, Run, Watcher
 from rewriter.cli import console
-from rewriter.cli.state import Voice
+from rewriter.cli.state import OutputLevel
 from rewriter.errors import printable
 
 WORDS = {DONE: "done", SKIPPED: "done before", FAILED: "failed", STOPPED: "stopped"}
@@ -20,7 +20,7 @@ Started = Callable[[Sequence[Prepared]], None]
 @contextmanager
 def watched(run: Run) -> Iterator[Started]:
     """Show how far `run` is; what is given is to be called with the jobs once they are planned."""
-    if sys.stderr.isatty() and not Voice.quiet:
+    if sys.stderr.isatty() and not OutputLevel.quiet:
         with _display(run) as started:
             yield started
     else:

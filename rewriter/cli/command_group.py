@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -11,25 +9,12 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from rewriter.cli.state import Voice
+from rewriter.cli.signatures import with_output_level
 from rewriter.errors import RequestError
 from rewriter.version import VERSION
 
-# name -> (module, what in it is the command or the group of commands)
-COMMANDS = {
-    "inspect": ("inspect", "inspect"),
-    "plan": ("plan", "plan"),
-    "prune": ("prune", "prune"),
-    "apply": ("apply", "apply"),
-    "verify": ("verify", "verify"),
-    "checksums": ("checksums", "checksums"),
-    "score": ("score", "score"),
-    "report": ("report", "report"),
-    "batch": ("batch", "batch"),
-    "list": ("list", "listing"),
-}
-
-
+COMMANDS = ("inspect", "plan", "prune", "apply", "verify", "checksums", "score", "report", "batch", "list")
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer exports only this one of its usage errors
 EXITS = {
     "": "0 done · 1 bad input or refused · 2 wrong usage · 128+N stopped by signal N",
     "verify": "0 it agrees · 1 it does not, or cannot be read · 2 wrong usage · 128+N stopped by signal N",
@@ -37,99 +22,36 @@ EXITS = {
 }
 
 
-def _heard(param: typer.CallbackParam, value: bool) -> None:
-    if value:
-        setattr(Voice, param.name or "", True)
-    if Voice.quiet and Voice.verbose:
-        raise RequestError("--quiet and --verbose cannot be combined: give one")
+def _group(name: str, **settings: Any) -> typer.Typer:
+    exits = f"Exit codes: {EXITS.get(name, EXITS[''])}"
+    return typer.Typer(name=name, epilog=exits, rich_markup_mode="markdown", no_args_is_help=True, **settings)
 
 
-def _flag(short: str, name: str, help: str) -> Any:
-    return typer.Option(short, name, help=help, callback=_heard, expose_value=False)
+def _command(name: str) -> Any:
+    """The command `name`: the function of that name in its module, or a group of the several that stand there."""
+    module = import_module(f"rewriter.cli.{name}")
+    functions = getattr(module, "COMMANDS", None)
+    group = _group(name, help=module.HELP if functions else None, add_completion=False)
+    for function in functions or [getattr(module, name)]:
+        group.command(epilog=f"Exit codes: {EXITS.get(name, EXITS[''])}")(with_output_level(function))
+    if functions:
+        group.callback()(with_output_level(lambda: None))
+    return get_command(group)
 
 
-def _voice(
-    quiet: Annotated[bool, _flag("-q", "--quiet", "Print nothing but errors (and --json).")] = False,
-    verbose: Annotated[bool, _flag("-v", "--verbose", "Say on stderr what is being done.")] = False,
-) -> None:
-    """The options that every command has, before its name and behind it."""
+class _LazyGroup(TyperGroup):
+    """A group whose commands are those of COMMANDS."""
 
-
-def _refuse_rehearsal(wanted: bool) -> None:
-    if wanted:
-        raise RequestError("prune has no --dry-run; did you mean rewriter plan? It takes the same options, and no DST")
-
-
-def _rehearsal(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", hidden=True, callback=_refuse_rehearsal, expose_value=False, is_eager=True)
-    ] = False,
-) -> None:
-    """What others' programs call it: no option of `prune`, but the way to what is meant."""
-
-
-def _single(name: str, function: Callable[..., None]) -> typer.Typer:
-    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    app.command(name)(function)
-    return app
-
-
-def _dressed(command: Any, name: str = "") -> Any:
-    """Give a command, and those below it, what all share: the options of `_voice`, the exit codes in the help."""
-    for each in (command, *(getattr(command, "commands", None) or {}).values()):
-        each.params += get_command(_single("voice", _voice)).params
-        each.params += get_command(_single("rehearsal", _rehearsal)).params if name == "prune" else []
-        each.get_params = _plainly(each.get_params)
-        each.epilog = f"Exit codes: {EXITS.get(name, EXITS[''])}"
-    return command
-
-
-def _unconverted(param: Any) -> None:
-    """Text, and what was not given, need no conversion: typer would load pydantic for them, 40 % of a short run."""
-    described: Any = getattr(param, "type_descriptor", None)  # typer on click has none: it converts everything, quickly
-    kind = getattr(described, "annotation", None)
-    convert = param.process_value
-
-    def processed(ctx: typer.Context, value: Any) -> Any:
-        if kind == list[str] and isinstance(value, list | tuple):
-            value = list(value)
-        elif value is None and not param.required:
-            value = () if param.multiple else None
-        elif kind is int and isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) and not described.is_ranged:
-            value = int(value)
-        elif not (kind is str and isinstance(value, str)):
-            return convert(ctx, value)
-        return value if param.callback is None else param.callback(ctx, param, value)
-
-    param.process_value = processed
-
-
-def _plain(param: Any) -> Any:
-    """Quick to read; in the help, flags without a type and arguments by name, as typer has not always shown them."""
-    if "process_value" not in vars(param):
-        _unconverted(param)
-    if param.param_type_name == "argument":
-        param.get_usage_pieces = lambda ctx: [param.metavar or param.name.upper()]
-        param.display_type_rich = lambda ctx: None
-    elif getattr(param, "is_flag", False):
-        param.metavar = ""
-    return param
-
-
-def _plainly(params: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda ctx: [_plain(each) for each in params(ctx)]
-
-
-class _Commands(TyperGroup):
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        _dressed(self)
-        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # for what is near a name that is none
+        super().__init__(**{**settings, "commands": dict.fromkeys(COMMANDS)})  # their names, for typing errors
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(COMMANDS)
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]):  # type: ignore[no-untyped-def,override]  # noqa: ANN202
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        return _command(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
         """`rewriter help COMMAND` is `rewriter COMMAND --help`."""
         if args[0] != "help":
             return super().resolve_command(ctx, args)
@@ -140,24 +62,11 @@ class _Commands(TyperGroup):
             raise typer.Exit
         return super().resolve_command(ctx, [*args[1:], "--help"])
 
-    def get_command(self, ctx: typer.Context, cmd_name: str):  # type: ignore[no-untyped-def,override]  # noqa: ANN202
-        if cmd_name not in COMMANDS:
-            return None
-        module, name = COMMANDS[cmd_name]
-        found = getattr(import_module(f"rewriter.cli.{module}"), name)
-        if not isinstance(found, typer.Typer):
-            found = _single(cmd_name, found)
-        command = get_command(found)
-        command.name = cmd_name
-        return _dressed(command, cmd_name)
 
-
-app = typer.Typer(
-    name="rewriter",
-    cls=_Commands,
-    no_args_is_help=True,
+app = _group(
+    "rewriter",
+    cls=_LazyGroup,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
     help="Drop whole layers from safetensors and GGUF checkpoints: renumber the rest, patch what depends on them. "
     "No GPU, no framework: bytes move from file to file."
     "\n\nExample: `rewriter prune model.gguf smaller.gguf --drop 20-23`",
@@ -165,16 +74,29 @@ app = typer.Typer(
 )
 
 
-def _version(ctx: typer.Context, wanted: bool) -> None:
+def _show_version(ctx: typer.Context, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         typer.echo(f"rewriter {VERSION}")
         raise typer.Exit
 
 
 @app.callback()
-def _main(
+@with_output_level
+def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
+
+
+def run() -> int:
+    """Run the program; its exit code. Raises RequestError for wrong usage, with the help to read."""
+    try:
+        return int(app(prog_name="rewriter", standalone_mode=False) or 0)
+    except _USAGE_ERROR as error:
+        text = " ".join(error.format_message().split()).rstrip(".")
+        if not text:  # no arguments: the help is shown already
+            return 2
+        command = error.ctx.command_path if error.ctx else "rewriter"
+        raise RequestError(f"{text[:1].lower()}{text[1:]} (see {command} --help)") from None

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rewriter import units
-from rewriter.cli.state import Voice
+from rewriter.cli.state import OutputLevel
 from rewriter.errors import printable
 from rewriter.planning.layer_ranges import format_layers
 
@@ -32,32 +32,32 @@ def console(error: bool = False) -> Console:
     screen = (sys.stderr if error else sys.stdout).isatty() or os.environ.get("COLUMNS")
     return Console(
         stderr=error, width=None if screen else _ENDLESS,
-        markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=Voice.quiet,
+        markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=OutputLevel.quiet,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
     )  # fmt: skip
 
 
 def note(text: str) -> None:
     """Say something on the side, where it does not disturb what a program reads."""
-    if not Voice.quiet:
+    if not OutputLevel.quiet:
         sys.stderr.write(text + "\n")
 
 
 def detail(text: str) -> None:
     """Say what is being done, to those who want to know."""
-    if Voice.verbose:
+    if OutputLevel.verbose:
         sys.stderr.write(text + "\n")
 
 
 def say(text: str) -> None:
     """Print plain text as it is: rich would take longer to load than a small run takes."""
-    if not Voice.quiet:
+    if not OutputLevel.quiet:
         sys.stdout.write(text + "\n")
 
 
 def failure(text: str) -> None:
     """Say that a part has failed; this is not silenced."""
-    (sys.stderr if Voice.quiet else sys.stdout).write(text + "\n")
+    (sys.stderr if OutputLevel.quiet else sys.stdout).write(text + "\n")
 
 
 def table(title: str, caption: str = "") -> Table:

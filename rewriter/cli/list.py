@@ -14,13 +14,7 @@ from rewriter.planning.selection.published_orders import RECIPES
 from rewriter.planning.selection.strategies import STRATEGIES
 from rewriter.report.json_values import architecture_rows as rows
 
-listing = typer.Typer(
-    help="Show what there is: strategies, metrics, recipes, architectures.\n\nExample: `rewriter list strategies`",
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
-)  # fmt: skip
 
-
-@listing.command()
 def strategies() -> None:
     """Ways to choose layers by position.
 
@@ -31,7 +25,6 @@ def strategies() -> None:
         console.console().print(f"{name:{width}}  {inspect.getdoc(function)}")
 
 
-@listing.command()
 def metrics() -> None:
     """Ways to score layers by their weights: `rewriter score --metric NAME`, `rewriter prune --strategy NAME`.
 
@@ -44,7 +37,6 @@ def metrics() -> None:
         console.console().print(f"{name:{width}}  {(inspect.getdoc(function) or '').partition(chr(10))[0]}")
 
 
-@listing.command()
 def recipes() -> None:
     """Published removal orders, each for one model: `rewriter prune --strategy recipe:NAME`.
 
@@ -57,7 +49,6 @@ def recipes() -> None:
         )
 
 
-@listing.command()
 def architectures(
     toml: Annotated[
         str | None,
@@ -77,3 +68,7 @@ def architectures(
         return
     for row in sorted(rows()):
         console.console().print("{:12} {:24} {:20} {}".format(*row).rstrip())
+
+
+HELP = "Show what there is: strategies, metrics, recipes, architectures.\n\nExample: `rewriter list strategies`"
+COMMANDS = (strategies, metrics, recipes, architectures)

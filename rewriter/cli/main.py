@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from rewriter.cli.state import Progress, Voice
+from rewriter.cli.state import OutputLevel, Progress
 from rewriter.system.signals import SIGNALS, STOP, StoppedError
 
 _ONE_REQUEST = 0.5  # seconds in which signals count as one: `timeout` and a closed terminal send two
@@ -38,7 +38,7 @@ def main() -> None:
     """Run the program. Handlers come before the slow imports: Ctrl-C never prints a traceback."""
     STOP.set(0)  # main may be called twice
     Progress.committed, Progress.said = False, ""
-    Voice.quiet = Voice.verbose = False
+    OutputLevel.quiet = OutputLevel.verbose = False
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
     _handle_signals(_stop)
     for name in ("stdout", "stderr"):  # closed by the caller: the output goes nowhere
@@ -83,18 +83,16 @@ def _drop_unsaid() -> None:
 
 
 def _run() -> None:
-    from rewriter.cli.command_group import app
+    from rewriter.cli.command_group import run
     from rewriter.cli.completion import mend_words
     from rewriter.errors import RequestError, RewriterError, os_reason_with_path
 
     STOP.check()
     mend_words(os.environ)
     try:
-        try:
-            app(prog_name="rewriter")
-        except SystemExit:
-            sys.stdout.flush()  # what is printed into a file is still held back: a full disk is heard of only now
-            raise
+        code = run()
+        sys.stdout.flush()  # what is printed into a file is still held back: a full disk shows only now
+        sys.exit(code)
     except BrokenPipeError:
         sys.exit(1)  # nobody reads any more: as typer ends where the pipe breaks earlier
     except RewriterError as error:

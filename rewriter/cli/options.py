@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from rewriter.cli import completion
+from rewriter.cli.signatures import Command, joined, parameters_of
 from rewriter.errors import RequestError, printable
 from rewriter.layout.output import WriteOptions
 from rewriter.planning.option import Option, arguments, from_written, options_of
@@ -26,7 +27,6 @@ Source = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
-Command = Callable[..., None]
 
 PLANNING = tuple(each for each in options_of(LayerSelection, PlanOptions) if each.help)
 WRITING = options_of(WriteOptions)
@@ -67,11 +67,8 @@ def _with(
     make: Callable[[Mapping[str, Any]], Any],
     helps: Mapping[str, str] | None = None,
 ) -> Command:
-    """`command` with a parameter for each option in the place of `argument`, which is made of their values.
-
-    typer reads a command's options off its signature, so the two signatures are joined.
-    """
-    own = dict(inspect.signature(command, eval_str=True).parameters)
+    """`command` with a parameter for each option in the place of `argument`, which is made of their values."""
+    own = parameters_of(command)
     del own[argument]
     shared = {each.field: _parameter(each, (helps or {}).get(each.field, each.help)) for each in declared}
 
@@ -80,16 +77,7 @@ def _with(
         written = {name: given.pop(name) for name in shared}
         command(**given, **{argument: make(written)})
 
-    return signed(run, (*own.values(), *shared.values()))
-
-
-def signed(command: Command, parameters: Iterable[inspect.Parameter]) -> Command:
-    """`command` under the signature of `parameters`, those without a default first."""
-    ordered = sorted(parameters, key=lambda each: each.default is not each.empty)
-    command.__signature__ = inspect.Signature([each.replace(kind=each.KEYWORD_ONLY) for each in ordered])  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in ordered}
-    vars(command).pop("__wrapped__", None)  # typing.get_type_hints would look there
-    return command
+    return joined(run, (*own.values(), *shared.values()))
 
 
 def _parameter(declared: Option, help: str) -> inspect.Parameter:

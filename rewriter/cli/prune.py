@@ -17,8 +17,8 @@ from rewriter.cli import console, verbose
 from rewriter.cli.companions import With, along, check, lines_of
 from rewriter.cli.options import Source, rule_arguments, with_plan_options, with_write_options
 from rewriter.cli.plan import notes
-from rewriter.cli.state import Progress, Voice
-from rewriter.errors import printable
+from rewriter.cli.state import OutputLevel, Progress
+from rewriter.errors import RequestError, printable
 from rewriter.layout.output import Output, WriteOptions
 from rewriter.planning.plan import Plan
 from rewriter.planning.saved_plan import load_plan
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 _COPY = "How bytes get there"
 
 
+def _refuse_rehearsal(wanted: bool) -> None:
+    if wanted:
+        raise RequestError("prune has no --dry-run; did you mean rewriter plan? It takes the same options, and no DST")
+
+
 @with_write_options()
 @with_plan_options
 def prune(
@@ -47,6 +52,9 @@ def prune(
         Path | None, typer.Option("--plan", metavar="FILE", help="Do what `rewriter plan -o FILE` saved.")
     ] = None,
     companions: With = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", hidden=True, callback=_refuse_rehearsal, expose_value=False, is_eager=True)
+    ] = False,
     executor: Annotated[
         str | None,
         typer.Option(
@@ -161,7 +169,7 @@ def _saved(path: Path, checkpoint: Checkpoint, request: PruneRequest) -> Plan:
 @contextmanager
 def _progress(plan: Plan, destination: str, how: WriteOptions) -> Iterator[Report]:
     """A bar on a terminal: bytes, rate, time left. Nothing where nobody looks."""
-    if Voice.quiet or not sys.stderr.isatty():
+    if OutputLevel.quiet or not sys.stderr.isatty():
         yield lambda nbytes: None
         return
     from rich import progress as rich

@@ -10,7 +10,7 @@ class Progress:
     said = ""  # in the place of that, where there is more to say
 
 
-class Voice:
+class OutputLevel:
     """How much the program says."""
 
     quiet = verbose = False

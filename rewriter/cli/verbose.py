@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rewriter.checkpoint import Checkpoint
 from rewriter.cli import console
-from rewriter.cli.state import Voice
+from rewriter.cli.state import OutputLevel
 from rewriter.errors import printable
 from rewriter.formats import open_checkpoint
 from rewriter.layout.output import Output, WriteOptions
@@ -30,7 +30,7 @@ def opened(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint, and say which files it is made of."""
     began = time.monotonic()
     checkpoint = open_checkpoint(source)
-    if Voice.verbose:
+    if OutputLevel.verbose:
         parts = [(shard.path, f"{shard.stamp.size:,} bytes, for its header") for shard in checkpoint.shards]
         parts += [(document.path, "whole") for document in checkpoint.documents]
         for path, what in parts:
@@ -43,7 +43,7 @@ def opened(source: str | os.PathLike[str]) -> Checkpoint:
 
 def planned(plan: Plan) -> None:
     """Say by which rules a plan was made."""
-    if not Voice.verbose:
+    if not OutputLevel.verbose:
         return
     if not plan.checkpoint.companion:
         entry, stacks = open_stacks(plan.checkpoint, plan.options)
@@ -67,7 +67,7 @@ def _why(plan: Plan) -> str:
 
 def written(output: Output, destination: str, how: WriteOptions, seconds: float) -> None:
     """Say how the bytes of `output` got to `destination`."""
-    if not Voice.verbose:
+    if not OutputLevel.verbose:
         return
     folder = Path(os.path.abspath(destination)).parent
     shares = how.share and bool(output.sources) and supports_reflink(output.sources[0][0], folder)
@@ -86,7 +86,7 @@ def written(output: Output, destination: str, how: WriteOptions, seconds: float)
 def scoring() -> Iterator[Watch]:
     """A bar on a terminal while layers are scored, and a word of warning everywhere where that takes long."""
     with ExitStack() as ends:
-        yield (lambda metric, share: None) if Voice.quiet else _Scoring(ends)
+        yield (lambda metric, share: None) if OutputLevel.quiet else _Scoring(ends)
 
 
 class _Scoring:

@@ -106,7 +106,7 @@ def test_ctrl_c_is_heard_before_anything_slow_is_imported():
 
 
 @pytest.mark.parametrize("name", ["tiny-llama-12L", "tiny-llama-12L-F16.gguf"])
-def test_pruning_needs_neither_numpy_nor_gguf_nor_pydantic(name, tmp_path):
+def test_pruning_needs_neither_numpy_nor_gguf(name, tmp_path):
     source, target = str(FIXTURES / "models" / name), str(tmp_path / "out")
     code = f"""
 import rewriter.cli
@@ -116,7 +116,7 @@ except SystemExit: pass
 """
     loaded = loaded_by(code)
     assert (tmp_path / "out").exists()
-    assert not loaded & {"torch", "numpy", "gguf", "pydantic"}  # typer has the last for what must be converted
+    assert not loaded & {"torch", "numpy", "gguf"}
 
 
 MODEL = str(FIXTURES / "models" / "tiny-llama-12L-Q8_0.gguf")
@@ -134,6 +134,44 @@ print(before == threads() == {{2}}, {{1}} == set().union(*inside))
     environment = {**os.environ, "PYTHONPATH": str(FIXTURES.parent), "OPENBLAS_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+def typer_names(tree: ast.AST) -> set[str]:
+    """The names that a module has for modules, classes and objects of typer and click, or for what it makes of them."""
+    names = {"typer", "click"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in names:
+            names |= {alias.asname or alias.name for alias in node.names}
+    for node in ast.walk(tree):  # app = typer.Typer()
+        if (
+            isinstance(node, ast.Assign)
+            and {each.id for each in ast.walk(node.value) if isinstance(each, ast.Name)} & names
+        ):
+            names |= {each.id for each in node.targets if isinstance(each, ast.Name)}
+    return names
+
+
+def root_of(node: ast.AST) -> str:
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if room_of(module) == "cli"))
+def test_typer_is_used_and_not_patched(module):
+    """No attribute of typer's or click's objects is set, and no private name or inner class of theirs is used."""
+    tree = ast.parse(MODULES[module].read_text())
+    theirs = typer_names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("typer", "click"):
+                assert (node.module, names) in [("typer.core", ["TyperGroup"]), ("typer.main", ["get_command"])]
+        if isinstance(node, ast.Attribute) and root_of(node) in theirs:
+            assert not re.fullmatch("_[a-z].*|models|core|main|rich_utils", node.attr)
+            assert isinstance(node.ctx, ast.Load)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
+            assert root_of(node.args[0]) not in theirs
 
 
 def test_only_the_command_line_prints_or_exits():

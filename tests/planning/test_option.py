@@ -14,6 +14,7 @@ from rewriter.layout.output import WriteOptions
 from rewriter.planning.option import from_written, options_of
 from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.provenance import options_from_json, options_to_json
+from rewriter.system.untrusted import ShapeError
 
 OWN = from_values(
     {
@@ -54,7 +55,7 @@ def test_records_of_the_first_versions_have_fewer_options():
     first = {name: value for name, value in json.loads(DEFAULT_JSON).items() if name not in ("max_size", "single_file")}
     assert options_from_json(first) == PlanOptions()
     for name in first:
-        with pytest.raises(KeyError):
+        with pytest.raises(ShapeError):
             options_from_json({key: value for key, value in first.items() if key != name})
 
 
