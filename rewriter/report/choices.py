@@ -51,6 +51,7 @@ def choices(
     weights = [table.weight(layer) for layer in table.every]
     table.late += _distinct_states(table)
     ways = {name: _rows(table, name, strategy) for name, strategy in strategies.items()}
+    additive = all(table.adds_up(kept, weights) for kept in table.sizes)
     return {
         "refused": table.refusals[0] if table.refusals and len(table.sizes) < 2 else "",
         "doubt": _doubt(known, options) or "".join(table.refusals[:1]),
@@ -62,10 +63,13 @@ def choices(
         "warnings": list(possible_warnings(known, architecture, stacks, stack, options)),
         "quarter": max(1, round(_SHARE * stack.count)),
         "ways": ways,
-        "selections": [[table.bits(kept), nbytes, *sizes] for kept, (nbytes, sizes) in table.sizes.items()],
+        "selections": [
+            [table.bits(kept), nbytes, *(() if additive and kept != table.every else sizes)]
+            for kept, (nbytes, sizes) in table.sizes.items()
+        ],
         "weights": weights,
         "mtp_weight": table.missing(table.every, replace(options, drop_mtp=True)),
-        "additive": all(table.adds_up(kept, weights) for kept in table.sizes),
+        "additive": additive,
         "beside": table.beside(),
     }
 

@@ -71,7 +71,8 @@ function warningsOf(stack, kept) {
   return [...soft, ...texts];
 }
 
-/* -- the table of selections: [dropped layers as bits in hexadecimal, bytes of all files, tensors, parameters, bytes] -- */
+/* -- the table of selections: [dropped layers as bits in hexadecimal, bytes of all files]; tensors, parameters and
+ * bytes follow if the weights of the layers do not add up to them -- */
 
 const bitsOf = (layers) => layers.reduce((sum, layer) => sum | (1n << BigInt(layer)), 0n).toString(16);
 const layersOf = (bits) => range(0, 4 * bits.length).filter((layer) => (BigInt(`0x${bits}`) >> BigInt(layer)) & 1n);
@@ -79,12 +80,12 @@ const layersOf = (bits) => range(0, 4 * bits.length).filter((layer) => (BigInt(`
 /** What is left without the layers `gone`; `planned` if the table has it, else `files` is not known to the byte. */
 function sizesWithout(stack, gone, dropMtp = false) {
   const found = stack.selections.find(([bits]) => bits === bitsOf(gone));
-  if (found && !dropMtp) return { planned: true, exact: true, files: found[1], tensors: found[2], parameters: found[3], bytes: found[4] };
   const weights = [...gone.map((layer) => stack.weights[layer]), ...(dropMtp ? [stack.mtp_weight] : [])];
-  const [tensors, parameters, bytes] = stack.selections[0].slice(2)
-    .map((all, at) => weights.reduce((left, weight) => left - weight[at], all));
-  const files = bytes + Math.round(stack.beside[0] + stack.beside[1] * tensors);
-  return { planned: false, exact: stack.additive, files, tensors, parameters, bytes };
+  const sums = stack.selections[0].slice(2).map((all, at) => weights.reduce((left, weight) => left - weight[at], all));
+  const planned = Boolean(found) && !dropMtp;
+  const [tensors, parameters, bytes] = planned && found.length > 2 ? found.slice(2) : sums;
+  const files = planned ? found[1] : bytes + Math.round(stack.beside[0] + stack.beside[1] * tensors);
+  return { planned, exact: planned || stack.additive, files, tensors, parameters, bytes };
 }
 
 /** Up to three selections of the table that drop something and differ from `gone` in the fewest layers. */
