@@ -11,15 +11,10 @@ for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 # These put doubles in the place of Linux's own calls, or limit a process as only Linux does.
-collect_ignore = (
-    []
-    if sys.platform == "linux"
-    else [
-        "formats/test_broken.py",
-        "formats/test_limits.py",
-        *(
-            f"writing/test_{name}.py"
-            for name in ("execute", "faults", "portability", "resume", "sharing", "systems", "write")
-        ),
-    ]
-)
+LINUX_ALONE = [
+    "formats/scenarios/test_broken.py",
+    "formats/test_limits.py",
+    *(f"writing/test_{name}.py" for name in ("commit", "copy", "execute", "resume", "staging", "write")),
+    *(f"writing/scenarios/test_{name}.py" for name in ("faults", "portability", "sharing", "systems")),
+]
+collect_ignore = [] if sys.platform == "linux" else LINUX_ALONE

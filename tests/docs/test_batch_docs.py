@@ -14,6 +14,8 @@ import pytest
 from tests.support.builders import FIXTURES, ROOT
 from tests.support.cluster import cluster
 
+pytestmark = pytest.mark.slow  # runs every command of two pages
+
 PLACE = "tcp://HOST:8786"
 SECONDS = re.compile(r"[0-9]+\.[0-9]{2}( s)?$", re.MULTILINE)
 

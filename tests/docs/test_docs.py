@@ -68,7 +68,11 @@ def test_what_is_nearly_the_same():
     assert not nearly("1.2 a", "1.2 a b")
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem != "index")) for path in PAGES],
+    ids=lambda path: path.stem,
+)
 def test_a_page_shows_what_the_commands_print(path, tmp_path):
     (tmp_path / "fixtures").symlink_to(FIXTURES)
     for name, text in re.findall(r"<!-- file: (\S+) -->\n```toml\n(.*?)```", path.read_text(), re.DOTALL):

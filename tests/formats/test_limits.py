@@ -17,6 +17,8 @@ from rewriter.formats.json_edit import MEMBERS, VALUES
 from tests.support.builders import gguf_field, gguf_record, gguf_string, huggingface
 from tests.support.limited import SECONDS, assert_ends_in_one_line, run
 
+pytestmark = pytest.mark.slow  # reads headers of 100 MB
+
 PLANNED = 40  # seconds for what is not refused: the most tensors that there may be
 ALL = os.environ.get("HOSTILE_SIZES") == "all"
 HEADER = 100_000_000  # bytes, the most that safetensors reads

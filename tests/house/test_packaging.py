@@ -40,6 +40,7 @@ def built(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(built):
     (wheel,) = built.glob("*.whl")
     assert wheel.name == f"rewriter-{VERSION}-py3-none-any.whl"
@@ -56,6 +57,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert needed == {"safetensors", "numpy", "gguf", "typer"}
 
 
+@pytest.mark.slow
 def test_the_source_archive_builds_the_wheel_and_holds_the_docs(built):
     (archive,) = built.glob("*.tar.gz")  # `build` has made the wheel from it
     with tarfile.open(archive) as opened:
@@ -65,6 +67,7 @@ def test_the_source_archive_builds_the_wheel_and_holds_the_docs(built):
     assert not {name for name in names if name.split("/")[0] in ("tests", "fixtures", "benchmarks", ".ci")}
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_in_an_environment_of_its_own(built, tmp_path):
     """As `pipx run` and `uvx` do; what it needs is taken from where the tests run."""
     venv.create(tmp_path / "env", with_pip=False)
@@ -117,5 +120,6 @@ def test_the_workflow_runs_the_readme_s_tests_on_the_systems_that_are_promised()
     assert [row for row in matrix["include"] if row["os"] == "windows-latest" and row["experimental"]]
     steps = [step["run"] for step in job["steps"] if "run" in step]
     pasted = re.search(r"<!-- test -->\n```sh\n(.*)\n", (ROOT / "README.md").read_text())[1]
-    assert "python -m pytest -n auto -m 'not oracle'" in pasted
-    assert 'python -m pytest -n auto -m "not oracle"' in steps
+    assert "python -m pytest -n auto -m 'not oracle and not slow'" in pasted
+    assert 'python -m pytest -n auto -m "not oracle and not slow"' in steps
+    assert 'python -m pytest -n auto -m "slow and not oracle"' in steps

@@ -702,7 +702,7 @@ SPECS: tuple[Spec, ...] = (
         drops=((1, 5), (0,), (7,), (0, 2, 6)),
         refused={(3,): "keys and values", (4,): "keys and values"},
     ),
-    # ---- other stacks than blk.N: tests/architectures/test_gguf_traps.py
+    # ---- other stacks than blk.N: tests/architectures/scenarios/test_gguf_traps.py
     Spec(
         "t5encoder",
         NO_KV | {"attention.relative_buckets_count": 32},

@@ -114,7 +114,14 @@ def no_strays(folder: Path) -> bool:
 SCENES = {f"{kind}{'-overwrite' * overwrite}": (kind, overwrite) for kind in KINDS for overwrite in (False, True)}
 
 
-@pytest.fixture(params=[*SCENES, "threads", "executor"])
+QUICK = ("gguf", "directory")  # the others are slow
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in (*SCENES, "threads", "executor")
+    ]
+)
 def scene(request, tmp_path, monkeypatch):
     if request.param == "threads":
         monkeypatch.setattr("rewriter.writing.copy._LARGE", 0)  # bytes: every file is worth a thread

@@ -19,6 +19,8 @@ from tests.support.builders import ROOT, everything, huggingface, prune, write_g
 from tests.support.cluster import cluster
 from tests.support.workers import Gate
 
+pytestmark = pytest.mark.slow  # starts a scheduler and workers for each test
+
 KEEP, DROP = (0, 2, 3, 5), "1,4"
 
 
