@@ -205,9 +205,9 @@ def test_long_lists_are_skipped_quickly_and_in_little_memory(tmp_path):
     fields = [ARCH, gguf_field("tokenizer.ggml.tokens", 9, array(8, 200_000, words)), count(2),
               gguf_field("tokenizer.ggml.scores", 9, scores)]  # fmt: skip
     path = write(tmp_path / "x.gguf", fields)
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     target = prune(path, tmp_path / "y.gguf", [0])
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30 * 1024
     assert fields[1] + count(1) + fields[3] in target.read_bytes()
     assert verify(target, path) == ()

@@ -11,12 +11,10 @@ import tomllib
 from collections import Counter
 from itertools import chain
 
-import gguf
 import pytest
 
 from rewriter import errors
-from rewriter.architectures.lookup import entries, resolve
-from rewriter.formats.ggml_types import GGML_TYPES
+from rewriter.architectures.lookup import entries
 from rewriter.planning.metadata.field_rules import RULES
 from tests.house.rooms import (
     MODULES,
@@ -35,7 +33,6 @@ from tests.house.rooms import (
     tree_of,
 )
 from tests.support.builders import FIXTURES, ROOT
-from tests.support.named_fixtures import checkpoint_from, named_fixtures
 
 # Modules that hold data and nothing else may be as long as their data.
 TABLES = {
@@ -221,19 +218,6 @@ def test_no_conditional_expression_stands_inside_another():
         module for module, node in outer for each in ast.walk(node) if isinstance(each, ast.IfExp) and each != node
     ]
     assert Counter(inner) <= NESTED, "a module has more of them than it had"
-
-
-def test_the_table_of_ggml_types_is_that_of_gguf():
-    theirs = {kind.value: (kind.name, *gguf.GGML_QUANT_SIZES[kind]) for kind in gguf.GGMLQuantizationType}
-    assert theirs == GGML_TYPES
-
-
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: f"{entry.format}-{entry.name}")
-def test_every_entry_has_a_fixture_with_its_real_names(entry):
-    files = named_fixtures(entry)
-    assert files
-    stacks = chain.from_iterable(resolve(checkpoint_from(entry, file), entry) for file in files)
-    assert {stack.name for stack in stacks} == {stack.name for stack in entry.stacks}
 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: f"{entry.format}-{entry.name}")

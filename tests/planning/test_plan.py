@@ -23,7 +23,6 @@ from tests.support.checkpoints import (
     t5,
     t5_gguf,
     with_metadata,
-    without,
 )
 
 BARE = PlanOptions(provenance=False)
@@ -45,46 +44,6 @@ def test_kept_layers_are_renumbered_and_all_else_stays():
     assert plan.edits == (FieldEdit("num_hidden_layers", 5, 3, "count", "config.json"),)
     assert (plan.parameters, plan.nbytes) == (5 * 6, 5 * 24)
     assert plan.warnings == ()
-
-
-def test_the_order_of_the_tensors_is_that_of_the_files():
-    shuffled = [
-        "model.layers.10.w",
-        "z",
-        "model.layers.2.w",
-        *(f"model.layers.{n}.w" for n in without(2, 10, count=11)),
-    ]
-    plan = make_plan(hf("llama", shuffled, {"num_hidden_layers": 11}), [2, 10])
-    assert list(names(plan).items()) == [
-        ("model.layers.10.w", "model.layers.1.w"),
-        ("z", "z"),
-        ("model.layers.2.w", "model.layers.0.w"),
-    ]
-
-
-def test_layer_1_is_not_layer_10():
-    plan = make_plan(llama(12), without(1, count=12))
-    assert names(plan)["model.layers.10.weight"] == "model.layers.9.weight"
-    assert names(plan)["model.layers.11.weight"] == "model.layers.10.weight"
-    assert len(plan.dropped) == 1
-
-
-def test_numbers_deeper_in_a_name_are_not_layers():
-    experts = numbered("model.layers.", 4, "mlp.experts.0.w1", "mlp.experts.3.w1", "mlp.experts.11.w1")
-    plan = make_plan(
-        hf("mixtral", [*experts, "visual.blocks.3.w", "model.layers_3.w"], {"num_hidden_layers": 4}), [1, 3]
-    )
-    assert names(plan)["model.layers.3.mlp.experts.3.w1"] == "model.layers.1.mlp.experts.3.w1"
-    assert names(plan)["model.layers.1.mlp.experts.11.w1"] == "model.layers.0.mlp.experts.11.w1"
-    assert names(plan)["visual.blocks.3.w"] == "visual.blocks.3.w"
-    assert names(plan)["model.layers_3.w"] == "model.layers_3.w"
-    assert len(plan.tensors) == 8
-
-
-def test_gguf_blocks_are_renumbered():
-    plan = make_plan(llama_gguf(4), [3])
-    assert names(plan)["blk.3.weight"] == "blk.0.weight"
-    assert plan.edits == (FieldEdit("llama.block_count", 4, 1, "count"),)
 
 
 def test_keeping_every_layer_changes_nothing():
@@ -120,84 +79,6 @@ def test_every_kept_layer_is_there_under_its_new_number(count, data):
 
 
 # -- prefixes
-
-
-@pytest.mark.parametrize(
-    ("architecture", "prefix", "count_key"),
-    [
-        ("llama", "model.layers.", "num_hidden_layers"),
-        ("llama", "layers.", "num_hidden_layers"),
-        ("llama", "base_model.model.model.layers.", "num_hidden_layers"),
-        ("mistral", "model.layers.", "num_hidden_layers"),
-        ("qwen2", "layers.", "num_hidden_layers"),
-        ("qwen3", "model.layers.", "num_hidden_layers"),
-        ("phi3", "model.layers.", "num_hidden_layers"),
-        ("mixtral", "model.layers.", "num_hidden_layers"),
-        ("gemma3_text", "layers.", "num_hidden_layers"),
-        ("gpt2", "transformer.h.", "n_layer"),
-        ("gpt2", "h.", "n_layer"),
-        ("bert", "bert.encoder.layer.", "num_hidden_layers"),
-        ("bert", "encoder.layer.", "num_hidden_layers"),
-        ("bert", "wrapped.bert.encoder.layer.", "num_hidden_layers"),
-        ("vit", "vit.encoder.layer.", "num_hidden_layers"),
-        ("vit", "encoder.layer.", "num_hidden_layers"),
-        ("vit", "vit.layers.", "num_hidden_layers"),
-        ("vit", "layers.", "num_hidden_layers"),
-        ("gemma3", "language_model.model.layers.", "text_config.num_hidden_layers"),
-        ("gemma3", "model.language_model.layers.", "text_config.num_hidden_layers"),
-        ("t5", "decoder.block.", "num_decoder_layers"),
-    ],
-)
-def test_prefixes_are_found_in_the_names(architecture, prefix, count_key):
-    inner, _, outer = count_key.rpartition(".")[::-1]
-    config = {outer: {inner: 3}} if outer else {inner: 3}
-    plan = make_plan(hf(architecture, ["first.weight", *numbered(prefix, 3)], config), [0, 2])
-    assert names(plan)[f"{prefix}2.weight"] == f"{prefix}1.weight"
-    assert plan.stack.prefix == prefix
-    assert changes(plan) == {count_key: 2}
-
-
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3", "phi3", "gpt2", "bert"])
-def test_gguf_architectures(architecture):
-    plan = make_plan(ggml(architecture, numbered("blk.", 3), {"block_count": 3}), [0, 1])
-    assert changes(plan) == {f"{architecture}.block_count": 2}
-
-
-@pytest.mark.parametrize(
-    "prefixes", [("model.layers.", "layers."), ("a.model.layers.", "b.model.layers."), ("a.layers.", "b.layers.")]
-)
-def test_two_prefixes_that_could_both_be_meant(prefixes):
-    checkpoint = hf("llama", [name for prefix in prefixes for name in numbered(prefix, 2)], {"num_hidden_layers": 2})
-    with pytest.raises(CheckpointError, match="several names") as caught:
-        make_plan(checkpoint, [0])
-    assert all(prefix in str(caught.value) for prefix in prefixes)
-
-
-def test_no_layers_at_all():
-    with pytest.raises(UnsupportedError, match=r"show no layers \(expected model.layers.N\)"):
-        make_plan(hf("llama", ["lm_head.weight"], {"num_hidden_layers": 2}), [0])
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (["0", "1", "01"], "'01' is not a layer number"),
-        (["00", "1"], "'00' is not a layer number"),
-        (["0", "1", "x"], "'x' is not a layer number"),
-        (["0", "1", ""], "'' is not a layer number"),
-        (["0", "-1"], "'-1' is not a layer number"),
-        (["0", "1", "\u0662"], "is not a layer number"),
-        (["0", "2"], "layer 1 is missing among 2"),
-        (["1", "2"], "layer 0 is missing among 2"),
-        (["0", "9999999"], "'9999999' is not a layer number"),
-        (["0", "9" * 5000], "is not a layer number"),
-    ],
-)
-def test_gaps_and_aliases(labels, message):
-    checkpoint = hf("llama", [f"model.layers.{label}.w" for label in labels], {"num_hidden_layers": len(labels)})
-    with pytest.raises(CheckpointError, match=message) as caught:
-        make_plan(checkpoint, [0])
-    assert len(str(caught.value)) < 150
 
 
 # -- counts
@@ -250,34 +131,6 @@ def test_t5_stacks(stack, prefix, key):
 BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
 
 
-@pytest.mark.parametrize("side", ["decoder", "encoder"])
-def test_the_position_bias_moves_with_the_first_layer(side):
-    plan = make_plan(t5(), [2, 4], PlanOptions(stack=side))
-    assert names(plan)[f"{side}.block.0.{BIAS}"] == f"{side}.block.0.{BIAS}"
-    assert f"{side}.block.0.layer.0.w" not in names(plan)
-    assert names(plan)[f"{side}.block.2.layer.0.w"] == f"{side}.block.0.layer.0.w"
-    assert len({copy.name for copy in plan.tensors}) == len(plan.tensors)
-
-
-def test_the_position_bias_stays_with_a_first_layer_that_stays():
-    plan = make_plan(t5(), [0, 4])
-    assert names(plan)[f"decoder.block.0.{BIAS}"] == f"decoder.block.0.{BIAS}"
-
-
-def test_a_position_bias_in_every_layer_follows_its_own():
-    plan = make_plan(t5(bias=range(6)), [2, 4])
-    assert f"decoder.block.0.{BIAS}" not in names(plan)
-    assert names(plan)[f"decoder.block.2.{BIAS}"] == f"decoder.block.0.{BIAS}"
-
-
-@pytest.mark.parametrize(("stack", "side"), [("main", "dec"), ("encoder", "enc")])
-def test_the_position_bias_moves_in_gguf(stack, side):
-    plan = make_plan(t5_gguf(decoder=3), [1, 3, 5] if side == "enc" else [1, 2], PlanOptions(stack=stack))
-    assert names(plan)[f"{side}.blk.0.attn_rel_b.weight"] == f"{side}.blk.0.attn_rel_b.weight"
-    assert names(plan)[f"{side}.blk.1.w"] == f"{side}.blk.0.w"
-    assert f"{side}.blk.0.w" not in names(plan)
-
-
 @pytest.mark.parametrize(
     ("stack", "after"),
     [("decoder", {"num_decoder_layers": 2}), ("encoder", {"num_layers": 2, "num_decoder_layers": 6})],
@@ -317,11 +170,6 @@ def test_a_t5_without_a_decoder():
     plan = make_plan(checkpoint, [0, 1])
     assert plan.layers.stack == "encoder"
     assert changes(plan) == {"num_layers": 2}
-
-
-def test_a_stack_that_is_not_there_names_those_that_are():
-    with pytest.raises(RequestError, match=r"no stack 'vision' here; .* has: decoder, encoder \(main is decoder\)"):
-        make_plan(t5(), [0], PlanOptions(stack="vision"))
 
 
 # -- architectures without an entry

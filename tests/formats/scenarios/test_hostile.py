@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import struct
 from pathlib import Path
@@ -33,7 +32,6 @@ from rewriter.planning.companions.plan import plan_along
 from rewriter.planning.layer_ranges import parse_layers
 from rewriter.planning.plan import make_plan
 from rewriter.planning.saved_plan import load_plan, open_plan
-from rewriter.system.untrusted import TooLongError, read_whole, time_limit
 from rewriter.writing.checksums import manifest, problems
 from tests.support import limited
 from tests.support.builders import gguf_field, gguf_record, gguf_string, huggingface, prune, raw_gguf, raw_safetensors
@@ -67,22 +65,6 @@ def adapter(folder: Path, part: str = "q_proj", **config: object) -> Path:
     said = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": [part], **config}
     (folder / "adapter_config.json").write_text(json.dumps(said))
     return folder
-
-
-def test_time_is_limited_in_the_main_thread():
-    with pytest.raises(TooLongError), time_limit(0.05):
-        re.match("(a*)*b", "a" * 60)
-    with time_limit(60):
-        assert sum(range(1000)) == 499500
-
-
-def test_only_files_are_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "large").write_bytes(bytes(11))
-    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "large"):
-        with pytest.raises(OSError, match=r"it (is not a regular file|has 11 bytes, more than 10)"):
-            read_whole(path, 10)
-    assert read_whole(tmp_path / "large", 11) == bytes(11)
 
 
 EXPRESSIONS = {

@@ -29,6 +29,8 @@ quick = settings(derandomize=True, deadline=None, max_examples=60)
         ("per_layer", "M-*ME-", "M*M-"),
         ("per_layer_and_more", list("abcdefgh"), list("acdfgh")),
         ("apart_states", (1, 4, 6), (1, 3, 4)),
+        ("stage_names", ["stem", *(f"stage{n}" for n in range(1, 7))], ["stem", *(f"stage{n}" for n in range(1, 5))]),
+        ("stage_names", ["stage2", "stage6"], ["stage1", "stage4"]),
         ("scalar_or_per_layer", 8, 8),
         ("scalar_or_per_layer", False, False),
         ("scalar_or_per_layer", 0.5, 0.5),
@@ -229,3 +231,15 @@ def test_thresholds_count_the_kept_layers_on_their_side(maps, leading, trailing)
     layers = maps[0]
     assert field_rules.leading_count(leading, layers) == sum(old < leading for old in layers.kept)
     assert field_rules.trailing_count(trailing, layers) == sum(old >= layers.count - trailing for old in layers.kept)
+
+
+def test_a_list_without_the_mtp_layer_is_cut_as_if_it_were_not_there():
+    layers = LayerMap("main", (0, 2, 3), 3, PREFIXES, mtp_layers=1)  # 3 is the MTP layer
+    assert apply("per_layer", "k", [7, 8, 9], layers) == [7, 9]
+    assert apply("per_layer", "k", [7, 8, 9, 10], layers) == [7, 9, 10]
+    assert apply("per_layer_and_more", "k", [7, 8, 9], layers) == [7, 9]
+
+
+def test_a_range_in_which_no_layer_is_left_is_not_the_whole():
+    assert apply("last_index", "k", 2, LATE) == -2
+    assert apply("last_index", "k", 3, LATE) == 0
