@@ -243,3 +243,32 @@ def test_a_list_without_the_mtp_layer_is_cut_as_if_it_were_not_there():
 def test_a_range_in_which_no_layer_is_left_is_not_the_whole():
     assert apply("last_index", "k", 2, LATE) == -2
     assert apply("last_index", "k", 3, LATE) == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "after"),
+    [
+        ("run_length", [[["a", "b"], 3]], [[["a", "a", "b", "b"], 1]]),
+        ("keyed", {"00": 1, "4": 2, "05": 3}, {"00": 1, "03": 3}),
+        ("layer_pairs", [[0, 7], [1, 8], [5, 9, 9]], [[0, 7], [3, 9, 9]]),
+    ],
+)
+def test_layers_inside_other_values_follow(rule, value, after):
+    assert apply(rule, "k", value, SIX) == after
+
+
+@pytest.mark.parametrize(("rule", "value"), [("root_of_count", True), ("keyed", {"x": 1}), ("keyed", {"²": 1})])
+def test_what_only_looks_like_a_number_is_refused(rule, value):
+    with pytest.raises(CheckpointError):
+        apply(rule, "k", value, SIX)
+
+
+def test_a_module_of_an_mtp_layer_follows():
+    layers = LayerMap("main", (0, 2, 3), 3, PREFIXES, mtp_layers=1)
+    assert apply("layer_names", "k", ["model.layers.3.mlp"], layers) == ["model.layers.2.mlp"]
+
+
+def test_a_wildcard_is_one_layer_only_if_no_other_begins_alike():
+    ten, eleven = (LayerMap("main", tuple(range(1, count)), count, PREFIXES) for count in (10, 11))
+    assert apply("layer_names", "k", ["model.layers.1*"], ten) == ["model.layers.0.*"]
+    assert apply("layer_names", "k", ["model.layers.1*"], eleven) == ["model.layers.1*"]  # and of layer 10
