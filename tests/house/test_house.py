@@ -41,12 +41,10 @@ TABLES = {
     *(module for module in MODULES if module.startswith("architectures.huggingface.")),
 }  # fmt: skip
 MODULE_LINES, FUNCTION_LINES = 400, 50
-UNDECLARED = {"pyyaml", "rich"}  # debts: they come with gguf and typer
-CATCH_EVERYTHING = {"cli.main"}  # a debt
 # Debts: how many conditional expressions stand inside another.
 NESTED = Counter({
     "architectures.lookup": 2, "cli.batch": 3, "cli.batch_keys": 1, "cli.score": 1, "formats.front_matter": 1,
-    "formats.hub_id": 1, "layout.model_card_text": 1, "planning.companions.plan": 2, "planning.options": 1,
+    "formats.hub_id": 1, "layout.model_card_text": 1, "planning.companions.plan": 2,
     "planning.tensor_renaming": 1,
 })  # fmt: skip
 
@@ -71,7 +69,7 @@ def test_the_house_is_small():
 DATA = {"__main__", "version", "checkpoint", "architectures.schema", "architectures.metadata_fields",
         "planning.companions.peft_fields", "system.signals", "cli.state",
         *(module for module in MODULES if module.startswith("architectures.huggingface."))}  # fmt: skip
-MISSING = 66  # a debt that only shrinks
+MISSING = 64  # a debt that only shrinks
 # Debts: modules, or all of a package, that have no test module of their own, and the tests that reach them.
 TESTED_BY = {
     "architectures": "architectures/scenarios", "batch": "batch/scenarios", "cli": "cli/scenarios",
@@ -110,7 +108,7 @@ def test_every_import_is_declared():
     declared = {re.match(r"[\w.-]+", line)[0].lower() for line in lines} | {"rewriter"}
     imported = {name.split(".")[0] for module in MODULES for name in imported_names(tree_of(module))}
     needed = {PROJECTS.get(name, name) for name in imported - sys.stdlib_module_names}
-    assert needed - declared <= UNDECLARED
+    assert needed - declared == set()
 
 
 def loaded_by(code: str) -> set[str]:
@@ -216,7 +214,7 @@ def test_no_module_catches_everything():
     handlers = [(module, node) for module, node in nodes_of(ast.ExceptHandler)]
     caught = [(module, node.type and ast.unparse(node.type)) for module, node in handlers]
     everything = {module for module, names in caught if names is None or re.search(r"\b(Base)?Exception\b", names)}
-    assert everything <= CATCH_EVERYTHING
+    assert everything == set()
 
 
 FOREIGN = {"pickle", "marshal", "shelve", "socket", "ssl", "http", "urllib", "ftplib", "requests", "subprocess", "mmap"}

@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert about["License-Expression"] == "MIT"
     assert about.get_payload().startswith("# rewriter")
     needed = {re.match(r"[\w-]+", line)[0] for line in about.get_all("Requires-Dist") if "extra ==" not in line}
-    assert needed == {"safetensors", "numpy", "gguf", "typer"}
+    assert needed == {"safetensors", "numpy", "gguf", "typer", "rich", "msgspec", "pyyaml", "threadpoolctl"}
 
 
 @pytest.mark.slow
