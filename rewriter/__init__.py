@@ -13,7 +13,7 @@ derive from `RewriterError`. No framework is imported: bytes move from file to f
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # typing is slow to import
+TYPE_CHECKING = False  # importing typing takes 10 ms, in which a signal would end the program with a traceback
 if TYPE_CHECKING:
     from rewriter.checkpoint import Checkpoint, FieldEdit, LayerMap, Problem, TensorInfo
     from rewriter.errors import CheckpointError, OutputError, RequestError, RewriterError, UnsupportedError

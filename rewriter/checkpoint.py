@@ -114,7 +114,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class SideFile:
-    """A file that goes along unchanged, `name` relative to the checkpoint."""
+    """A file that is copied unchanged, `name` relative to the checkpoint."""
 
     name: str
     path: str

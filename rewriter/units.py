@@ -47,7 +47,7 @@ _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_size(text: str) -> int:
-    """Bytes in `4GiB` (powers of 1024), `4GB` or `4G` (powers of 1000) or `4000000`."""
+    """Bytes in `4GiB` (powers of 1024), `4GB` or `4G` (powers of 1000) or `4000000`. Raises RequestError."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise RequestError(f"{printable(text)!r} is not a size: write it as 4GiB, 4.5GB or 4000000000")

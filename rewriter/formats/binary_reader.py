@@ -13,7 +13,10 @@ _STRING_LIMIT = 64 << 20  # bytes; longer strings that must be built are no name
 
 
 class BinaryReader:
-    """A cursor over the file `descriptor` of `size` bytes; `at` is the offset of the next byte."""
+    """A cursor over the file `descriptor` of `size` bytes; `at` is the offset of the next byte.
+
+    Every method raises CheckpointError for anything that does not fit into the file.
+    """
 
     __slots__ = ("_base", "_descriptor", "_items", "_name", "_room", "_size", "_window", "at")
 

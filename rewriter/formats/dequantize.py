@@ -1,7 +1,7 @@
 """Stored tensors as float32, rows at a time: for scoring only. A rewrite never decodes anything.
 
 Laws:
-- A `Weight` is what the model computes with: what a quantisation stores in several tensors (values and scales) is one.
+- A `WeightMatrix` is what the model computes with: values and scales that a quantization stores apart are one.
 - Shapes are outermost first, (..., rows, columns), whichever way round the file counts.
 - What cannot be decoded is an UnsupportedError that names the tensor, never a guess.
 """
@@ -33,7 +33,7 @@ _CHUNK = 1 << 18  # weights decoded at once: they stay in a core's cache
 class WeightMatrix:
     """One matrix, or vector, or stack of matrices, of the model. `read(start, stop)` decodes rows of its last axis.
 
-    `outputs_first`: stored as (outputs, inputs) by its quantisation, whichever way the model has it.
+    `outputs_first`: stored as (outputs, inputs) by its quantization, whichever way the model has it.
     """
 
     name: str
@@ -141,9 +141,8 @@ def _ggml(tensor: TensorInfo, raw: Bytes) -> Floats:
         found: Floats = dequantize(raw.reshape(1, -1), GGMLQuantizationType[tensor.dtype])
     except (NotImplementedError, KeyError):
         raise UnsupportedError(
-            f"{printable(tensor.name)} is {tensor.dtype}, which the installed gguf package cannot decode; score "
-            f"the F16 "
-            "file and carry its plan over: rewriter plan F16.gguf --ratio 0.25 -o plan.json"
+            f"{printable(tensor.name)} is {tensor.dtype}, which the installed gguf package cannot decode; score the "
+            "F16 file and carry its plan over: rewriter plan F16.gguf --ratio 0.25 -o plan.json"
         ) from None
     return found.ravel()
 
@@ -168,7 +167,7 @@ def open_weights(checkpoint: Checkpoint, wanted: Iterable[str] | None = None) ->
 
 def _weight(checkpoint: Checkpoint, tensor: TensorInfo, descriptor: int) -> WeightMatrix:
     shape = logical_shape(checkpoint, tensor)
-    row = tensor.nbytes // max(1, prod(shape[:-1]))  # bytes: quantised blocks lie along the last axis
+    row = tensor.nbytes // max(1, prod(shape[:-1]))  # bytes: quantized blocks lie along the last axis
     where = printable_name(checkpoint.shards[tensor.shard].path)
     decode: list[Callable[[Bytes], Floats]] = []
 
@@ -210,14 +209,13 @@ def _check(checkpoint: Checkpoint, dtypes: dict[str, str], values: str, scales: 
 def _refusal(checkpoint: Checkpoint, name: str) -> UnsupportedError:
     kind = checkpoint.metadata.get(_METHOD) or "a quantisation"
     return UnsupportedError(
-        f"{printable(name, 120)} is packed by {printable(kind)}, which cannot be decoded yet: score the "
-        f"unquantised model and "
-        "carry its plan over (rewriter plan ... -o plan.json)"
+        f"{printable(name, 120)} is packed by {printable(kind)}, which cannot be decoded yet: score the unquantised "
+        "model and carry its plan over (rewriter plan ... -o plan.json)"
     )
 
 
 def _is_packed(checkpoint: Checkpoint, dtypes: dict[str, str], name: str) -> bool:
-    """Integers without scales in a model that says that it is quantised."""
+    """Integers without scales in a model whose config says that it is quantized."""
     return _METHOD in checkpoint.metadata and name.endswith("weight") and dtypes[name] in _INTEGERS
 
 

@@ -1,4 +1,4 @@
-"""GGUF headers: parsed into spans, so that what nobody asks for is copied as the bytes it was.
+"""GGUF headers: parsed into spans, so that every record that does not change is copied as its own bytes.
 
 Laws (ggml, docs/gguf.md and gguf.cpp; little-endian, versions 2 and 3, which have the same layout):
 - "GGUF", u32 version, u64 tensor count, u64 key-value count; key-value records; tensor records; padding.
@@ -193,7 +193,7 @@ def string_bytes(text: str) -> bytes:
 
 
 def field_bytes(key: str, kind: str, value: object) -> bytes:
-    """A key-value record whose value is of type `kind`, such as `u32` or `array of bool`."""
+    """A key-value record whose value is of type `kind`: `u32`, `array of bool`. Raises CheckpointError if not."""
     item = kind.removeprefix("array of ")
     items = value if isinstance(value, list | tuple) else (value,)
     head = string_bytes(key)

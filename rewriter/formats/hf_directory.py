@@ -1,4 +1,4 @@
-"""What lies in a Hugging Face directory: its weights, what goes along, and what would be stale."""
+"""The files of a Hugging Face directory: weights, files that are copied unchanged, and stale files that are not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.j
 INDEX_SUFFIX = ".safetensors.index.json"
 _LAYER = re.compile(r"(?:^|\.)[0-9]+\.")
 
-# Weights of the unpruned model in other forms: a loader might prefer them.
+# Weights of the unpruned model in other forms: they are not copied, since a loader might prefer them.
 _STALE = re.compile(
     r"pytorch_model.*\.(?:bin|json)|.*\.(?:h5|msgpack|ot|onnx|onnx_data|tflite|gguf|ckpt|nemo|mlmodel)"
     r"|.*\.(?:pt|pth)|flax_model.*|tf_model.*|optimizer\.bin|adapter_model\.bin|adapter_config\.json|openvino_.*|.*\.(?:npz|ggml)"
@@ -31,7 +31,7 @@ _STALE_FOLDERS = frozenset(
 
 
 def weight_files(path: Path) -> tuple[Document | None, list[str]]:
-    """The index, if the weights have one, and the names of the files that hold them."""
+    """The index, if the weights have one, and the names of the files that hold them. Raises CheckpointError."""
     names = sorted(entry.name for entry in path.iterdir() if entry.name.endswith((".safetensors", INDEX_SUFFIX)))
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     single = [name for name in names if not name.endswith(INDEX_SUFFIX)]
@@ -62,9 +62,9 @@ def _no_weights(path: Path, single: list[str]) -> str:
     others = sorted(entry.name for entry in path.iterdir() if _STALE.fullmatch(entry.name))
     if others:
         return (
-            f"{printable_name(path)} holds no safetensors files; {printable(others[0])} would have to be "
-            f"converted first: save the "
-            "model with transformers' save_pretrained, or convert it with llama.cpp's convert_hf_to_gguf.py"
+            f"{printable_name(path)} holds no safetensors files; {printable(others[0])} would have to be converted "
+            "first: save the model with transformers' save_pretrained, or convert it with llama.cpp's "
+            "convert_hf_to_gguf.py"
         )
     inside = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and any(entry.glob("*.safetensors")))
     if inside:
@@ -89,10 +89,10 @@ def _shard_names(index: Document) -> list[str]:
 def find_side_files(
     path: Path, weights: set[str], adapter: bool = False
 ) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
-    """The files below `path` that go along, and the names of those that stay behind.
+    """The files below `path` to copy unchanged, and the names of those that are not copied.
 
     `weights` are the files already accounted for. In the directory of an `adapter` a config.json counts the layers of
-    the unpruned model. Links are followed; a loop of links is an error.
+    the unpruned model. Links are followed. Raises CheckpointError for a loop of links and for too many files.
     """
     side_files: list[SideFile] = []
     left_behind: list[str] = []

@@ -4,7 +4,7 @@ Laws (transformers, huggingface_hub):
 - `model.safetensors` alone, or shards that `model.safetensors.index.json` maps every tensor name to. A loader
   takes the single file where both are there.
 - `config.json` says what the tensors are: by `model_type`, in diffusers by `_class_name`. Mistral's own layout has
-  `params.json` beside `consolidated.safetensors`. All else goes along, but not other weights of the unpruned model.
+  `params.json` beside `consolidated.safetensors`. Other files are copied, except other weights of the unpruned model.
 - Files may be links into a cache; a shard's name in the index is a plain file name in the same directory.
 """
 

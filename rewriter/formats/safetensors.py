@@ -139,9 +139,8 @@ def _check_coverage(tensors: Iterable[TensorInfo], start: int, size: int, name: 
         if tensor.offset != at:
             flaw = "overlaps the one before it" if tensor.offset < at else "leaves a hole before it"
             raise CheckpointError(
-                f"{printable(name)}: tensor {printable(tensor.name)} starts at byte {tensor.offset - start} of "
-                f"the data "
-                f"and {flaw}, which ends at {at - start}"
+                f"{printable(name)}: tensor {printable(tensor.name)} starts at byte {tensor.offset - start} of the "
+                f"data and {flaw}, which ends at {at - start}"
             )
         at += tensor.nbytes
     if at != size:

@@ -18,5 +18,8 @@ LAYOUTS: dict[str, Callable[[Plan, str], Output]] = {
 
 
 def make_output(plan: Plan, name: str) -> Output:
-    """The files that `plan` becomes at a destination called `name`: pure, nothing is read or written."""
+    """The files that `plan` becomes at a destination called `name`: pure, nothing is read or written.
+
+    Raises UnsupportedError and RequestError if the tensors cannot be put into the files that were asked for.
+    """
     return LAYOUTS[plan.checkpoint.format](plan, name)

@@ -12,7 +12,7 @@ from rewriter.checkpoint import Field, FieldEdit, Shard, TensorInfo
 from rewriter.errors import UnsupportedError, printable
 from rewriter.formats.gguf import PROVENANCE_KEY, SPLIT_NAME, shard_values
 from rewriter.formats.gguf_header import MAGIC, aligned, field_bytes, kind_of, tensor_record
-from rewriter.layout.output import (
+from rewriter.layout.output import (  # fmt: skip
     BLOCK,
     CopyRange,
     Literal,
@@ -28,28 +28,21 @@ from rewriter.layout.tensor_pieces import tensor_pieces
 from rewriter.planning.plan import Plan
 from rewriter.planning.tensor_renaming import TensorCopy
 
-PADDING_KEY = "rewriter.padding"  # spaces
-
-
+PADDING_KEY = "rewriter.padding"  # its value is spaces
 ALIGNMENT_KEY = "general.alignment"
-
-
 _TOTAL = "split.tensors.count"
-
-
 _SPLIT_KINDS = {"split.no": "u16", "split.count": "u16", _TOTAL: "i32"}
-
-
 _MOST_PADDING = 64 << 20  # bytes that are made up; real ones are padded to 32, and rarely to 4096
 
 
 def layout(plan: Plan, name: str) -> Output:
-    """The files of the pruned checkpoint; `name` is the destination's file name."""
+    """The files of the pruned checkpoint; `name` is the destination's file name. Raises UnsupportedError."""
     parts = _resharded(plan) if plan.options.reshards else _as_in_source(plan)
     _check_padding(plan, parts)
     was_split = len(plan.checkpoint.shards) > 1 or SPLIT_NAME.fullmatch(plan.checkpoint.name) is not None
     split = len(parts) > 1 or (was_split and not plan.options.reshards)
-    names = _names(name, len(parts)) if split else [name]
+    count = len(parts)
+    names = [f"{_prefix(name)}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)] if split else [name]
     tensors = tensors_by_shard(plan)
     files = tuple(_file(plan, file_name, part, tensors) for file_name, part in zip(names, parts, strict=True))
     sources = tuple((shard.path, shard.stamp) for shard in plan.checkpoint.shards)
@@ -144,10 +137,6 @@ def _prefix(name: str) -> str:
     return match["prefix"] if match else name.removesuffix(".gguf")
 
 
-def _names(name: str, count: int) -> list[str]:
-    return [f"{_prefix(name)}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
-
-
 def _file(plan: Plan, name: str, part: _Part, tensors: Sequence[Sequence[TensorInfo]]) -> OutputFile:
     fields = list(_field_pieces(plan, part))
     if part.source is not None and part.shard is plan.checkpoint.shards[part.source]:
@@ -172,7 +161,7 @@ def _pieces(plan: Plan, part: _Part, fields: list[Piece]) -> Iterator[Piece]:
     yield Literal(MAGIC + struct.pack("<IQQ", part.shard.version, len(part.copies), len(fields)))
     yield from fields
     yield Literal(b"".join(records))
-    yield _padding(size, alignment)
+    yield Literal(bytes(-size % alignment))
     yield from data
 
 
@@ -186,10 +175,6 @@ def _filler(size: int, alignment: int, start: int | None) -> list[Piece]:
     empty = field_bytes(PADDING_KEY, "string", "")
     length = (start - aligned(size + len(empty), alignment)) % BLOCK
     return [Literal(field_bytes(PADDING_KEY, "string", " " * length))]
-
-
-def _padding(nbytes: int, alignment: int) -> Literal:
-    return Literal(bytes(-nbytes % alignment))
 
 
 def _data_pieces(plan: Plan, tensor: TensorInfo, alignment: int) -> Iterator[Piece]:

@@ -8,13 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewriter.checkpoint import (  # fmt: skip
-    CARD,
-    HUGGINGFACE,
-    SAFETENSORS,
-    Checkpoint,
-    TensorInfo,
-)
+from rewriter.checkpoint import CARD, HUGGINGFACE, SAFETENSORS, Checkpoint, TensorInfo
 from rewriter.errors import RequestError, UnsupportedError, printable
 from rewriter.formats import json_edit
 from rewriter.formats.hf_directory import INDEX_SUFFIX
@@ -28,7 +22,10 @@ from rewriter.planning.plan import Plan
 
 
 def layout(plan: Plan, name: str) -> Output:
-    """The files of the pruned checkpoint; `name` is the destination's file or directory name."""
+    """The files of the pruned checkpoint; `name` is the destination's file or directory name.
+
+    Raises UnsupportedError if shards cannot be joined, RequestError for a lone file of limited size.
+    """
     checkpoint = plan.checkpoint
     is_directory = checkpoint.format == HUGGINGFACE
     files = [*_weights(plan, name), *_configs(plan, name)]
@@ -47,7 +44,7 @@ def layout(plan: Plan, name: str) -> Output:
 
 
 def _side_files(plan: Plan) -> Iterator[OutputFile]:
-    """What goes along as it is, and the model card."""
+    """Files that are copied unchanged, and the model card."""
     card = make_card(plan)
     text = card.text if card else None
     for file in plan.checkpoint.side_files:
@@ -68,9 +65,8 @@ class _Part:
 
 def _weights(plan: Plan, name: str) -> Iterator[OutputFile]:
     checkpoint = plan.checkpoint
-    parts = (
-        _resharded(plan) if plan.options.reshards and checkpoint.format == HUGGINGFACE else _as_in_source(plan, name)
-    )
+    resharded = plan.options.reshards and checkpoint.format == HUGGINGFACE
+    parts = _resharded(plan) if resharded else _as_in_source(plan, name)
     tensors = tensors_by_shard(plan)
     yield from (_weight_file(plan, part, tensors) for part in parts)
     index = next((document for document in checkpoint.documents if document.name.endswith("index.json")), None)

@@ -1,4 +1,4 @@
-"""What a rewrite writes, as values that know no tensors, dtypes or architectures.
+"""The files that a rewrite writes, as values that know no tensors, dtypes or architectures.
 
 The exact size of every file is known before the first byte is written: the check for free space, the
 progress bar and the dry run follow from it.
@@ -111,7 +111,7 @@ class Output:
     """All files of one output, the one that a loader opens first at the front.
 
     `directory`: they go into one directory of their own. `sources` are the files that pieces are copied from, as
-    they were when they were opened. A name that matches the regular expression `owned_names` stands for the same
+    they were when they were opened. A name that matches the regular expression `owned_names` belongs to the same
     destination: the files of a split set, whatever their number; in a directory, an earlier output's weights.
     """
 
