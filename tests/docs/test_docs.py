@@ -113,6 +113,7 @@ def test_every_example_in_the_help_can_be_parsed():
         command.make_context("x", words)
 
 
+@pytest.mark.slow
 def test_the_site_is_built(tmp_path):
     pytest.importorskip("material", reason="needs the extra `docs`")
     done = python(

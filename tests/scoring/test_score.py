@@ -171,6 +171,7 @@ def test_json_has_every_layer(run):
     }
 
 
+@pytest.mark.slow  # three times the default metric
 def test_what_is_suggested_is_what_prune_drops(run, tmp_path):
     suggested = json.loads(ok(run("score", Q4, "--json", "--ratio", "0.3")))["suggested"]
     code, out, err = run("prune", Q4, tmp_path / "out.gguf", "--ratio", "0.3")

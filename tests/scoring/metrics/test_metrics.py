@@ -68,6 +68,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewriter.scoring.metrics.sampled_text, "LENGTH", 8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("name", METRICS)
 def test_any_number_of_threads_gives_the_same_numbers(name: str, monkeypatch: pytest.MonkeyPatch):
@@ -78,6 +79,7 @@ def test_any_number_of_threads_gives_the_same_numbers(name: str, monkeypatch: py
     assert len(set(found[0])) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("name", METRICS)
 def test_the_size_of_the_pieces_hardly_matters(name: str, monkeypatch: pytest.MonkeyPatch):

@@ -114,7 +114,7 @@ def no_strays(folder: Path) -> bool:
 SCENES = {f"{kind}{'-overwrite' * overwrite}": (kind, overwrite) for kind in KINDS for overwrite in (False, True)}
 
 
-QUICK = ("gguf", "directory")  # the others are slow
+QUICK = ("gguf",)  # the others are slow
 
 
 @pytest.fixture(
