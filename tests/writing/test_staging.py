@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import types
@@ -9,10 +10,12 @@ import types
 import pytest
 
 from rewriter import OutputError
+from rewriter.writing.staging import staging_path
 from tests.support.builders import (
     everything,
 )
-from tests.support.write_jobs import FIRST
+from tests.support.doubles import refused
+from tests.support.write_jobs import FIRST, Job
 
 
 def test_what_a_killed_run_left_is_taken_over(job):
@@ -78,3 +81,31 @@ def test_a_staging_directory_that_goes_before_it_is_locked(job, monkeypatch):
     job.run()
     assert len(calls) == 2
     job.check_success()
+
+
+def test_the_directory_goes_if_it_cannot_be_locked(tmp_path, monkeypatch):
+    job = Job("gguf", tmp_path)
+    monkeypatch.setattr("rewriter.system.calls.DirectoryHandle.lock", refused(errno.EIO))
+    with pytest.raises((OSError, OutputError)):
+        job.run()
+    job.check_nothing_happened()
+
+
+def test_a_refused_run_leaves_no_file_open(tmp_path):
+    job = Job("gguf", tmp_path)
+    staging = job.folder / f".{job.target.name}.rewriter-tmp"
+    staging.mkdir()
+    lock = os.open(staging, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(OutputError, match="another run is writing"):
+            job.run()
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.close(lock)
+
+
+def test_a_long_name_has_its_hash_in_its_place(tmp_path):
+    assert staging_path(tmp_path / ("x" * 199)).name == f".{'x' * 199}.rewriter-tmp"
+    assert len(staging_path(tmp_path / ("x" * 200)).name) == len("..rewriter-tmp") + 64
