@@ -14,7 +14,7 @@ from typer.main import get_command
 from rewriter.architectures import schema
 from rewriter.architectures.metadata_fields import DEFAULT_FIELDS
 from rewriter.cli.command_group import app
-from rewriter.planning.constraints.limit_kinds import KINDS, OF_STACKS
+from rewriter.planning.constraints.limit_kinds import KINDS
 from rewriter.planning.metadata.edits import FORMULAS
 from rewriter.planning.metadata.field_rules import RULES
 from rewriter.planning.selection.published_orders import PREFIX, RECIPES
@@ -143,9 +143,7 @@ def rules() -> str:
         parts.append(f"{head}{inspect.getdoc(kind)}\n\n{_member_table(kind)}")
     parts.append(_functions("How a field follows", "The second entry of each pair in `fields`.", RULES))
     parts.append(_default_fields())
-    parts.append(
-        _functions("Kinds of limits", "`kind` of a limit; `value` says what it is about.", {**KINDS, **OF_STACKS})
-    )
+    parts.append(_functions("Kinds of limits", "`kind` of a limit; `value` says what it is about.", KINDS))
     formulas = "".join(f"- `{name}`\n" for name in FORMULAS)
     parts.append(f"## Formulas\n\nThe second entry of each pair in `pins`.\n\n{formulas}")
     return "\n".join(parts)

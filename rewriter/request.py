@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rewriter.architectures.lookup import select
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError
 from rewriter.layout import make_output
+from rewriter.planning.model import Model
+from rewriter.planning.open_model import open_model
 from rewriter.planning.option import options_of
 from rewriter.planning.options import LayerSelection, PlanOptions
-from rewriter.planning.plan import Plan, make_plan, open_stacks
+from rewriter.planning.plan import Plan, plan_model
 from rewriter.planning.saved_plan import SavedPlan, plan_again
 from rewriter.planning.selection.choose import check_request, choose
 from rewriter.planning.selection.strategies import COUNTS_KEPT
@@ -41,22 +42,23 @@ class PruneRequest:
 
         `told` hears how layers were scored, and `watch` how far that is.
         """
-        stack = select(open_stacks(checkpoint, self.options)[1], self.options.stack)
+        model = open_model(checkpoint, self.options)
+        stack = model.stack
         if self.options.reshards and self.selection == LayerSelection():  # nothing goes, only the files are others
-            return make_plan(checkpoint, range(stack.count), self.options)
+            return plan_model(model, range(stack.count))
         self.check()
-        strategy, scores = strategy_for(self.selection, checkpoint, self.options, watch)
+        strategy, scores = strategy_for(self.selection, model, watch)
         if scores is not None:
             told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
-        size_of = self._sizes(checkpoint, name)
+        size_of = output_size(model, name)
         kept = choose(self.selection, stack.count, size_of, stack.mtp_layers, strategy)
         gone = stack.count - sum(layer < stack.count for layer in kept)
         if 2 * gone > stack.count and self.selection.strategy not in COUNTS_KEPT:  # a draft model is to be small
             told(f"note: {gone} of {stack.count} layers go: more than half; expect the model to need training")
         dropped = stack.mtp_layers and kept[-1] < stack.count and self.selection.drop is not None
         chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
-        options = replace(self.options, chosen_by=chosen_by)
-        return make_plan(checkpoint, kept, replace(options, drop_mtp=True) if dropped else options)
+        model = model.with_options(chosen_by=chosen_by, drop_mtp=bool(dropped) or model.options.drop_mtp)
+        return plan_model(model, kept)
 
     def check(self) -> None:
         """Raise RequestError for what is wrong whatever it is asked of."""
@@ -81,15 +83,16 @@ class PruneRequest:
             )
         return {each.field: value for each, value in given.items()}
 
-    def suggestion(self, checkpoint: Checkpoint, name: str, watch: Watch = lambda metric, share: None) -> Suggestion:
+    def suggestion(self, model: Model, name: str, watch: Watch = lambda metric, share: None) -> Suggestion:
         """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
         if self.selection.drop is not None or self.selection.keep is not None:
             raise RequestError("score suggests layers: --drop and --keep name them already")
-        return suggest(checkpoint, self.selection, self.options, self._sizes(checkpoint, name), watch)
+        return suggest(model, self.selection, output_size(model, name), watch)
 
-    def _sizes(self, checkpoint: Checkpoint, name: str) -> Callable[[tuple[int, ...]], int]:
-        """How large an output would be: exact, so that a target size is met to the byte."""
-        return functools.cache(lambda kept: make_output(make_plan(checkpoint, kept, self.options), name).nbytes)
+
+def output_size(model: Model, name: str) -> Callable[[tuple[int, ...]], int]:
+    """A function from the kept layers to the exact size of the output called `name`, in bytes."""
+    return functools.cache(lambda kept: make_output(plan_model(model, kept), name).nbytes)
 
 
 def replan_with_file_options(saved: SavedPlan, checkpoint: Checkpoint, request: PruneRequest) -> tuple[Plan, bool]:
@@ -104,4 +107,4 @@ def replan_with_file_options(saved: SavedPlan, checkpoint: Checkpoint, request: 
             "max_size": request.options.max_size,
             "single_file": request.options.single_file,
         }
-    return make_plan(checkpoint, saved.kept, replace(plan.options, **layout_options)), same
+    return plan_model(plan.model.with_options(**layout_options), saved.kept), same

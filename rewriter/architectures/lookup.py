@@ -24,6 +24,7 @@ _MTP_KEYS = {HUGGINGFACE: "num_nextn_predict_layers", GGUF: "nextn_predict_layer
 MOST_LAYERS = 4096  # the deepest networks have some thousand
 _MOST_LISTS = 5_000  # numbered lists in the names; real ones have some dozens
 NOWHERE = "\0"  # a prefix that no tensor name begins with
+Lists = Mapping[str, Mapping[str, None]]  # what stands before the first number in tensor names -> the numbers there
 _COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_count")
 
 
@@ -86,20 +87,20 @@ def table_of(checkpoint: Checkpoint) -> str:
     return GGUF if checkpoint.format in (GGUF, IMATRIX) else HUGGINGFACE
 
 
-def find(checkpoint: Checkpoint) -> Architecture | None:
-    """The table entry for the checkpoint's architecture, if there is one."""
+def find(checkpoint: Checkpoint, lists: Lists) -> Architecture | None:
+    """The table entry for the checkpoint's architecture, if there is one. `lists` are its numbered lists."""
     if checkpoint.companion:
         return None
     named = _ENTRIES.get((table_of(checkpoint), checkpoint.architecture))
-    return named if named or checkpoint.metadata else _by_names(checkpoint)
+    return named if named or checkpoint.metadata else _by_names(lists)
 
 
-def _by_names(checkpoint: Checkpoint) -> Architecture | None:
+def _by_names(lists: Lists) -> Architecture | None:
     """The entry for a lone file without a config, where its names show one."""
     known = {"." + name for entry in _ENTRIES.values() for name in entry.shown_by}
     longest = max(name.count(".") for name in known)
     there: set[str] = set()
-    for prefix in _lists_of(checkpoint):
+    for prefix in _limited(lists):
         words = ("." + prefix).rsplit(".", longest)
         there.update(name for start in range(len(words)) if (name := "." + ".".join(words[start:])) in known)
     shown_by = (entry for entry in _ENTRIES.values() if entry.shown_by)
@@ -128,13 +129,15 @@ def named_entry(name: str) -> Architecture:
     return found[0]
 
 
-def resolve(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Stack, ...]:
-    """The stacks of `architecture` that the checkpoint's tensors show, in table order.
+def resolve(checkpoint: Checkpoint, architecture: Architecture, lists: Lists) -> tuple[Stack, ...]:
+    """The stacks of `architecture` that the checkpoint's tensors show, in table order. `lists` are its numbered lists.
 
     Raises CheckpointError for gaps, aliases and doubtful prefixes, UnsupportedError if there is no stack at all.
     """
     names = tuple(tensor.name for tensor in checkpoint.tensors)
-    found = [stack for entry in architecture.stacks if (stack := _resolved(checkpoint, names, entry)) is not None]
+    found = [
+        stack for entry in architecture.stacks if (stack := _resolved(checkpoint, names, lists, entry)) is not None
+    ]
     stacks = _with_echoes(checkpoint, _without_alternatives(checkpoint, found))
     _check_absent(checkpoint, architecture, stacks)
     if not stacks:
@@ -232,13 +235,13 @@ def _check_absent(checkpoint: Checkpoint, architecture: Architecture, stacks: tu
             )
 
 
-def _resolved(checkpoint: Checkpoint, names: tuple[str, ...], entry: StackRule) -> Stack | None:
+def _resolved(checkpoint: Checkpoint, names: tuple[str, ...], lists: Lists, entry: StackRule) -> Stack | None:
     entry = _rules_of(checkpoint, entry)
     stack = _with_keys(checkpoint, entry)
     if not entry.stored_layers:  # all layers share one: the metadata alone counts them
         stated = checkpoint.value(stack.count_key)
         return replace(stack, count=stated) if type(stated) is int and 0 < stated < MOST_LAYERS else None
-    prefix = _prefix(names, entry.prefixes)
+    prefix = _prefix(names, lists, entry.prefixes)
     if not prefix:
         return None
     total = _count(names, prefix)
@@ -266,9 +269,8 @@ def _mtp_layers(checkpoint: Checkpoint, stack: Stack, total: int) -> int:
     return 0
 
 
-def _prefix(names: tuple[str, ...], spellings: Iterable[str]) -> str:
+def _prefix(names: tuple[str, ...], lists: Lists, spellings: Iterable[str]) -> str:
     """The one of `spellings` that numbered names start with, else the one wrapped spelling that they show."""
-    lists = numbered_lists(names)
     there = [spelling for spelling in spellings if _is_there(spelling, names, lists)]
     if not there:
         ends = tuple("." + spelling for spelling in spellings)
@@ -278,18 +280,18 @@ def _prefix(names: tuple[str, ...], spellings: Iterable[str]) -> str:
     return there[0] if there else ""
 
 
-def _is_there(prefix: str, names: tuple[str, ...], lists: Mapping[str, Mapping[str, None]]) -> bool:
+def _is_there(prefix: str, names: tuple[str, ...], lists: Lists) -> bool:
     """A prefix with a number inside it (`stages.2.blocks.`) is not among `lists`."""
     inner = re.search(r"\.[0-9]+\.", prefix) is not None
     return prefix in lists or (inner and any(name.startswith(prefix) for name in names))
 
 
-@lru_cache(maxsize=2)  # a plan asks several times
-def numbered_lists(names: tuple[str, ...]) -> Mapping[str, Mapping[str, None]]:
-    """What stands before the first number in a name -> the numbers met there, as written, in order."""
+def numbered_lists(checkpoint: Checkpoint) -> Lists:
+    """What stands before the first number in a tensor name -> the numbers met there, as written, in order."""
     lists: dict[str, dict[str, None]] = {}
     search = _FIRST_NUMBER.search
-    for name in names:
+    for tensor in checkpoint.tensors:
+        name = tensor.name
         if match := search(name):
             lists.setdefault(name[: match.start(1)], {})[match[1]] = None
     return lists
@@ -301,8 +303,7 @@ def first_list(name: str) -> str:
     return name[: match.start(1)] if match else ""
 
 
-def _lists_of(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, None]]:
-    lists = numbered_lists(tuple(tensor.name for tensor in checkpoint.tensors))
+def _limited(lists: Lists) -> Lists:
     if len(lists) > _MOST_LISTS:
         raise CheckpointError(f"the tensor names make {len(lists)} numbered lists, more than {_MOST_LISTS}")
     return lists
@@ -339,13 +340,12 @@ def select(stacks: tuple[Stack, ...], name: str) -> Stack:
     raise RequestError(f"there is no stack {printable(name)!r} here; this checkpoint has: {there}{alias}{hint}")
 
 
-def generic(checkpoint: Checkpoint) -> Architecture:
+def generic(checkpoint: Checkpoint, lists: Lists) -> Architecture:
     """An entry made from the checkpoint itself: one stack whose layer count agrees with the metadata.
 
     Without any metadata (a lone safetensors file) the names alone decide. Raises UnsupportedError.
     """
-    lists = _lists_of(checkpoint)
-    counts = {prefix: len(labels) for prefix, labels in lists.items() if not _flaw(labels)}
+    counts = {prefix: len(labels) for prefix, labels in _limited(lists).items() if not _flaw(labels)}
     keys = _count_keys(checkpoint)
     if checkpoint.metadata:
         pairs = [(prefix, key) for prefix, number in counts.items() for key in keys if number in keys[key]]
@@ -386,13 +386,10 @@ def _count_keys(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return counts
 
 
-def all_stacks(checkpoint: Checkpoint, architecture: Architecture | None) -> tuple[Stack, ...]:
-    """What `inspect` shows: the entry's stacks, or without an entry every numbered list of two or more."""
-    if architecture is not None:
-        return resolve(checkpoint, architecture)
-    lists = _lists_of(checkpoint)
+def listed_stacks(lists: Lists) -> tuple[Stack, ...]:
+    """A stack for every numbered list of two or more: what can be shown of an architecture without rules."""
     return tuple(
         Stack(StackRule(name=prefix.rstrip("."), prefixes=(prefix,), count_key=""), prefix, len(labels))
-        for prefix, labels in lists.items()
+        for prefix, labels in _limited(lists).items()
         if len(labels) > 1 and not _flaw(labels)
     )

@@ -64,14 +64,13 @@ def _unquoted(line: str) -> list[str]:
 def stacks() -> list[str]:
     """The stacks of the source that is on the command line already; only headers are read."""
     from rewriter.formats import open_checkpoint
-    from rewriter.planning.options import PlanOptions
-    from rewriter.planning.plan import open_stacks
+    from rewriter.planning.open_model import open_model
 
     line = os.environ.get("_TYPER_COMPLETE_ARGS")  # bash gives words instead
     words = _unquoted(line) if line else os.environ.get("COMP_WORDS", "").split("\n")
     source = next((each for word in words[2:] for each in (word, *_unquoted(word)) if os.path.exists(each)), "")
     try:
-        there = open_stacks(open_checkpoint(source), PlanOptions())[1]
+        there = open_model(open_checkpoint(source)).stacks
         return list(dict.fromkeys(["main", *(stack.name for stack in there)]))
     except RewriterError:
         return []  # nothing there yet that has any

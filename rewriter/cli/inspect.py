@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rewriter.cli import console, verbose
 from rewriter.cli.options import Json, Source, with_options
 from rewriter.errors import printable
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import open_stacks
 from rewriter.report.json_values import describe
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def inspect(source: Source, options: PlanOptions, json: Json = False) -> None:
     Example: `rewriter inspect model.gguf`
     """
     checkpoint = verbose.opened(source)
-    described = describe(checkpoint, None if options == PlanOptions() else open_stacks(checkpoint, options)[0])
+    described = describe(checkpoint, None if options == PlanOptions() else open_model(checkpoint, options).architecture)
     if json:
         console.print_json(described)
         return

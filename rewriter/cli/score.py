@@ -11,6 +11,7 @@ import typer
 from rewriter.cli import completion, console, verbose
 from rewriter.cli.options import Json, Source, output_name, plan_arguments, with_plan_options
 from rewriter.errors import RequestError, printable
+from rewriter.planning.open_model import open_model
 from rewriter.report.json_values import describe_suggestion
 from rewriter.report.plot import about_bars, bar_lengths, kind_of, plot_scores
 from rewriter.request import PruneRequest
@@ -55,9 +56,10 @@ def score(
     if plot is not None:
         check_free(plot, overwrite)
     checkpoint = verbose.opened(source)
+    model = open_model(checkpoint, request.options)
     with verbose.scoring() as watch:
-        suggestion = request.suggestion(checkpoint, output_name(source), watch)
-    described = describe_suggestion(suggestion, components(checkpoint, request.options))
+        suggestion = request.suggestion(model, output_name(source), watch)
+    described = describe_suggestion(suggestion, components(model))
     if plot is not None:
         save(plot_scores(described, checkpoint.name, kind), plot, overwrite, checkpoint)
     if json:

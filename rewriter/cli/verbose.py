@@ -16,7 +16,7 @@ from rewriter.cli.state import OutputLevel
 from rewriter.errors import printable
 from rewriter.formats import open_checkpoint
 from rewriter.layout.output import Output, WriteOptions
-from rewriter.planning.plan import Plan, open_stacks
+from rewriter.planning.plan import Plan
 from rewriter.writing.copy import supports_reflink
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def planned(plan: Plan) -> None:
     if not OutputLevel.verbose:
         return
     if not plan.checkpoint.companion:
-        entry, stacks = open_stacks(plan.checkpoint, plan.options)
-        there = ", ".join(f"{stack.name} ({stack.count} layers)" for stack in stacks)
+        entry = plan.model.architecture
+        there = ", ".join(f"{stack.name} ({stack.count} layers)" for stack in plan.model.stacks)
         console.detail(f"rules: {entry.format}/{printable(entry.name)}, {_why(plan)}")
         console.detail(f"stacks: {printable(there, 400)}; layers go from {printable(plan.layers.stack)}")
     for edit in plan.edits:

@@ -16,8 +16,9 @@ from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import GGUF, HUGGINGFACE, Checkpoint
 from rewriter.errors import CheckpointError, RequestError, printable
 from rewriter.formats import json_edit, open_checkpoint
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import Plan, make_plan, open_stacks
+from rewriter.planning.plan import Plan, make_plan
 from rewriter.planning.provenance import (
     Provenance,
     RecordedLayers,
@@ -136,7 +137,7 @@ def saved_from(plan: Plan) -> SavedPlan:
     checkpoint, layers = plan.checkpoint, plan.layers
     return SavedPlan(
         checkpoint.name, checkpoint.header_sha256, _kind(checkpoint.format, checkpoint.architecture), layers.stack,
-        plan.stack is plan.stacks[0], layers.count, layers.kept, plan.options, None, plan.stack.prefix,
+        plan.model.is_main, layers.count, layers.kept, plan.options, None, plan.stack.prefix,
         layers.mtp_layers,
     )  # fmt: skip
 
@@ -163,7 +164,7 @@ def plan_of_output(checkpoint: Checkpoint) -> SavedPlan:
 
 def recorded_stack(checkpoint: Checkpoint, record: Provenance) -> tuple[Stack, bool]:
     """The stack that was pruned, and whether it is the main one. Raises CheckpointError where there is none."""
-    stacks = open_stacks(checkpoint, record.options)[1]
+    stacks = open_model(checkpoint, record.options).stacks
     found = next((stack for stack in stacks if stack.name == record.layers.stack), None)
     if found is None:
         raise CheckpointError(

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
-from rewriter.architectures.lookup import Stack, first_list, numbered_lists, table_of
+from rewriter.architectures.lookup import Stack, first_list, table_of
 from rewriter.architectures.schema import SharedTensors, StackedTensor
 from rewriter.checkpoint import GGUF, Checkpoint, LayerMap, TensorInfo, TensorSlice
 from rewriter.errors import CheckpointError, UnsupportedError, printable
 from rewriter.planning.layer_ranges import runs
-from rewriter.planning.metadata.layer_patterns import entries
+from rewriter.planning.metadata.layer_patterns import layer_values
+from rewriter.planning.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +42,21 @@ class _Names:
     positions: tuple[tuple[re.Pattern[str], dict[int, int]], ...]  # numbers inside a name that are positions
 
 
-def tensor_copies(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[TensorCopy]:
+def tensor_copies(model: Model, layers: LayerMap) -> Iterator[TensorCopy]:
     """The tensors that stay, in the order of the files. Raises UnsupportedError for one that cannot be cut."""
     if not layers.dropped:
-        yield from (TensorCopy(tensor, tensor.name) for tensor in checkpoint.tensors)
+        yield from (TensorCopy(tensor, tensor.name) for tensor in model.checkpoint.tensors)
         return
     names = _Names(
-        stack, layers.numbers, _moved(checkpoint, stack, layers), lists_beside(checkpoint, stack, layers),
-        tuple(_positions(checkpoint, stack, layers)),
+        model.stack, layers.numbers, _moved(model, layers), lists_beside(model, layers),
+        tuple(_positions(model, layers)),
     )  # fmt: skip
-    stacked = stacked_tensors(stack)
-    for tensor in checkpoint.tensors:
+    stacked = stacked_tensors(model.stack)
+    for tensor in model.checkpoint.tensors:
         name = _new_name(names, tensor.name)
         if name is not None:
             each = stacked.get(tensor.name)
-            yield TensorCopy(tensor if each is None else _cut(checkpoint, tensor, each, layers), name)
+            yield TensorCopy(tensor if each is None else _cut(model.checkpoint, tensor, each, layers), name)
 
 
 def stacked_tensors(stack: Stack) -> dict[str, StackedTensor]:
@@ -63,38 +64,38 @@ def stacked_tensors(stack: Stack) -> dict[str, StackedTensor]:
     return {name: each for each in stack.entry.stacked for name in (each.name, stack.beside(each.name))}
 
 
-def other_lists(checkpoint: Checkpoint, stacks: Iterable[Stack], stack: Stack, layers: LayerMap) -> Iterator[str]:
+def other_lists(model: Model) -> Iterator[str]:
     """Other lists with as many entries as the stack, which no rule knows: another copy of its layers perhaps."""
-    if layers.count < 2:
+    if model.stack.count < 2:
         return
-    known = {*(other.prefix for other in stacks), *lists_beside(checkpoint, stack, layers)}
-    known |= {first_list(other.prefix) for other in stacks}  # stages, of which each is a stack
-    positions = [pattern for pattern, _ in position_lists(checkpoint, stack)]
-    numbers = {str(layer) for layer in range(layers.count)}
-    for prefix, labels in numbered_lists(tuple(tensor.name for tensor in checkpoint.tensors)).items():
+    known = {*(other.prefix for other in model.stacks), *lists_beside(model, model.all_layers)}
+    known |= {first_list(other.prefix) for other in model.stacks}  # stages, of which each is a stack
+    positions = [pattern for pattern, _ in position_lists(model)]
+    numbers = {str(layer) for layer in range(model.stack.count)}
+    for prefix, labels in model.lists.items():
         unknown = prefix not in known and not any(pattern.search(f"{prefix}0") for pattern in positions)
         if unknown and numbers == set(labels):
             yield f"{printable(prefix, 80)}N has as many entries as the stack, and no rule says why: they all stay"
 
 
-def linear_widths(checkpoint: Checkpoint, stack: Stack) -> list[tuple[int, int]]:
+def linear_widths(model: Model) -> list[tuple[int, int]]:
     """What goes into and comes out of each layer, if all are nothing but a weight matrix [out, in] and a bias, and
     each takes what the one before it gives; else nothing.
     """
     widths: dict[int, tuple[int, int]] = {}
-    for tensor in checkpoint.tensors:
-        layer = stack.layer_of(tensor.name)
+    for tensor in model.checkpoint.tensors:
+        layer = model.stack.layer_of(tensor.name)
         if layer is None:
             continue
-        rest = stack.after(tensor.name, layer)[1:]
-        shape = tensor.shape if table_of(checkpoint) != GGUF else tensor.shape[::-1]
+        rest = model.stack.after(tensor.name, layer)[1:]
+        shape = tensor.shape if not model.is_gguf else tensor.shape[::-1]
         if rest == "weight" and len(shape) == 2:
             widths[layer] = (shape[1], shape[0])
         elif rest != "bias":
             return []
     chain = [widths[layer] for layer in sorted(widths)]
     fits = all(before[1] == after[0] for before, after in pairwise(chain))
-    return chain if fits and len(chain) == stack.count else []
+    return chain if fits and len(chain) == model.stack.count else []
 
 
 def _new_name(names: _Names, name: str) -> str | None:
@@ -132,16 +133,16 @@ def _repositioned(names: _Names, name: str) -> str | None:
     return name
 
 
-def lists_beside(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, dict[int, int | None]]:
+def lists_beside(model: Model, layers: LayerMap) -> dict[str, dict[int, int | None]]:
     """Prefix -> old number -> new number, for every list beside the stack that is there.
 
     The entries of a list may stand under two names, where one of two tied tensors was saved.
     """
     found: dict[str, dict[int, int | None]] = {
-        prefix: _some(prefix, _labels(checkpoint, prefix), layers) for prefix in stack.entry.named_after
+        prefix: _some(prefix, _labels(model.checkpoint, prefix), layers) for prefix in model.stack.entry.named_after
     }
-    for tied in _tied(stack):
-        labels = {label for prefix in tied for label in _labels(checkpoint, prefix)}
+    for tied in _tied(model.stack):
+        labels = {label for prefix in tied for label in _labels(model.checkpoint, prefix)}
         if labels and labels != {"0"}:  # a single entry is stored once for all layers
             found.update(dict.fromkeys(tied, _list_numbers(tied[0], labels, layers)))
     return found
@@ -176,44 +177,42 @@ def _list_numbers(prefix: str, labels: set[str], layers: LayerMap) -> dict[int, 
     return {**numbers, layers.count: len(layers.main)}
 
 
-def _positions(
-    checkpoint: Checkpoint, stack: Stack, layers: LayerMap
-) -> Iterator[tuple[re.Pattern[str], dict[int, int]]]:
+def _positions(model: Model, layers: LayerMap) -> Iterator[tuple[re.Pattern[str], dict[int, int]]]:
     """Lists numbered by the position of a layer among those that a field names."""
     kept = set(layers.kept)
-    for pattern, listed in position_lists(checkpoint, stack):
+    for pattern, listed in position_lists(model):
         left = (position for position, layer in enumerate(listed) if layer in kept)
         yield pattern, {old: new for new, old in enumerate(left)}
 
 
-def position_lists(checkpoint: Checkpoint, stack: Stack) -> Iterator[tuple[re.Pattern[str], list[object]]]:
+def position_lists(model: Model) -> Iterator[tuple[re.Pattern[str], list[object]]]:
     """What matches a name with a position in it (group 2), and the layers that the positions stand for."""
-    for name, key, kind in stack.entry.by_position:
-        found = entries(checkpoint, stack, key)
+    for name, key, kind in model.stack.entry.by_position:
+        found = layer_values(model, key)
         listed: list[object] = [number for number, entry in enumerate(found) if entry == kind] if kind else list(found)
         yield re.compile(f"((?:^|[.]){re.escape(name)})([0-9]+)(?=[.]|$)", re.ASCII), listed
 
 
-def _moved(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> dict[str, str]:
+def _moved(model: Model, layers: LayerMap) -> dict[str, str]:
     """Old name -> new name of what is stored once under a layer that goes."""
-    names = {tensor.name for tensor in checkpoint.tensors} if stack.entry.shared else set()
+    names = {tensor.name for tensor in model.checkpoint.tensors} if model.stack.entry.shared else set()
     moved: dict[str, str] = {}
-    for shared in stack.entry.shared:
-        for users in users_of(checkpoint, stack, shared, layers):
+    for shared in model.stack.entry.shared:
+        for users in users_of(model, shared, layers):
             left = [layer for layer in users if layer in layers.numbers]
             if users and left and users[0] not in layers.numbers:
-                moved.update(_moves(names, stack, shared, (users[0], left[0]), layers))
+                moved.update(_moves(names, model.stack, shared, (users[0], left[0]), layers))
     return moved
 
 
-def users_of(checkpoint: Checkpoint, stack: Stack, shared: SharedTensors, layers: LayerMap) -> Iterator[list[int]]:
+def users_of(model: Model, shared: SharedTensors, layers: LayerMap) -> Iterator[list[int]]:
     """The layers that use what is shared, the first of which stores it; several such lists where they take turns."""
     if not shared.key:
         yield list(range(layers.count))
         return
-    kinds = entries(checkpoint, stack, shared.key)
+    kinds = layer_values(model, shared.key)
     users = [layer for layer, kind in enumerate(kinds) if kind == shared.kind]
-    stated = checkpoint.value(stack.key(shared.turns_key)) if shared.turns_key else 1
+    stated = model.value(shared.turns_key) if shared.turns_key else 1
     turns = stated if type(stated) is int and stated > 0 else 1
     yield from (users[turn::turns] for turn in range(min(turns, len(users))))
 

@@ -8,19 +8,20 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from rewriter.architectures.lookup import Stack
-from rewriter.architectures.schema import Architecture, Pattern
-from rewriter.checkpoint import Checkpoint, LayerMap
+from rewriter.architectures.schema import Pattern
+from rewriter.checkpoint import LayerMap
 from rewriter.errors import RequestError, RewriterError, UnsupportedError
+from rewriter.planning.constraints.allowed_layers import selection_bounds, stack_bounds
 from rewriter.planning.constraints.constraint import Bound, broken
 from rewriter.planning.metadata.edits import rules_by_key, with_list_defaults
 from rewriter.planning.metadata.layer_patterns import common_period, unlisted
 from rewriter.planning.metadata.quantization_config import has_expressions
-from rewriter.planning.options import LayerSelection, PlanOptions
-from rewriter.planning.plan import Plan, guessed, make_plan, possible_warnings, selection_bounds, stack_bounds
+from rewriter.planning.model import Model
+from rewriter.planning.options import LayerSelection
+from rewriter.planning.plan import Plan, plan_model, possible_warnings
 from rewriter.planning.selection.choose import choose
 from rewriter.planning.selection.strategies import Strategy
 
@@ -29,38 +30,30 @@ Sizes = tuple[int, int, int]  # tensors, parameters, bytes of tensors
 _SHARE = 0.25  # of the layers: the page begins with it
 
 
-def choices(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    stacks: tuple[Stack, ...],
-    stack: Stack,
-    options: PlanOptions,
-    strategies: Mapping[str, Strategy | None],
-    size_of: Callable[[Plan], int],
-) -> dict[str, Any]:
-    """Everything that decides about the layers of `stack`, which `options` name, as JSON values.
+def choices(model: Model, strategies: Mapping[str, Strategy | None], size_of: Callable[[Plan], int]) -> dict[str, Any]:
+    """Everything that decides about the layers of the stack, as JSON values.
 
     strategies: name -> what chooses the layers, None for one by position.
     size_of: gives the bytes of all files of a plan's output.
     """
-    known = with_list_defaults(checkpoint, stack)
-    table = _Table(known, stacks, stack, options, lambda kept, options: make_plan(checkpoint, kept, options), size_of)
+    known, stack = with_list_defaults(model), model.stack
+    table = _Table(model, known, size_of)
     if table.place(table.every) is None:
         return {"refused": table.refusals[0]}
-    bounds = selection_bounds(checkpoint, stacks, stack, replace(options, strict=True))
+    bounds = selection_bounds(model.with_options(strict=True))
     weights = [table.weight(layer) for layer in table.every]
     table.late += _distinct_states(table)
     ways = {name: _rows(table, name, strategy) for name, strategy in strategies.items()}
     additive = all(table.adds_up(kept, weights) for kept in table.sizes)
     return {
         "refused": table.refusals[0] if table.refusals and len(table.sizes) < 2 else "",
-        "doubt": _doubt(known, options) or "".join(table.refusals[:1]),
+        "doubt": _doubt(known) or "".join(table.refusals[:1]),
         "layers": stack.count,
         "bounds": [_stated(bound) for bound in bounds],
         "late": [_stated(bound) for bound in table.late],
-        "patterns": [_pattern(*each) for each in unlisted(known, stack)],
-        "period": common_period(known, stack),
-        "warnings": list(possible_warnings(known, architecture, stacks, stack, options)),
+        "patterns": [_pattern(*each) for each in unlisted(known)],
+        "period": common_period(known),
+        "warnings": list(possible_warnings(known)),
         "quarter": max(1, round(_SHARE * stack.count)),
         "ways": ways,
         "selections": [
@@ -68,7 +61,7 @@ def choices(
             for kept, (nbytes, sizes) in table.sizes.items()
         ],
         "weights": weights,
-        "mtp_weight": table.missing(table.every, replace(options, drop_mtp=True)),
+        "mtp_weight": table.missing(table.every, drop_mtp=True),
         "additive": additive,
         "beside": table.beside(),
     }
@@ -81,11 +74,8 @@ class _Table:
     refusals: why others cannot, although no bound forbids them. late: the layers that a plan refuses to drop.
     """
 
-    known: Checkpoint
-    stacks: tuple[Stack, ...]
-    stack: Stack
-    options: PlanOptions
-    plan: Callable[[Layers, PlanOptions], Plan]
+    model: Model
+    known: Model
     size_of: Callable[[Plan], int]
     sizes: dict[Layers, tuple[int, Sizes]] = field(default_factory=dict)
     places: dict[Layers, int | None] = field(default_factory=dict)
@@ -94,7 +84,7 @@ class _Table:
 
     @property
     def every(self) -> Layers:
-        return tuple(range(self.stack.count))
+        return tuple(range(self.model.stack.count))
 
     def place(self, kept: Layers) -> int | None:
         """The place of a selection in `sizes`, None if it cannot be planned."""
@@ -104,12 +94,13 @@ class _Table:
         return self.places[kept]
 
     def _add(self, kept: Layers) -> bool:
-        layers = LayerMap(self.stack.name, kept, self.stack.count)
-        bounds = (*stack_bounds(self.known, self.stacks, self.stack, layers), *self.late)
-        if broken((bound for bound in bounds if not bound.soft), kept, self.stack.count):
+        stack = self.model.stack
+        layers = LayerMap(stack.name, kept, stack.count)
+        bounds = (*stack_bounds(self.known, layers), *self.late)
+        if broken((bound for bound in bounds if not bound.soft), kept, stack.count):
             return False
         try:
-            plan = self.plan(kept, self.options)
+            plan = plan_model(self.model, kept)
             self.sizes[kept] = (self.size_of(plan), _sizes(plan))
         except RewriterError as error:
             self.refusals.append(str(error))
@@ -120,14 +111,14 @@ class _Table:
         """What goes with a layer; nothing if it may not go: then `late` says why."""
         kept = tuple(each for each in self.every if each != layer)
         try:
-            return self.missing(kept, replace(self.options, force=True)) if kept else (0, 0, 0)
+            return self.missing(kept, force=True) if kept else (0, 0, 0)
         except RewriterError as error:
             self.late.append(Bound(str(error), stay=frozenset((layer,))))
             return (0, 0, 0)
 
-    def missing(self, kept: Layers, options: PlanOptions) -> Sizes:
+    def missing(self, kept: Layers, **options: bool) -> Sizes:
         """What of all tensors goes."""
-        return _less(self.sizes[self.every][1], _sizes(self.plan(kept, options)))
+        return _less(self.sizes[self.every][1], _sizes(plan_model(self.model.with_options(**options), kept)))
 
     def adds_up(self, kept: Layers, weights: list[Sizes]) -> bool:
         """Whether the sizes are those of all tensors without the weights of each layer that goes."""
@@ -158,7 +149,7 @@ def _less(sizes: Sizes, *gone: Sizes) -> Sizes:
 def _rows(table: _Table, name: str, strategy: Strategy | None) -> list[list[int]]:
     """How many layers a strategy can drop, ascending from 0, and the place of the selection that it makes then."""
     rows = [[0, 0]]
-    count = table.stack.count
+    count = table.model.stack.count
     for amount in range(1, count):
         try:
             kept = choose(LayerSelection(strategy=name, count=amount), count, lambda kept: 0, strategy=strategy)
@@ -181,21 +172,21 @@ def _stated(bound: Bound) -> dict[str, Any]:
 
 def _distinct_states(table: _Table) -> Iterator[Bound]:
     """Hidden states that a field takes side by side must not become one."""
-    for key, rule in rules_by_key(table.known, table.stacks, table.stack, table.options).items():
+    for key, rule in rules_by_key(table.known).items():
         value = table.known.metadata[key]
         if rule != "apart_states" or not isinstance(value, list | tuple):
             continue
         for negative in (False, True):
-            states = {each % (table.stack.count + 1) for each in value if (each < 0) == negative}
+            states = {each % (table.model.stack.count + 1) for each in value if (each < 0) == negative}
             why = f"{key}: takes the hidden states {list(value)}: two would become the same"
             yield Bound(why, apart=tuple(sorted(states)))
 
 
-def _doubt(checkpoint: Checkpoint, options: PlanOptions) -> str:
+def _doubt(model: Model) -> str:
     """What only a plan can tell of a selection."""
-    if guessed(checkpoint, options):
+    if model.unknown:
         return "nobody has described this architecture"
-    if has_expressions(checkpoint, options):
+    if has_expressions(model):
         return "expressions in the quantization settings may come to mean other layers"
     return ""
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rewriter.architectures.lookup import Stack, all_stacks, entries, find, first_list
+from rewriter.architectures.lookup import Stack, entries, find, first_list, listed_stacks, numbered_lists, resolve
 from rewriter.architectures.schema import Architecture
 from rewriter.checkpoint import CARD, Checkpoint, TensorInfo
 from rewriter.layout.model_card_text import make_card
@@ -27,8 +27,9 @@ def describe(checkpoint: Checkpoint, architecture: Architecture | None = None) -
 
     The stacks are those of `architecture`, else of the tables' entry.
     """
-    architecture = architecture or find(checkpoint)
-    stacks = all_stacks(checkpoint, architecture)
+    lists = numbered_lists(checkpoint)
+    architecture = architecture or find(checkpoint, lists)
+    stacks = resolve(checkpoint, architecture, lists) if architecture else listed_stacks(lists)
     groups = _grouped(checkpoint, stacks)
     held = Counter(tensor.shard for tensor in checkpoint.tensors)
     return {
@@ -128,7 +129,7 @@ def describe_plan(plan: Plan, output: Output) -> dict[str, Any]:
         },
         **({"companion": checkpoint.companion} if checkpoint.companion else {}),
         "stack": plan.layers.stack,
-        "main": plan.stack is plan.stacks[0],
+        "main": plan.model.is_main,
         "prefix": plan.stack.prefix,
         "layers": {
             "before": plan.layers.count,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
-from rewriter.architectures.lookup import Stack, select
-from rewriter.architectures.schema import Architecture
+from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError, printable
 from rewriter.layout import make_output
+from rewriter.planning.model import Model
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import open_stacks
 from rewriter.planning.selection.published_orders import PREFIX, RECIPES, Recipe, strategy_of
 from rewriter.planning.selection.strategies import STRATEGIES, Strategy
 from rewriter.report.choices import choices
@@ -21,7 +20,7 @@ from rewriter.report.json_values import describe, describe_component
 from rewriter.report.plot import about_bars, bar_lengths
 from rewriter.scoring.components import component_sizes, components
 from rewriter.scoring.metrics import METRICS, find
-from rewriter.scoring.score import DEFAULTS, Scores, Watch, score_layers
+from rewriter.scoring.score import DEFAULTS, Scores, Watch, score_model
 from rewriter.scoring.suggest import by_scores
 
 _LONGEST = 1000  # characters of a text that is shown
@@ -46,60 +45,47 @@ def describe_report(
     """
     for metric in metrics or ():
         find(metric)
-    architecture, stacks, why = _opened(checkpoint, options)
-    described = describe(checkpoint, architecture)
+    model, why = _opened(checkpoint, options)
+    described = describe(checkpoint, model.architecture if model else None)
     rows = described["stacks"]
-    if architecture is None:
+    if model is None:
         described["stacks"] = [{**row, "choices": None, "why": why, "metrics": [], "unscored": []} for row in rows]
     else:
         described["stacks"] = [
             {
                 **row,
-                **_stack(
-                    checkpoint, architecture, stacks, replace(options, stack=stack.name), name,
-                    DEFAULTS if metrics is None else metrics, watch,
-                ),
-                "commands": commands(() if stack is stacks[0] else ("--stack", stack.name)),
+                **_stack(each, name, DEFAULTS if metrics is None else metrics, watch),
+                "commands": commands(() if each.is_main else ("--stack", each.stack.name)),
             }
-            for row, stack in zip(rows, stacks, strict=True)
-        ]  # fmt: skip
-    described["components"], described["unmeasured"] = _components(checkpoint, stacks, metrics != (), options)
+            for row, each in zip(rows, map(model.of, model.stacks), strict=True)
+        ]
+    described["components"], described["unmeasured"] = _components(checkpoint, model, metrics != ())
     return {key: _safe(value) for key, value in described.items() if key != "provenance"}
 
 
-def _opened(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Architecture | None, tuple[Stack, ...], str]:
-    """The architecture and its stacks, or why nothing can be dropped."""
+def _opened(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Model | None, str]:
+    """The model, or why nothing can be dropped."""
     try:
-        return *open_stacks(checkpoint, options), ""
+        return open_model(checkpoint, options), ""
     except UnsupportedError as error:
-        return None, (), str(error)
+        return None, str(error)
 
 
-def _stack(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    stacks: tuple[Stack, ...],
-    options: PlanOptions,
-    name: str,
-    metrics: Sequence[str],
-    watch: Watch,
-) -> dict[str, Any]:
-    """The scores of the stack that `options` name, and what decides about its layers."""
-    stack = select(stacks, options.stack)
+def _stack(model: Model, name: str, metrics: Sequence[str], watch: Watch) -> dict[str, Any]:
+    """The scores of the stack, and what decides about its layers."""
+    checkpoint, stack = model.checkpoint, model.stack
     recipes, scored, unscored = _recipes(checkpoint, stack), [], []
     strategies: dict[str, Strategy | None] = dict.fromkeys(STRATEGIES)
     strategies |= {PREFIX + each.name: strategy_of(each, checkpoint, stack.count) for each in recipes}
     for metric in dict.fromkeys(metrics):
         try:
-            scores = score_layers(checkpoint, metric, options, watch=watch)
+            scores = score_model(model, metric, watch=watch)
         except UnsupportedError as error:
             unscored.append({"name": metric, "why": str(error)})
             continue
         scored.append(_scored(scores))
-        strategies[metric] = by_scores(checkpoint, options, scores)
-    decided = choices(
-        checkpoint, architecture, stacks, stack, options, strategies, lambda plan: make_output(plan, name).nbytes
-    )
+        strategies[metric] = by_scores(model, scores)
+    decided = choices(model, strategies, lambda plan: make_output(plan, name).nbytes)
     return {
         "choices": decided,
         "why": decided["refused"],
@@ -144,13 +130,12 @@ def strategies() -> list[dict[str, str]]:
     return [{"name": name, "about": _about(function)} for name, function in STRATEGIES.items()]
 
 
-def _components(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], measured: bool, options: PlanOptions
-) -> tuple[list[dict[str, Any]], str]:
+def _components(checkpoint: Checkpoint, model: Model | None, measured: bool) -> tuple[list[dict[str, Any]], str]:
     """The components with how large their weights are, or only their sizes and why."""
-    if measured and stacks:
+    stacks = model.stacks if model else ()
+    if measured and model:
         try:
-            return [describe_component(each) for each in components(checkpoint, options)], ""
+            return [describe_component(each) for each in components(model)], ""
         except UnsupportedError as error:
             return [describe_component(each) for each in component_sizes(checkpoint, stacks)], str(error)
     return [describe_component(each) for each in component_sizes(checkpoint, stacks)], ""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import Checkpoint
 from rewriter.formats.dequantize import WeightMatrix, open_weights, workers
-from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import open_stacks
+from rewriter.planning.model import Model
 from rewriter.scoring.build.tensor_roles import layer_roles, outer_roles
 from rewriter.scoring.metrics.weight_statistics import MAGNITUDES, magnitude_values, magnitudes
 from rewriter.scoring.threads import scoring_threads
@@ -51,17 +50,15 @@ class Component:
     survives: float | None = None
 
 
-def components(
-    checkpoint: Checkpoint, options: PlanOptions | None = None, threads: int | None = None
-) -> list[Component]:
-    """The parts of the checkpoint, the largest first. Raises UnsupportedError for weights that cannot be decoded."""
-    parts = _named(checkpoint, open_stacks(checkpoint, options or PlanOptions())[1])
-    with open_weights(checkpoint) as weights, scoring_threads(threads or workers()) as team:
+def components(model: Model, threads: int | None = None) -> list[Component]:
+    """The parts of the model, the largest first. Raises UnsupportedError for weights that cannot be decoded."""
+    parts = _named(model.checkpoint, model.stacks)
+    with open_weights(model.checkpoint) as weights, scoring_threads(threads or workers()) as team:
         tallies = {
             part: _tally(team, [weights[name] for name in names if name in weights]) for part, names in parts.items()
         }
     threshold = _median(tallies.values())
-    return [_measured(each, tallies[each.name], threshold) for each in _sized(checkpoint, parts)]
+    return [_measured(each, tallies[each.name], threshold) for each in _sized(model.checkpoint, parts)]
 
 
 def component_sizes(checkpoint: Checkpoint, stacks: tuple[Stack, ...]) -> list[Component]:

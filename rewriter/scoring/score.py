@@ -14,12 +14,13 @@ from math import isclose, isfinite
 
 import numpy as np
 
-from rewriter.architectures.lookup import Stack, select
+from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import UnsupportedError, printable
 from rewriter.formats.dequantize import WeightMatrix, open_weights, workers
+from rewriter.planning.model import Model
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import open_stacks
 from rewriter.scoring.build.residual_stream import build_residual_stream
 from rewriter.scoring.metrics import find
 from rewriter.scoring.model import ScoringModel
@@ -74,29 +75,38 @@ def score_layers(
     does not apply or the weights cannot be decoded, CheckpointError for a damaged file. The scores do not depend on
     `threads`. `watch(metric, share)` hears how much is done, from 0 to 1.
     """
-    options = options or PlanOptions()
+    return score_model(open_model(checkpoint, options), metric, sparsity, threads, watch)
+
+
+def score_model(
+    model: Model,
+    metric: str | None = None,
+    sparsity: float | None = None,
+    threads: int | None = None,
+    watch: Watch = lambda metric, share: None,
+) -> Scores:
+    """As score_layers, for a model that is open already: the layers of its stack."""
     chosen = [metric] if metric is not None else list(DEFAULTS)
     functions = [find(name, sparsity) for name in chosen]
-    stack = select(open_stacks(checkpoint, options)[1], options.stack)
-    with _model(checkpoint, stack, threads or workers()) as model:
+    with _opened(model, threads or workers()) as scoring:
         why = ""
         for name, function in zip(chosen, functions, strict=True):
             try:
                 with np.errstate(all="ignore"), _fitting():  # what is not finite is said below
-                    values = function(replace(model, on_progress=partial(watch, name)))
+                    values = function(replace(scoring, on_progress=partial(watch, name)))
             except UnsupportedError as error:
                 if name == chosen[-1]:
                     raise
-                why = why or f"{name} does not apply: {model.why or error}"
+                why = why or f"{name} does not apply: {scoring.why or error}"
                 continue
-            return _scores(name, stack, values, why)
+            return _scores(name, model.stack, values, why)
     raise AssertionError("the last one returns or raises")  # pragma: no cover
 
 
 @contextmanager
-def _model(checkpoint: Checkpoint, stack: Stack, threads: int) -> Iterator[ScoringModel]:
-    with open_weights(checkpoint) as weights, scoring_threads(threads) as team:
-        yield _described(checkpoint, stack, weights, team)
+def _opened(model: Model, threads: int) -> Iterator[ScoringModel]:
+    with open_weights(model.checkpoint) as weights, scoring_threads(threads) as team:
+        yield _described(model, weights, team)
 
 
 @contextmanager
@@ -108,9 +118,8 @@ def _fitting() -> Iterator[None]:
         raise UnsupportedError(f"the shapes of the weights do not fit together: {printable(error)}") from None
 
 
-def _described(
-    checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix], team: ThreadPool
-) -> ScoringModel:
+def _described(model: Model, weights: Mapping[str, WeightMatrix], team: ThreadPool) -> ScoringModel:
+    stack = model.stack
     layers: list[dict[str, WeightMatrix]] = [{} for _ in range(stack.count)]
     for name, weight in weights.items():
         number = stack.layer_of(name)
@@ -118,7 +127,7 @@ def _described(
             layers[number][stack.after(name, number)[1:]] = weight
     try:
         with _fitting():
-            return ScoringModel(tuple(layers), team, build_residual_stream(checkpoint, stack, weights))
+            return ScoringModel(tuple(layers), team, build_residual_stream(model, weights))
     except UnsupportedError as error:
         return ScoringModel(tuple(layers), team, None, str(error))
 

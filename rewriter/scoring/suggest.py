@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rewriter.architectures.lookup import select
-from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError
+from rewriter.planning.constraints.allowed_layers import selection_bounds
 from rewriter.planning.constraints.constraint import Bound, cheapest
 from rewriter.planning.metadata.layer_patterns import common_period
-from rewriter.planning.options import RECIPE, LayerSelection, PlanOptions
-from rewriter.planning.plan import make_plan, open_stacks, selection_bounds
+from rewriter.planning.model import Model
+from rewriter.planning.options import RECIPE, LayerSelection
+from rewriter.planning.plan import plan_model
 from rewriter.planning.selection.choose import choose, protection
 from rewriter.planning.selection.published_orders import RECIPES, find, strategy_of
 from rewriter.planning.selection.strategies import STRATEGIES, Layers, Strategy, scoreless
@@ -24,15 +24,13 @@ _SHARE = 0.25  # of the layers, to suggest where no amount was asked for
 _TRIED = 16  # selections that break no bound, before it is said that none works
 
 
-def by_scores(checkpoint: Checkpoint, options: PlanOptions, scores: Scores, contiguous: bool = False) -> Strategy:
-    """A strategy that drops the layers of the lowest scores, as far as `make_plan` lets them go together.
+def by_scores(model: Model, scores: Scores, contiguous: bool = False) -> Strategy:
+    """A strategy that drops the layers of the lowest scores, as far as `plan_model` lets them go together.
 
     With `contiguous` they form one block. It raises UnsupportedError where no `count` of the candidates can go.
     """
-    options = replace(options, align=False)  # what is suggested works as it is
-    stacks = open_stacks(checkpoint, options)[1]
-    stack = select(stacks, options.stack)
-    every = tuple(range(stack.count))
+    model = model.with_options(align=False)  # what is suggested works as it is
+    every = tuple(range(model.stack.count))
 
     def strategy(candidates: Layers, count: int) -> Layers:
         if not count:
@@ -40,11 +38,11 @@ def by_scores(checkpoint: Checkpoint, options: PlanOptions, scores: Scores, cont
         refusal: UnsupportedError | None = None
         for kept in _by_cost(candidates, count):
             try:
-                made = make_plan(checkpoint, kept, options)
+                made = plan_model(model, kept)
             except UnsupportedError as error:
                 refusal = refusal or error
                 continue
-            return tuple(layer for layer in made.layers.dropped if layer < stack.count)
+            return tuple(layer for layer in made.layers.dropped if layer < model.stack.count)
         raise UnsupportedError(f"no {count} of the layers that may go can be dropped together" + _because(refusal))
 
     def _by_cost(candidates: Layers, count: int) -> Iterator[Layers]:
@@ -52,9 +50,9 @@ def by_scores(checkpoint: Checkpoint, options: PlanOptions, scores: Scores, cont
             yield from _blocks(every, candidates, count, scores.values)
             return
         stay = Bound("", stay=frozenset(every) - frozenset(candidates))
-        bounds = (stay, *selection_bounds(checkpoint, stacks, stack, options))
+        bounds = (stay, *selection_bounds(model))
         yield from cheapest(bounds, scores.values, count, _TRIED)
-        sure = Bound("", period=common_period(checkpoint, stack))  # where a pattern cannot be said for every selection
+        sure = Bound("", period=common_period(model))  # where a pattern cannot be said for every selection
         if sure.period > 1:
             yield from cheapest((*bounds, sure), scores.values, count, _TRIED)
 
@@ -92,18 +90,17 @@ class Suggestion:
 
 
 def suggest(
-    checkpoint: Checkpoint,
+    model: Model,
     selection: LayerSelection,
-    options: PlanOptions,
     size_of: Callable[[Layers], int],
     watch: Watch = lambda metric, share: None,
 ) -> Suggestion:
     """Score the layers and choose among them what `selection` asks for, a quarter where it names no amount.
 
-    Raises as `choose` and `score_layers` do; where no amount was asked for, what `choose` says is the `refusal`.
+    Raises as `choose` and `score_model` do; where no amount was asked for, what `choose` says is the `refusal`.
     """
     asked, selection = selection, selection if selection.sized else replace(selection, ratio=_SHARE)
-    strategy, scores = strategy_for(selection, checkpoint, options, watch)
+    strategy, scores = strategy_for(selection, model, watch)
     if scores is None:
         raise scoreless(selection.strategy or "")
     count = len(scores.layers)
@@ -136,8 +133,7 @@ def check_strategy(selection: LayerSelection) -> None:
 
 def strategy_for(
     selection: LayerSelection,
-    checkpoint: Checkpoint,
-    options: PlanOptions,
+    model: Model,
     watch: Watch = lambda metric, share: None,
 ) -> tuple[Strategy | None, Scores | None]:
     """What chooses the layers where position alone does not: a published order, or scores; with the scores.
@@ -145,11 +141,10 @@ def strategy_for(
     A strategy that is neither by position nor a recipe is the name of a metric.
     """
     if (selection.strategy or "").startswith(RECIPE):
-        stack = select(open_stacks(checkpoint, options)[1], options.stack)
-        return strategy_of(find(selection.strategy or ""), checkpoint, stack.count), None
+        return strategy_of(find(selection.strategy or ""), model.checkpoint, model.stack.count), None
     if not selection.scored:
         return None, None
-    from rewriter.scoring.score import score_layers  # numpy takes time, and only scores need it
+    from rewriter.scoring.score import score_model  # numpy takes time, and only scores need it
 
-    scores = score_layers(checkpoint, selection.strategy, options, selection.sparsity, watch=watch)
-    return by_scores(checkpoint, options, scores, selection.contiguous), scores
+    scores = score_model(model, selection.strategy, selection.sparsity, watch=watch)
+    return by_scores(model, scores, selection.contiguous), scores

@@ -8,8 +8,8 @@ from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import Checkpoint, TensorInfo
 from rewriter.errors import CheckpointError, printable
 from rewriter.layout.output import CopyRange, Piece, StridedRange
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import open_stacks
 from rewriter.planning.provenance import recorded
 from rewriter.system.files import open_for_reading, printable_name, read_at
 from rewriter.writing.copy import iter_rows
@@ -63,8 +63,8 @@ def find_layers(checkpoint: Checkpoint, source: Checkpoint, options: PlanOptions
         return {record.layers.stack: record.layers.kept}
     if record is not None and record.origin.header_sha256 == source.header_sha256:
         return dict(record.origin.layers)
-    theirs = {stack.name: stack for stack in open_stacks(source, options)[1]}
-    ours = open_stacks(checkpoint, options)[1]
+    theirs = {stack.name: stack for stack in open_model(source, options).stacks}
+    ours = open_model(checkpoint, options).stacks
     pairs = ((stack, theirs[stack.name]) for stack in ours if stack.name in theirs)
     return {mine.name: _matched(checkpoint, mine, source, other) for mine, other in pairs if mine.count != other.count}
 

@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from rewriter.architectures.lookup import entries, resolve
+from rewriter.architectures.lookup import entries, numbered_lists, resolve
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
@@ -106,5 +106,6 @@ def test_a_stack_that_is_not_there_names_those_that_are():
 def test_every_entry_has_a_fixture_with_its_real_names(entry):
     files = named_fixtures(entry)
     assert files
-    stacks = chain.from_iterable(resolve(checkpoint_from(entry, file), entry) for file in files)
+    there = [checkpoint_from(entry, file) for file in files]
+    stacks = chain.from_iterable(resolve(each, entry, numbered_lists(each)) for each in there)
     assert {stack.name for stack in stacks} == {stack.name for stack in entry.stacks}

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rewriter import PlanOptions, open_checkpoint
-from rewriter.architectures.lookup import select
+from rewriter import open_checkpoint
 from rewriter.errors import UnsupportedError
 from rewriter.formats.dequantize import open_weights
-from rewriter.planning.plan import open_stacks
+from rewriter.planning.open_model import open_model
 from rewriter.scoring.build.residual_stream import build_residual_stream
 from rewriter.scoring.forward.residual_stream import ResidualStream
 from rewriter.system.threads import ThreadPool
@@ -130,7 +129,7 @@ def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def assert_equal(spec: Spec, path: Path) -> None:
     checkpoint = open_checkpoint(path)
     with open_weights(checkpoint) as opened:
-        stream = build_residual_stream(checkpoint, select(open_stacks(checkpoint, PlanOptions())[1], "main"), opened)
+        stream = build_residual_stream(open_model(checkpoint), opened)
         found = through(stream)
     for row, token in zip(found, TOKENS, strict=True):
         wanted = llamacpp.answer(spec.question, path, [token])[0]
@@ -152,9 +151,9 @@ RUN = [spec for spec in SPECS if spec.name not in REFUSED]
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.name in REFUSED], ids=str)
 def test_what_is_not_described_is_refused(spec: Spec, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(file(spec, tmp_path / "model.gguf"))
-    stack = select(open_stacks(checkpoint, PlanOptions())[1], "main")
+    model = open_model(checkpoint)
     with open_weights(checkpoint) as opened, pytest.raises(UnsupportedError, match=REFUSED[spec.name]):
-        build_residual_stream(checkpoint, stack, opened)
+        build_residual_stream(model, opened)
 
 
 def test_whatever_is_described_can_be_run():
@@ -188,7 +187,7 @@ def test_a_text_is_read_as_llama_cpp_reads_it(spec: Spec, tmp_path: Path) -> Non
     path = file(spec, tmp_path / "model.gguf")
     checkpoint = open_checkpoint(path)
     with open_weights(checkpoint) as opened:
-        stream = build_residual_stream(checkpoint, select(open_stacks(checkpoint, PlanOptions())[1], "main"), opened)
+        stream = build_residual_stream(open_model(checkpoint), opened)
         assert (None not in stream.attention_weights) == (spec.name not in NOT_LOOKED)
         if None not in stream.attention_weights:
             wanted = llamacpp.answer(spec.question, path, list(TEXT))

@@ -23,7 +23,7 @@ transformers = pytest.importorskip("transformers")
 from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 from torch import nn  # noqa: E402
 
-from rewriter.architectures.lookup import entries, find, resolve  # noqa: E402
+from rewriter.architectures.lookup import entries, find, numbered_lists, resolve  # noqa: E402
 from rewriter.checkpoint import Checkpoint, TensorInfo  # noqa: E402
 from rewriter.errors import UnsupportedError  # noqa: E402
 from rewriter.formats.json_edit import edit  # noqa: E402
@@ -228,9 +228,10 @@ def test_what_a_layer_is_by_its_number_it_stays_in_types_without_a_row(name: str
     config = _restored(_eight(said["config"]))
     row = Row(name, said["class"], {}, "")
     source = checkpoint_of(built(row, config), config)
-    entry = find(source)
+    lists = numbered_lists(source)
+    entry = find(source, lists)
     assert entry is not None
-    for stack in resolve(source, entry):
+    for stack in resolve(source, entry, lists):
         each = replace(row, layers=stack.prefix.rstrip("."), stack=stack.name)
         for form, formed in forms(each, config, tmp_path):
             try:

@@ -13,8 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 from rewriter.formats import open_checkpoint  # noqa: E402
 from rewriter.formats.dequantize import open_weights  # noqa: E402
-from rewriter.planning.options import PlanOptions  # noqa: E402
-from rewriter.planning.plan import open_stacks  # noqa: E402
+from rewriter.planning.open_model import open_model  # noqa: E402
 from rewriter.scoring.build.residual_stream import build_residual_stream  # noqa: E402
 from rewriter.scoring.metrics import sampled_text  # noqa: E402
 from rewriter.scoring.model import ScoringModel  # noqa: E402
@@ -48,9 +47,8 @@ class Judge:
 
 def text_of(source: Path) -> np.ndarray:
     checkpoint = open_checkpoint(source)
-    stack = open_stacks(checkpoint, PlanOptions())[1][0]
     with open_weights(checkpoint) as weights:
-        stream = build_residual_stream(checkpoint, stack, weights)
+        stream = build_residual_stream(open_model(checkpoint), weights)
         return sampled_text.sampled_tokens(ScoringModel((), ThreadPool(1), stream), stream)
 
 

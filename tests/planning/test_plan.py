@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from rewriter.checkpoint import FieldEdit
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import effective, make_plan, open_stacks, problems, result
+from rewriter.planning.plan import effective, make_plan, problems, result
 from tests.support.checkpoints import (
     changes,
     gemma3,
@@ -382,9 +383,9 @@ def test_generic_refuses_a_broken_period():
 
 
 def test_generic_does_not_replace_the_rules_there_are():
-    architecture, stacks = open_stacks(t5(), GENERIC)
-    assert architecture.name == "t5"
-    assert [stack.name for stack in stacks] == ["decoder", "encoder"]
+    model = open_model(t5(), GENERIC)
+    assert model.architecture.name == "t5"
+    assert [stack.name for stack in model.stacks] == ["decoder", "encoder"]
 
 
 # -- what contradicts itself

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from rewriter.architectures.lookup import Stack, select
+from rewriter.architectures.lookup import Stack
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
 from rewriter.planning.layer_ranges import format_layers
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import LayerSelection, PlanOptions
-from rewriter.planning.plan import Plan, make_plan, open_stacks
+from rewriter.planning.plan import Plan, make_plan
 from rewriter.planning.selection.choose import choose
 from rewriter.planning.selection.strategies import COUNTS_KEPT, STRATEGIES
 from rewriter.report.choices import choices
@@ -47,12 +48,12 @@ def size_of(plan: Plan) -> int:
 def decided(checkpoint: Checkpoint, stack: Stack, scores: list[float] | None = None) -> dict[str, Any]:
     """What the page knows of the stack, with strategies by position; with scores another one and one by them."""
     options = PlanOptions(stack=stack.name)
-    architecture, stacks = open_stacks(checkpoint, options)
+    model = open_model(checkpoint, options)
     strategies = dict.fromkeys(("bottom", "top", "middle"))
     if scores is not None:
         chosen = Random(checkpoint.name + stack.name).choice(list(STRATEGIES))
-        strategies |= {METRIC: by_scores(checkpoint, options, as_scores(stack, scores)), chosen: None}
-    return choices(checkpoint, architecture, stacks, select(stacks, stack.name), options, strategies, size_of)
+        strategies |= {METRIC: by_scores(model, as_scores(stack, scores)), chosen: None}
+    return choices(model, strategies, size_of)
 
 
 def as_scores(stack: Stack, scores: list[float]) -> Scores:
@@ -110,7 +111,7 @@ def asked_of_the_program(
 ) -> list[int]:
     """The layers that the program drops for `--strategy NAME` and an amount."""
     selection, options = LayerSelection(strategy=name, **amount), PlanOptions(stack=stack.name)
-    strategy = by_scores(checkpoint, options, as_scores(stack, scores)) if selection.scored else None
+    strategy = by_scores(open_model(checkpoint, options), as_scores(stack, scores)) if selection.scored else None
     kept = choose(selection, stack.count, lambda kept: size_of(make_plan(checkpoint, kept, options)), 0, strategy)
     make_plan(checkpoint, kept, options)
     return [layer for layer in range(stack.count) if layer not in kept]
@@ -150,11 +151,11 @@ def test_the_table_has_what_the_program_chooses(checkpoint: Checkpoint, stack: S
 
 def test_all_strategies_on_a_plain_stack(script):
     checkpoint, chance = llama(24), Random(3)
-    stack = open_stacks(checkpoint, PlanOptions())[1][0]
+    stack = open_model(checkpoint).stack
     scores = [chance.random() for _ in range(24)]
-    architecture, stacks = open_stacks(checkpoint, PlanOptions())
-    strategies = {METRIC: by_scores(checkpoint, PlanOptions(), as_scores(stack, scores)), **dict.fromkeys(STRATEGIES)}
-    made = choices(checkpoint, architecture, stacks, stack, PlanOptions(), strategies, size_of)
+    model = open_model(checkpoint)
+    strategies = {METRIC: by_scores(model, as_scores(stack, scores)), **dict.fromkeys(STRATEGIES)}
+    made = choices(model, strategies, size_of)
     for name in strategies:
         check_rows(checkpoint, stack, made, name, scores)
         rows = made["ways"][name]
@@ -171,7 +172,7 @@ def test_all_strategies_on_a_plain_stack(script):
 
 def test_a_refused_selection_has_near_ones_in_the_table(script):
     checkpoint = llama(24)
-    made = decided(checkpoint, open_stacks(checkpoint, PlanOptions())[1][0], [float(layer) for layer in range(24)])
+    made = decided(checkpoint, open_model(checkpoint).stack, [float(layer) for layer in range(24)])
     code = "({ stack, gone }) => nearestListed(stack, gone)"
     picked = [4, 5, 6, 7, 9]
     near = [len(set(each) ^ set(picked)) for each in script.ask(code, {"stack": made, "gone": picked})]

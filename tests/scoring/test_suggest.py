@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewriter.architectures.lookup import Stack, entries, select
+from rewriter.architectures.lookup import Stack, entries
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError
 from rewriter.planning.constraints.constraint import Bound, broken, cheapest
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import LayerSelection, PlanOptions, default_protection
-from rewriter.planning.plan import make_plan, open_stacks
+from rewriter.planning.plan import make_plan
 from rewriter.planning.selection.choose import choose
 from rewriter.scoring.score import LayerScore, Scores
 from rewriter.scoring.suggest import by_scores
@@ -34,7 +35,7 @@ def limited() -> Iterator[tuple[Checkpoint, Stack]]:
     for entry in entries():
         for file in named_fixtures(entry):
             checkpoint = checkpoint_from(entry, file)
-            stacks = open_stacks(checkpoint, PlanOptions())[1]
+            stacks = open_model(checkpoint).stacks
             yield from ((checkpoint, stack) for stack in stacks if stack.count > 3 and has_limits(stack))
 
 
@@ -71,7 +72,7 @@ def test_the_cheapest_of_all_that_works_is_suggested(checkpoint: Checkpoint, sta
         allowed = [each for each in combinations(layers, count) if works(checkpoint, stack, each, strict)]
         for _ in range(4):
             costs = [chance.random() for _ in layers]
-            strategy = by_scores(checkpoint, options, scores(costs, stack.name))
+            strategy = by_scores(open_model(checkpoint, options), scores(costs, stack.name))
             if not allowed:
                 with pytest.raises(UnsupportedError):
                     strategy(tuple(layers), count)
@@ -126,7 +127,7 @@ def test_protected_layers_stay(count: int, data: st.DataObject):
     if free < 1:
         return
     amount = data.draw(st.integers(1, free))
-    strategy = by_scores(checkpoint, PlanOptions(), scores(costs))
+    strategy = by_scores(open_model(checkpoint, PlanOptions()), scores(costs))
     kept = choose(LayerSelection(count=amount), count, lambda _: 0, strategy=strategy)
     dropped = sorted(set(range(count)) - set(kept))
     lowest = sorted(range(first, count - last), key=lambda layer: (costs[layer], layer))[:amount]
@@ -140,7 +141,9 @@ def test_protected_layers_stay(count: int, data: st.DataObject):
 def test_a_block_is_the_cheapest_of_all_blocks(count: int, data: st.DataObject):
     costs = data.draw(st.lists(st.floats(-1, 1), min_size=count, max_size=count))
     size = data.draw(st.integers(1, count - 1))
-    found = by_scores(llama(count), PlanOptions(), scores(costs), contiguous=True)(tuple(range(count)), size)
+    found = by_scores(open_model(llama(count), PlanOptions()), scores(costs), contiguous=True)(
+        tuple(range(count)), size
+    )
     assert found == tuple(range(found[0], found[0] + size))
     sums = [sum(costs[first : first + size]) for first in range(count - size + 1)]
     assert sum(costs[layer] for layer in found) == pytest.approx(min(sums))
@@ -148,12 +151,14 @@ def test_a_block_is_the_cheapest_of_all_blocks(count: int, data: st.DataObject):
 
 def test_a_block_with_a_limit_is_one_that_works():
     checkpoint = ggml("gemma3", numbered("blk.", 12), {"block_count": 12, "attention.sliding_window_pattern": 6})
-    stack = select(open_stacks(checkpoint, PlanOptions())[1], "main")
+    stack = open_model(checkpoint).stack
     options = PlanOptions(strict=True)
     for size in range(1, 11):
         every = [tuple(range(first, first + size)) for first in range(12 - size + 1)]
         allowed = [block for block in every if works(checkpoint, stack, block, True)]
-        strategy = by_scores(checkpoint, options, scores([float(layer) for layer in range(12)]), contiguous=True)
+        strategy = by_scores(
+            open_model(checkpoint, options), scores([float(layer) for layer in range(12)]), contiguous=True
+        )
         if allowed:
             assert strategy(tuple(range(12)), size) == allowed[0]
         else:
@@ -166,7 +171,7 @@ def test_a_ratio_takes_the_nearest_number_that_works():
     checkpoint, stack = next(each for each in LIMITED if each[0].architecture == "swin")
     assert not any(works(checkpoint, stack, (layer,), False) for layer in range(stack.count - 1))
     costs = [float(layer) for layer in range(stack.count)]
-    strategy = by_scores(checkpoint, PlanOptions(stack=stack.name), scores(costs, stack.name))
+    strategy = by_scores(open_model(checkpoint, PlanOptions(stack=stack.name)), scores(costs, stack.name))
     free = {"protect_first": 0, "protect_last": 1}
     kept = choose(LayerSelection(ratio=1 / stack.count, **free), stack.count, lambda _: 0, strategy=strategy)
     assert len(kept) == stack.count - 2
@@ -175,7 +180,7 @@ def test_a_ratio_takes_the_nearest_number_that_works():
 
 
 def test_a_size_is_met_by_the_fewest_layers():
-    strategy = by_scores(llama(12), PlanOptions(), scores([float(-layer) for layer in range(12)]))
+    strategy = by_scores(open_model(llama(12), PlanOptions()), scores([float(-layer) for layer in range(12)]))
     kept = choose(LayerSelection(target_size="9"), 12, len, strategy=strategy)
     assert sorted(set(range(12)) - set(kept)) == [7, 8, 9]
     with pytest.raises(RequestError, match="no selection fits"):
@@ -183,7 +188,7 @@ def test_a_size_is_met_by_the_fewest_layers():
 
 
 def test_nothing_may_go():
-    strategy = by_scores(llama(3), PlanOptions(), scores([1.0, 2.0, 3.0]))
+    strategy = by_scores(open_model(llama(3), PlanOptions()), scores([1.0, 2.0, 3.0]))
     for selection in (LayerSelection(count=1), LayerSelection(ratio=0.3)):
         with pytest.raises(RequestError, match=r"0 of the 3 may go; --protect-first 0 --protect-last 0"):
             choose(selection, 3, lambda _: 0, strategy=strategy)

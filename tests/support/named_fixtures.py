@@ -20,6 +20,7 @@ def checkpoint_from(entry, file: Path) -> Checkpoint:
     """The names and metadata of a fixture, as if a file with them had been opened."""
     value = json.loads(file.read_text())
     tensors = tuple(TensorInfo(name, dtype, tuple(shape), 0, 0, 0) for name, (dtype, shape) in value["tensors"].items())
-    assert numbered_lists(tuple(value["tensors"]))
     metadata = value["metadata"] if entry.format == "gguf" else flatten(value["config"])
-    return Checkpoint(entry.format, str(file), file.name, entry.name, (), tensors, metadata, "")
+    checkpoint = Checkpoint(entry.format, str(file), file.name, entry.name, (), tensors, metadata, "")
+    assert numbered_lists(checkpoint)
+    return checkpoint

@@ -9,8 +9,7 @@ from math import prod
 
 from rewriter.architectures.lookup import Stack, entries
 from rewriter.checkpoint import Checkpoint
-from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import open_stacks
+from rewriter.planning.open_model import open_model
 from tests.support.checkpoints import t5
 from tests.support.named_fixtures import checkpoint_from, named_fixtures
 
@@ -26,13 +25,13 @@ def all_stacks() -> Iterator[tuple[Checkpoint, Stack]]:
     for entry in entries():
         for file in named_fixtures(entry):
             checkpoint = told_apart(checkpoint_from(entry, file))
-            yield from ((checkpoint, stack) for stack in open_stacks(checkpoint, PlanOptions())[1] if stack.count > 1)
+            yield from ((checkpoint, stack) for stack in open_model(checkpoint).stacks if stack.count > 1)
 
 
 STORED_TWICE = told_apart(replace(t5(bias=(0, 2)), name="t5-stored-twice"))
 
 
-STACKS = [*all_stacks(), *((STORED_TWICE, stack) for stack in open_stacks(STORED_TWICE, PlanOptions())[1])]
+STACKS = [*all_stacks(), *((STORED_TWICE, stack) for stack in open_model(STORED_TWICE).stacks)]
 
 
 IDS = [f"{each[0].format}-{each[0].name}-{each[1].name}" for each in STACKS]

@@ -23,8 +23,10 @@ from rewriter.errors import CheckpointError, RequestError, UnsupportedError, pri
 from rewriter.planning.companions import peft_adapter
 from rewriter.planning.companions.peft_fields import PREFIX_TYPES
 from rewriter.planning.metadata import field_rules
+from rewriter.planning.model import Model
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import Plan, make_plan, open_stacks
+from rewriter.planning.plan import Plan, plan_model
 from rewriter.planning.provenance import Provenance, composed, origin_of
 from rewriter.planning.saved_plan import PROJECTOR, SavedPlan, plan_again, plan_of_companion
 from rewriter.planning.tensor_renaming import TensorCopy, tensor_copies
@@ -65,8 +67,8 @@ def plan_along(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions, b
     if checkpoint.companion:
         return _followed(saved, checkpoint, options, base)
     if checkpoint.architecture == PROJECTOR and saved.source_kind[1] != PROJECTOR and saved.main:
-        stack = open_stacks(checkpoint, PlanOptions())[1][0]
-        return make_plan(checkpoint, range(stack.count), PlanOptions(provenance=False))
+        model = open_model(checkpoint, PlanOptions(provenance=False))
+        return plan_model(model, range(model.stack.count))
     asked = replace(
         saved.options,
         force=saved.options.force or options.force,
@@ -94,16 +96,15 @@ def _followed(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions, ba
     model = LayerMap(saved.stack, saved.kept, saved.before, (), saved.mtp_layers)
     _check_model(saved, checkpoint, options)
     place = _place(saved, checkpoint, model)
-    tensors, lost = _tensors(checkpoint, place, options)
+    architecture = Architecture(name=checkpoint.companion, format=table_of(checkpoint), stacks=(place.stack.entry,))
+    companion = Model(checkpoint, architecture, (place.stack,), place.stack, options, {})
+    tensors, lost = _tensors(companion, place)
     model = replace(model, prefixes=place.layers.prefixes)
     edits = _within_time(partial(_edits, saved, checkpoint, place, model, tensors, options, base))
     warnings = (*lost, *_warnings(saved, checkpoint, place, edits))
     if warnings and options.strict:
         raise UnsupportedError(f"{warnings[0]}; --strict refuses that")
-    architecture = Architecture(name=checkpoint.companion, format=table_of(checkpoint), stacks=(place.stack.entry,))
-    plan = Plan(
-        checkpoint, architecture, (place.stack,), place.stack, place.layers, tensors, edits, warnings, None, options
-    )
+    plan = Plan(companion, place.layers, tensors, edits, warnings)
     touched = edits or any(copy.name != copy.tensor.name or copy.tensor.cut for copy in tensors) or plan.dropped
     return replace(plan, provenance=_provenance(saved, plan, model)) if options.provenance and touched else plan
 
@@ -174,7 +175,7 @@ def _prefix(saved: SavedPlan, checkpoint: Checkpoint) -> str:
         return _direction_prefix(saved)
     spellings = tuple(dict.fromkeys(_spellings(saved, checkpoint)))
     names = tuple(tensor.name for tensor in checkpoint.tensors)
-    lists = dict.fromkeys((*numbered_lists(names), *_inner_lists(names, (text for text, _ in spellings))))
+    lists = dict.fromkeys((*numbered_lists(checkpoint), *_inner_lists(names, (text for text, _ in spellings))))
     whose = {prefix: _whose(prefix, spellings) for prefix in lists}
     if saved.source_kind[0] != table_of(checkpoint):  # the tables of all architectures: some have other names for it
         whose = {prefix: {True} if True in found else found for prefix, found in whose.items()}
@@ -268,16 +269,15 @@ def _check_numbers(saved: SavedPlan, checkpoint: Checkpoint, stack: Stack) -> No
 # ---- its tensors
 
 
-def _tensors(
-    checkpoint: Checkpoint, place: _Followed, options: PlanOptions
-) -> tuple[tuple[TensorCopy, ...], tuple[str, ...]]:
+def _tensors(companion: Model, place: _Followed) -> tuple[tuple[TensorCopy, ...], tuple[str, ...]]:
     """The tensors that stay, and what is lost although its layer stays."""
+    checkpoint = companion.checkpoint
     if checkpoint.companion == ADAPTER:
         peft_adapter.refuse_type(checkpoint, place.stack, place.layers)
-    copies = tuple(tensor_copies(checkpoint, place.stack, place.layers))
+    copies = tuple(tensor_copies(companion, place.layers))
     lost: list[str] = []
     if checkpoint.companion == CONTROL_VECTOR and place.layers.dropped:
-        copies, lost = _directions(checkpoint, copies, place, options)
+        copies, lost = _directions(checkpoint, copies, place, companion.options)
     if not copies:
         raise UnsupportedError(
             f"{printable(checkpoint.name)} has tensors for dropped layers alone: nothing would be left of it"

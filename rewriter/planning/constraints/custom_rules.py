@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rewriter.architectures.lookup import Stack, resolve, table_of
+from rewriter.architectures.lookup import Stack, table_of
 from rewriter.architectures.schema import FORMS, Architecture, StackRule
 from rewriter.checkpoint import GGUF, Checkpoint
 from rewriter.errors import CheckpointError, RequestError, did_you_mean, printable
@@ -19,29 +19,22 @@ from rewriter.planning.metadata.edits import FORMULAS
 _ALIKE = 0.9  # of two keys that differ by a slip; num_dense_layers and num_hidden_layers have 0.85
 
 
-def own_stacks(checkpoint: Checkpoint, entry: Architecture) -> tuple[Architecture, tuple[Stack, ...]]:
-    """The entry and its stacks. Raises RequestError, UnsupportedError or CheckpointError."""
+def check_entry(checkpoint: Checkpoint, entry: Architecture) -> None:
+    """Raise RequestError for an entry of the other format, CheckpointError for names of rules that do not exist."""
     if entry.format != table_of(checkpoint):
         raise RequestError(
             f"the entry {printable(entry.name)} is for {entry.format} files, this is {checkpoint.format}"
         )
-    _check_words(entry)
-    stacks = resolve(checkpoint, entry)
-    if checkpoint.metadata:
-        for stack in stacks:
-            _check_count(checkpoint, stack)
-            for key in map(stack.key, _named(stack.entry)):
-                _check_spelling(checkpoint, key)
-    return entry, stacks
+    check_words(entry)
 
 
-def _check_words(entry: Architecture) -> None:
-    """An entry from a file may name rules that do not exist."""
+def check_words(entry: Architecture) -> None:
+    """Raise CheckpointError for the name of a rule, limit, formula or form that does not exist."""
     used: dict[str, tuple[set[str], Iterable[str]]] = {
         "rule": ({rule for stack in entry.stacks for _, rule in stack.fields}, field_rules.RULES),
         "kind of limit": (
             {limit.kind for stack in entry.stacks for limit in stack.limits},
-            {**limit_kinds.KINDS, **limit_kinds.OF_STACKS},
+            limit_kinds.KINDS,
         ),
         "formula": ({formula for stack in entry.stacks for _, formula in stack.pins}, FORMULAS),
         "form": ({pattern.form for stack in entry.stacks for pattern in stack.patterns}, FORMS),
@@ -50,6 +43,14 @@ def _check_words(entry: Architecture) -> None:
         for name in sorted(names - set(known)):
             there = f"there are {', '.join(sorted(known))}{did_you_mean(name, known)}"
             raise CheckpointError(f"there is no {what} {printable(name)}; {there}")
+
+
+def check_keys(checkpoint: Checkpoint, stacks: Iterable[Stack]) -> None:
+    """Raise CheckpointError for keys of the entry that the metadata does not have, or has under a similar name."""
+    for stack in stacks if checkpoint.metadata else ():
+        _check_count(checkpoint, stack)
+        for key in map(stack.key, _named(stack.entry)):
+            _check_spelling(checkpoint, key)
 
 
 def _check_count(checkpoint: Checkpoint, stack: Stack) -> None:

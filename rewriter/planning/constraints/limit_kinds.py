@@ -1,263 +1,260 @@
 """Which layers may go at all: what a loader ties to a layer's number and no metadata can say otherwise.
 
-A LayerLimit of the tables becomes a Bound: plain sets of numbers for one checkpoint. Pure.
+A LayerLimit of the tables becomes a Bound: plain sets of numbers for one model. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
-from rewriter.architectures.lookup import Stack
 from rewriter.architectures.schema import LayerLimit
-from rewriter.checkpoint import Checkpoint
 from rewriter.errors import CheckpointError, printable
 from rewriter.planning.constraints.constraint import Bound, Layers
-from rewriter.planning.metadata.layer_patterns import entries
+from rewriter.planning.metadata.layer_patterns import layer_values
+from rewriter.planning.model import Model
 
 
-def bound_for(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack, stacks: Iterable[Stack]) -> Bound:
-    """The bound that `limit` means for this checkpoint. Raises CheckpointError for a value that its kind cannot use."""
+def bound_for(limit: LayerLimit, model: Model) -> Bound:
+    """The bound that `limit` means for this model. Raises CheckpointError for a value that its kind cannot use."""
     try:
-        if limit.kind in OF_STACKS:
-            return replace(OF_STACKS[limit.kind](limit, stacks), soft=limit.soft)
-        return replace(KINDS[limit.kind](limit, checkpoint, stack), soft=limit.soft)
+        return replace(KINDS[limit.kind](limit, model), soft=limit.soft)
     except (TypeError, ValueError, IndexError):  # rules that a user wrote
         value = "no value" if limit.value is None else f"the value {printable(limit.value)}"
         raise CheckpointError(f"a limit of the kind {limit.kind} can do nothing with {value}") from None
 
 
-def _value(checkpoint: Checkpoint, stack: Stack, value: object) -> object:
+def _value(model: Model, value: object) -> object:
     """A number as it is, or what the metadata has under a key, or what the loader takes where it has nothing."""
     if not isinstance(value, str):
         return value
-    found = checkpoint.metadata.get(stack.key(value))
-    return dict(stack.entry.defaults).get(value) if found is None else found
+    found = model.metadata.get(model.key(value))
+    return dict(model.stack.entry.defaults).get(value) if found is None else found
 
 
-def _number(checkpoint: Checkpoint, stack: Stack, value: object) -> int:
-    found = _value(checkpoint, stack, value)
+def _number(model: Model, value: object) -> int:
+    found = _value(model, value)
     if found is None:
         return 0
     if isinstance(found, bool) or not isinstance(found, int):
-        raise CheckpointError(f"{printable(stack.key(str(value)))}: expected a number, found {printable(found)}")
+        raise CheckpointError(f"{printable(model.key(str(value)))}: expected a number, found {printable(found)}")
     return found
 
 
-def _entries(checkpoint: Checkpoint, stack: Stack, key: object) -> list[object]:
+def _entries(model: Model, key: object) -> list[object]:
     """The list under `key`, or what the loader takes where there is none."""
-    return list(entries(checkpoint, stack, str(key)))
+    return list(layer_values(model, str(key)))
 
 
-def aligned(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def aligned(limit: LayerLimit, model: Model) -> Bound:
     """Every `value`-th layer is special by its number: each kept layer must keep its place in the period."""
-    return Bound(limit.why, period=max(1, _number(checkpoint, stack, limit.value)))
+    return Bound(limit.why, period=max(1, _number(model, limit.value)))
 
 
-def stay(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def stay(limit: LayerLimit, model: Model) -> Bound:
     """The layers of `value` may not go."""
     layers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    return Bound(limit.why, stay=frozenset(int(str(layer)) % stack.count for layer in layers))
+    return Bound(limit.why, stay=frozenset(int(str(layer)) % model.stack.count for layer in layers))
 
 
-def stay_below(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def stay_below(limit: LayerLimit, model: Model) -> Bound:
     """The first `value` layers may not go."""
-    return Bound(limit.why, stay=frozenset(range(min(_number(checkpoint, stack, limit.value), stack.count))))
+    return Bound(limit.why, stay=frozenset(range(min(_number(model, limit.value), model.stack.count))))
 
 
-def stay_with(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def stay_with(limit: LayerLimit, model: Model) -> Bound:
     """Layers may not go where a key is set: `value` is (key, layer, ...)."""
     key, *layers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    active = bool(_value(checkpoint, stack, key))
+    active = bool(_value(model, key))
     return Bound(limit.why, stay=frozenset(int(str(layer)) for layer in layers) if active else frozenset())
 
 
-def stay_per_entry(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def stay_per_entry(limit: LayerLimit, model: Model) -> Bound:
     """As many of the first layers as a list has entries may not go."""
-    entries = len(_entries(checkpoint, stack, limit.value))
-    return Bound(limit.why, stay=frozenset(range(min(entries, stack.count))))
+    entries = len(_entries(model, limit.value))
+    return Bound(limit.why, stay=frozenset(range(min(entries, model.stack.count))))
 
 
-def states_apart(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def states_apart(limit: LayerLimit, model: Model) -> Bound:
     """The hidden states of a list, k being the output of the first k layers, stay different ones."""
-    states = {state for state in _entries(checkpoint, stack, limit.value) if isinstance(state, int)}
-    return Bound(limit.why, apart=tuple(sorted(state % (stack.count + 1) for state in states)))
+    states = {state for state in _entries(model, limit.value) if isinstance(state, int)}
+    return Bound(limit.why, apart=tuple(sorted(state % (model.stack.count + 1) for state in states)))
 
 
-def some_before(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def some_before(limit: LayerLimit, model: Model) -> Bound:
     """Of the layers before a hidden state one must stay."""
-    state = _value(checkpoint, stack, limit.value)
-    before = range(state) if isinstance(state, int) and 0 < state <= stack.count else ()
+    state = _value(model, limit.value)
+    before = range(state) if isinstance(state, int) and 0 < state <= model.stack.count else ()
     return Bound(limit.why, one_of=frozenset(before))
 
 
-def stay_listed(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def stay_listed(limit: LayerLimit, model: Model) -> Bound:
     """The layers that an index list names may not go."""
-    listed = (index for index in _entries(checkpoint, stack, limit.value) if isinstance(index, int))
+    listed = (index for index in _entries(model, limit.value) if isinstance(index, int))
     return Bound(limit.why, stay=frozenset(listed))
 
 
-def stay_marked(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def stay_marked(limit: LayerLimit, model: Model) -> Bound:
     """Layers whose entry in a per-layer list is 0 or more may not go; that of layer 0 is not read."""
-    entries = enumerate(_entries(checkpoint, stack, limit.value))
+    entries = enumerate(_entries(model, limit.value))
     return Bound(limit.why, stay=frozenset(i for i, entry in entries if i and isinstance(entry, int) and entry >= 0))
 
 
-def counts(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def counts(limit: LayerLimit, model: Model) -> Bound:
     """A loader concludes something from exactly these numbers of layers."""
     values = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     return Bound(limit.why, counts=frozenset(int(str(value)) for value in values))
 
 
-def counts_with(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def counts_with(limit: LayerLimit, model: Model) -> Bound:
     """As counts, but only where a key is set: `value` is (key, number, ...)."""
     key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    active = bool(_value(checkpoint, stack, key))
+    active = bool(_value(model, key))
     return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
-def counts_without(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def counts_without(limit: LayerLimit, model: Model) -> Bound:
     """As counts, but only where a key is absent or false: `value` is (key, number, ...)."""
     key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    value = _value(checkpoint, stack, key)
+    value = _value(model, key)
     active = value is None or value is False
     return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
-def aligned_with(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def aligned_with(limit: LayerLimit, model: Model) -> Bound:
     """As aligned, but only where a key is set: `value` is (key, period)."""
     key, period = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
-    return Bound(limit.why, period=int(str(period)) if _value(checkpoint, stack, key) else 1)
+    return Bound(limit.why, period=int(str(period)) if _value(model, key) else 1)
 
 
-def in_place(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def in_place(limit: LayerLimit, model: Model) -> Bound:
     """Each kept layer must keep its very number, where the key `value` is set: only the last ones can go."""
-    return Bound(limit.why, period=stack.count if _value(checkpoint, stack, limit.value) else 1)
+    return Bound(limit.why, period=model.stack.count if _value(model, limit.value) else 1)
 
 
-def never_with(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def never_with(limit: LayerLimit, model: Model) -> Bound:
     """No layer can go where a key has more than a number: `value` is (key, number)."""
     key, most = limit.value if isinstance(limit.value, tuple) else (limit.value, 0)
-    return Bound(limit.why, never=_number(checkpoint, stack, key) > int(str(most)))
+    return Bound(limit.why, never=_number(model, key) > int(str(most)))
 
 
-def never_named(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def never_named(limit: LayerLimit, model: Model) -> Bound:
     """No layer can go where a list holds a name: `value` is (key, name)."""
     key, name = limit.value if isinstance(limit.value, tuple) else (limit.value, "")
-    listed = _value(checkpoint, stack, key)
+    listed = _value(model, key)
     return Bound(limit.why, never=isinstance(listed, list | tuple) and name in listed)
 
 
-def never_without(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def never_without(limit: LayerLimit, model: Model) -> Bound:
     """No layer can go where none of the keys `value` is set."""
     keys = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    return Bound(limit.why, never=not any(checkpoint.value(stack.key(str(key))) for key in keys))
+    return Bound(limit.why, never=not any(model.value(str(key)) for key in keys))
 
 
-def never(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def never(limit: LayerLimit, model: Model) -> Bound:
     """No layer can go."""
     return Bound(limit.why, never=True)
 
 
-def not_first(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def not_first(limit: LayerLimit, model: Model) -> Bound:
     """Layers with the given entry in a per-layer list may not become the first: `value` is (key, entry)."""
-    return Bound(limit.why, not_first=_having(limit, checkpoint, stack))
+    return Bound(limit.why, not_first=_having(limit, model))
 
 
-def not_last(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def not_last(limit: LayerLimit, model: Model) -> Bound:
     """Layers with the given entry in a per-layer list may not become the last: `value` is (key, entry)."""
-    return Bound(limit.why, not_last=_having(limit, checkpoint, stack))
+    return Bound(limit.why, not_last=_having(limit, model))
 
 
-def stay_named(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def stay_named(limit: LayerLimit, model: Model) -> Bound:
     """Layers for which a list of tensors has an entry may not go: `value` is its name up to the number."""
     prefix = str(limit.value)
-    labels = (tensor.name[len(prefix) :].partition(".")[0] for tensor in checkpoint.tensors)
-    named = zip(checkpoint.tensors, labels, strict=True)
+    labels = (tensor.name[len(prefix) :].partition(".")[0] for tensor in model.checkpoint.tensors)
+    named = zip(model.checkpoint.tensors, labels, strict=True)
     return Bound(
         limit.why,
         stay=frozenset(int(label) for tensor, label in named if tensor.name.startswith(prefix) and label.isdigit()),
     )
 
 
-def stay_before_tail(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def stay_before_tail(limit: LayerLimit, model: Model) -> Bound:
     """The last layers use what the ones right before them have: `value` is (key of how many, how many before)."""
     key, before = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
-    tail = _number(checkpoint, stack, key)
-    start = stack.count - tail
+    tail = _number(model, key)
+    start = model.stack.count - tail
     return Bound(limit.why, stay=frozenset(range(max(0, start - int(str(before))), start)) if tail else frozenset())
 
 
-def one_having(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def one_having(limit: LayerLimit, model: Model) -> Bound:
     """Of the layers with the given entries in per-layer lists one must stay: `value` is (key, entry, ...)."""
     value = limit.value if isinstance(limit.value, tuple) else (limit.value, True)
     pairs = zip(value[::2], value[1::2], strict=True)
-    lists = [(found, entry) for key, entry in pairs if (found := _entries(checkpoint, stack, key))]
-    layers = range(stack.count) if lists else ()
+    lists = [(found, entry) for key, entry in pairs if (found := _entries(model, key))]
+    layers = range(model.stack.count) if lists else ()
     having = (layer for layer in layers if all(found[layer : layer + 1] == [entry] for found, entry in lists))
     return Bound(limit.why, one_of=frozenset(having))
 
 
-def one_besides(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def one_besides(limit: LayerLimit, model: Model) -> Bound:
     """Of the layers with another entry in a per-layer list one must stay: `value` is (key, entry)."""
     key, entry = limit.value if isinstance(limit.value, tuple) else (limit.value, 0)
-    found = _entries(checkpoint, stack, key)[: stack.count]
+    found = _entries(model, key)[: model.stack.count]
     return Bound(limit.why, one_of=frozenset(layer for layer, each in enumerate(found) if each != entry))
 
 
-def _having(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> frozenset[int]:
+def _having(limit: LayerLimit, model: Model) -> frozenset[int]:
     key, wanted = limit.value if isinstance(limit.value, tuple) else (limit.value, None)
-    return frozenset(_listed(checkpoint, stack, key, wanted))
+    return frozenset(_listed(model, key, wanted))
 
 
-def _listed(checkpoint: Checkpoint, stack: Stack, key: object, wanted: object) -> Layers:
+def _listed(model: Model, key: object, wanted: object) -> Layers:
     """The layers with the given entry in a per-layer list."""
-    return tuple(layer for layer, entry in enumerate(_entries(checkpoint, stack, key)) if entry == wanted)
+    return tuple(layer for layer, entry in enumerate(_entries(model, key)) if entry == wanted)
 
 
-def tail_sources(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def tail_sources(limit: LayerLimit, model: Model) -> Bound:
     """The last layers reuse keys and values of the last layer of their type before them, which may only go with all
     of them: `value` is (key of how many, key of the types).
     """
     how_many, types_key = limit.value if isinstance(limit.value, tuple) else (limit.value, "")
-    types = _entries(checkpoint, stack, types_key)
-    start = max(0, len(types) - _number(checkpoint, stack, how_many))
+    types = _entries(model, types_key)
+    start = max(0, len(types) - _number(model, how_many))
     last = {repr(kind): layer for layer, kind in enumerate(types[:start])}
     tail = ((layer, last.get(repr(types[layer]))) for layer in range(start, len(types)))
     return Bound(limit.why, requires={layer: source for layer, source in tail if source is not None})
 
 
-def at_least_of(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def at_least_of(limit: LayerLimit, model: Model) -> Bound:
     """So many layers with the given entry in a per-layer list must be left: `value` is (key, entry, how many)."""
     key, entry, least = limit.value if isinstance(limit.value, tuple) else (limit.value, None, 0)
-    return Bound(limit.why, among=_listed(checkpoint, stack, key, entry), at_least=int(str(least)))
+    return Bound(limit.why, among=_listed(model, key, entry), at_least=int(str(least)))
 
 
-def one_left(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def one_left(limit: LayerLimit, model: Model) -> Bound:
     """Of certain layers one must be left: `value` is (keys, entries, number of the first layer). The first key that is
     there counts: a per-layer list in which they have one of the entries, or a list of their numbers.
     """
     keys, wanted, first = limit.value if isinstance(limit.value, tuple) else ((limit.value,), (), 0)
-    found = next((list_ for key in keys if (list_ := _entries(checkpoint, stack, key))), [])
+    found = next((list_ for key in keys if (list_ := _entries(model, key))), [])
     if all(type(entry) is int for entry in found):
         return Bound(limit.why, one_of=frozenset(int(str(entry)) - int(str(first)) for entry in found))
     return Bound(limit.why, one_of=frozenset(layer for layer, entry in enumerate(found) if entry in wanted))
 
 
-def in_turn(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def in_turn(limit: LayerLimit, model: Model) -> Bound:
     """Layers with the given entry in a per-layer list share a number of things in turn: `value` is (key, entry, key
     of the number). Each must keep its turn.
     """
     key, entry, turns = limit.value if isinstance(limit.value, tuple) else (limit.value, None, 1)
-    number = max(1, _number(checkpoint, stack, turns))
-    return Bound(limit.why, among=_listed(checkpoint, stack, key, entry), period=number, at_least=0)
+    number = max(1, _number(model, turns))
+    return Bound(limit.why, among=_listed(model, key, entry), period=number, at_least=0)
 
 
-def with_source(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Bound:
+def with_source(limit: LayerLimit, model: Model) -> Bound:
     """A layer whose entry is `shared` reuses what the one before it that is not has: `value` is (key, shared)."""
     key, shared = limit.value if isinstance(limit.value, tuple) else (limit.value, "shared")
     requires, source = {}, None
-    for layer, entry in enumerate(_entries(checkpoint, stack, key)):
+    for layer, entry in enumerate(_entries(model, key)):
         if entry != shared:
             source = layer
         elif source is not None:
@@ -265,19 +262,18 @@ def with_source(limit: LayerLimit, checkpoint: Checkpoint, stack: Stack) -> Boun
     return Bound(limit.why, requires=requires)
 
 
-def as_long_as(limit: LayerLimit, stacks: Iterable[Stack]) -> Bound:
+def as_long_as(limit: LayerLimit, model: Model) -> Bound:
     """No fewer layers may be left than another stack has: `value` is its name."""
-    return Bound(limit.why, at_least=max((each.count for each in stacks if each.name == limit.value), default=1))
+    return Bound(limit.why, at_least=max((each.count for each in model.stacks if each.name == limit.value), default=1))
 
 
-KINDS: dict[str, Callable[[LayerLimit, Checkpoint, Stack], Bound]] = {
+KINDS: dict[str, Callable[[LayerLimit, Model], Bound]] = {
     kind.__name__: kind
     for kind in (
         aligned, aligned_with, one_having, one_besides, in_place, stay, stay_named, stay_before_tail, counts_without,
         stay_below, stay_with, stay_per_entry,
         states_apart, some_before, stay_listed, stay_marked, counts, counts_with, never, never_named, never_with,
         never_without,
-        not_first, not_last, tail_sources, at_least_of, one_left, in_turn, with_source,
+        not_first, not_last, tail_sources, at_least_of, one_left, in_turn, with_source, as_long_as,
     )
 }  # fmt: skip
-OF_STACKS: dict[str, Callable[[LayerLimit, Iterable[Stack]], Bound]] = {"as_long_as": as_long_as}

@@ -15,7 +15,7 @@ from rewriter.architectures.metadata_fields import GENERIC_DOUBTS
 from rewriter.checkpoint import Checkpoint, LayerMap
 from rewriter.errors import UnsupportedError, printable
 from rewriter.planning.metadata.edits import asked_as, is_apart, rules_by_key, without_rules
-from rewriter.planning.options import PlanOptions
+from rewriter.planning.model import Model
 from rewriter.planning.tensor_renaming import linear_widths
 
 # in the names of numbers of layers
@@ -38,24 +38,22 @@ _SAID: dict[str, Callable[[Any, int, int], object]] = {
 }
 
 
-def refuse_doubts(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: PlanOptions
-) -> None:
+def refuse_doubts(model: Model, layers: LayerMap) -> None:
     """Raise UnsupportedError for a drop that may be wrong for all that the checkpoint says."""
-    _refuse_windows(checkpoint, stack, options)
-    rules = rules_by_key(checkpoint, stacks, stack, options)
-    widths = linear_widths(checkpoint, stack)
-    _refuse_broken_chain(stack, layers, widths)
-    _refuse_shifted_kinds(checkpoint, stack, layers, rules, bool(widths))
-    _refuse_numbers(checkpoint, stacks, stack, rules)
+    _refuse_windows(model)
+    rules = rules_by_key(model)
+    widths = linear_widths(model)
+    _refuse_broken_chain(model.stack, layers, widths)
+    _refuse_shifted_kinds(model, layers, rules, bool(widths))
+    _refuse_numbers(model, rules)
 
 
-def _refuse_windows(checkpoint: Checkpoint, stack: Stack, options: PlanOptions) -> None:
+def _refuse_windows(model: Model) -> None:
     """Which layers a window is for, unless the metadata says it."""
-    name, list_name = GENERIC_DOUBTS[table_of(checkpoint)]
-    key, value = stack.key(name), checkpoint.metadata.get(stack.key(name))
-    off = checkpoint.metadata.get(stack.key("use_sliding_window")) is False
-    said = checkpoint.metadata.get(stack.key(list_name)) is not None or {name, key} & set(options.keep_fields)
+    name, list_name = GENERIC_DOUBTS[table_of(model.checkpoint)]
+    key, value = model.key(name), model.metadata.get(model.key(name))
+    off = model.metadata.get(model.key("use_sliding_window")) is False
+    said = model.metadata.get(model.key(list_name)) is not None or {name, key} & set(model.options.keep_fields)
     if value and not off and not said:
         raise UnsupportedError(
             f"{name} is set and no {list_name} says which layers have that window; if all have it, --keep-field {name}"
@@ -76,21 +74,19 @@ def _refuse_broken_chain(stack: Stack, layers: LayerMap, widths: list[tuple[int,
             )
 
 
-def _refuse_shifted_kinds(
-    checkpoint: Checkpoint, stack: Stack, layers: LayerMap, rules: dict[str, str], chained: bool
-) -> None:
+def _refuse_shifted_kinds(model: Model, layers: LayerMap, rules: dict[str, str], chained: bool) -> None:
     """Layers that hold different tensors differ by a rule: without a field that says which, it is the number."""
-    if "stage_names" in checkpoint.metadata:
+    if "stage_names" in model.metadata:
         raise UnsupportedError(
             "this is a backbone (stage_names): without rules its stages cannot follow; --architecture takes rules"
         )
     shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in range(layers.count)]
-    for tensor in checkpoint.tensors:
-        layer = stack.layer_of(tensor.name)
+    for tensor in model.checkpoint.tensors:
+        layer = model.stack.layer_of(tensor.name)
         if layer is not None and layer < layers.count:
-            shapes[layer][stack.after(tensor.name, layer)] = tensor.shape
-    said = [_said_of(checkpoint, rules, layer, layers.count) for layer in range(layers.count)]
-    shaped = bool(checkpoint.metadata) and not chained  # whoever reads bare weights takes their shapes from them
+            shapes[layer][model.stack.after(tensor.name, layer)] = tensor.shape
+    said = [_said_of(model.checkpoint, rules, layer, layers.count) for layer in range(layers.count)]
+    shaped = bool(model.metadata) and not chained  # whoever reads bare weights takes their shapes from them
     for what, all_of in (("other tensors", dict.keys), ("tensors of other shapes", dict.items))[: 1 + shaped]:
         kinds = [frozenset(all_of(held)) for held in shapes]
         changed = next((new for new, old in enumerate(layers.main) if kinds[old] != kinds[new]), None)
@@ -109,19 +105,19 @@ def _said_of(checkpoint: Checkpoint, rules: dict[str, str], layer: int, count: i
     return ""
 
 
-def _refuse_numbers(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: dict[str, str]) -> None:
+def _refuse_numbers(model: Model, rules: dict[str, str]) -> None:
     """What may say which layers differ: how many come first, every how many, which numbers, a letter for each."""
-    counts = {stack.count_key, *stack.aliases, *stack.echoes}
+    counts = {model.stack.count_key, *model.stack.aliases, *model.stack.echoes}
     found = [
-        (asked_as(checkpoint, stack, name), value)
-        for name, value in without_rules(checkpoint, stacks, stack, rules).items()
-        if _is_letters(value, stack.count) or (_OF_LAYERS.search(name) and _may_number(value, stack.count))
-        if not (stack.key(name) in counts or is_apart(name) or _has_type_of_its_own(checkpoint, stack, name))
+        (asked_as(model, name), value)
+        for name, value in without_rules(model, rules).items()
+        if _is_letters(value, model.stack.count) or (_OF_LAYERS.search(name) and _may_number(value, model.stack.count))
+        if not (model.key(name) in counts or is_apart(name) or _has_type_of_its_own(model, name))
     ]
     if found:
         (name, value), *more = found
         raise UnsupportedError(
-            f"{name} is {printable(value)}: that may say which of the {stack.count} layers differ, and no rule "
+            f"{name} is {printable(value)}: that may say which of the {model.stack.count} layers differ, and no rule "
             f"says how it "
             f"follows: --keep-field {name} leaves it, --architecture takes a rule"
             + (f"; so may {', '.join(name for name, _ in more)}" if more else "")
@@ -144,7 +140,7 @@ def _is_letters(value: object, count: int) -> bool:
     return isinstance(value, str) and len(value) == count > 1 and _LETTERS.fullmatch(value) is not None
 
 
-def _has_type_of_its_own(checkpoint: Checkpoint, stack: Stack, name: str) -> bool:
+def _has_type_of_its_own(model: Model, name: str) -> bool:
     """Whether a field belongs to a nested config that is a model of its own."""
-    nested, dot, _ = stack.key(name).rpartition(".")
-    return bool(dot) and nested != stack.scope and f"{nested}.model_type" in checkpoint.metadata
+    nested, dot, _ = model.key(name).rpartition(".")
+    return bool(dot) and nested != model.stack.scope and f"{nested}.model_type" in model.metadata

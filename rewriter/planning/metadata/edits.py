@@ -10,7 +10,7 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
@@ -29,10 +29,11 @@ from rewriter.architectures.metadata_fields import (  # fmt: skip
     ROOT_FIELDS,
     SECOND_SCOPES,
 )
-from rewriter.checkpoint import GGUF, Checkpoint, FieldEdit, LayerMap, LongArray, Problem
+from rewriter.checkpoint import GGUF, FieldEdit, LayerMap, LongArray, Problem
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError, did_you_mean, printable
 from rewriter.planning.metadata import field_rules
 from rewriter.planning.metadata.layer_patterns import active_patterns, is_list, is_stated, pattern_keys, pattern_values
+from rewriter.planning.model import Model
 from rewriter.planning.options import PlanOptions
 
 _LISTED = {
@@ -43,64 +44,59 @@ _LAYER_LIST = re.compile("layer|block|idx|index(?!$)|indices")  # in the names o
 Change = tuple[str, object, str]  # whole key, new value, rule
 
 
-def metadata_edits(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap, options: PlanOptions
-) -> Iterator[FieldEdit]:
+def metadata_edits(model: Model, layers: LayerMap) -> Iterator[FieldEdit]:
     """Every change of the metadata, the counts first. Raises CheckpointError where it contradicts the tensors."""
-    for problem in count_problems(checkpoint, stacks):
+    for problem in count_problems(model):
         raise CheckpointError(str(problem))
-    for other in stacks:
-        if other is not stack:
-            _check_rules(checkpoint, stacks, other, options)
-    rules = rules_by_key(checkpoint, stacks, stack, options)
-    _refuse_unknown(checkpoint, stacks, stack, rules)
+    for other in model.stacks:
+        if other is not model.stack:
+            _check_rules(model.of(other))
+    rules = rules_by_key(model)
+    _refuse_unknown(model, rules)
     rules = {key: rule for key, rule in rules.items() if rule != "keep"}
     if not layers.dropped:
         for key, rule in rules.items():
-            field_rules.apply(rule, key, checkpoint.metadata[key], layers)
+            field_rules.apply(rule, key, model.metadata[key], layers)
         return
     changes = (
-        *_new_counts(checkpoint, stacks, stack, layers),
-        *((key, field_rules.apply(rule, key, checkpoint.metadata[key], layers), rule) for key, rule in rules.items()),
-        *_parallel(checkpoint, layers),
-        *_defaults(checkpoint, stack, layers),
-        *_pins(checkpoint, stack, layers),
-        *_patterns(checkpoint, stack, layers, options),
+        *_new_counts(model, layers),
+        *((key, field_rules.apply(rule, key, model.metadata[key], layers), rule) for key, rule in rules.items()),
+        *_parallel(model, layers),
+        *_defaults(model, layers),
+        *_pins(model, layers),
+        *_patterns(model, layers),
     )
-    changes = (*_echoes(checkpoint, stacks, stack, changes), *changes)
+    changes = (*_echoes(model, changes), *changes)
     for key, (value, rule) in {key: (value, rule) for key, value, rule in changes}.items():
-        before = checkpoint.metadata.get(key)
+        before = model.metadata.get(key)
         if repr(value) != repr(before):
-            yield _edit(checkpoint, key, before, value, rule)
+            yield _edit(model, key, before, value, rule)
 
 
-def _check_rules(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions) -> None:
+def _check_rules(model: Model) -> None:
     """Raise CheckpointError for a value that does not fit the layers there are."""
-    layers = LayerMap(stack.name, tuple(range(stack.count + stack.mtp_layers)), stack.count, (), stack.mtp_layers)
-    for key, rule in rules_by_key(checkpoint, stacks, stack, PlanOptions()).items():
-        if rule not in ("layer_names", "names_within") and key not in options.keep_fields:
-            field_rules.apply(rule, key, checkpoint.metadata[key], layers)
+    for key, rule in rules_by_key(replace(model, options=PlanOptions())).items():
+        if rule not in ("layer_names", "names_within") and key not in model.options.keep_fields:
+            field_rules.apply(rule, key, model.metadata[key], model.all_layers)
 
 
-def _echoes(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, changes: tuple[Change, ...]
-) -> Iterator[Change]:
+def _echoes(model: Model, changes: tuple[Change, ...]) -> Iterator[Change]:
     """A nested config that stands a second time, at the top or under an older name: what says the same follows."""
-    if not stack.scope or table_of(checkpoint) == GGUF:
+    if not model.stack.scope or model.is_gguf:
         return
-    others = {other.scope for other in stacks}
-    again = [f"{stack.scope}_dict", *(SECOND_SCOPES if stack is stacks[0] else ())]
+    others = {other.scope for other in model.stacks}
+    again = [f"{model.stack.scope}_dict", *(SECOND_SCOPES if model.is_main else ())]
     for key, value, rule in changes:
-        name = key.removeprefix(stack.scope + ".")
+        name = key.removeprefix(model.stack.scope + ".")
         for echo in [f"{scope}.{name}".lstrip(".") for scope in again if name != key and scope not in others]:
-            if echo in checkpoint.metadata and repr(checkpoint.metadata[echo]) == repr(checkpoint.metadata.get(key)):
+            if echo in model.metadata and repr(model.metadata[echo]) == repr(model.metadata.get(key)):
                 yield echo, value, rule
 
 
-def _parallel(checkpoint: Checkpoint, layers: LayerMap) -> Iterator[Change]:
+def _parallel(model: Model, layers: LayerMap) -> Iterator[Change]:
     """Entries that belong to names in another list: they go with them."""
     for key, names_key in PARALLEL.items():
-        value, names = checkpoint.metadata.get(key), checkpoint.metadata.get(names_key)
+        value, names = model.metadata.get(key), model.metadata.get(names_key)
         if isinstance(value, list | tuple) and isinstance(names, list | tuple):
             if len(value) != len(names):
                 raise CheckpointError(f"{key} has {len(value)} entries for the {len(names)} of {names_key}")
@@ -108,189 +104,185 @@ def _parallel(checkpoint: Checkpoint, layers: LayerMap) -> Iterator[Change]:
             yield key, type(value)(entry for entry, left in zip(value, stays, strict=True) if left), "layer_names"
 
 
-def _patterns(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: PlanOptions) -> Iterator[Change]:
-    left = {stack.key(name) for name in options.keep_fields} | set(options.keep_fields)
-    for pattern in active_patterns(checkpoint, stack):
-        if stack.key(pattern.explicit) not in left:
-            yield from pattern_values(checkpoint, stack, layers, pattern)
+def _patterns(model: Model, layers: LayerMap) -> Iterator[Change]:
+    left = {model.key(name) for name in model.options.keep_fields} | set(model.options.keep_fields)
+    for pattern in active_patterns(model):
+        if model.key(pattern.explicit) not in left:
+            yield from pattern_values(model, layers, pattern)
 
 
-def _edit(checkpoint: Checkpoint, key: str, before: object, after: object, rule: str) -> FieldEdit:
+def _edit(model: Model, key: str, before: object, after: object, rule: str) -> FieldEdit:
     file, separator, name = key.partition(":")
     if separator and file.endswith(".json"):
         return FieldEdit(name, before, after, rule, file)
-    return FieldEdit(key, before, after, rule, "" if checkpoint.format == GGUF else "config.json")
+    return FieldEdit(key, before, after, rule, "" if model.checkpoint.format == GGUF else "config.json")
 
 
-def _new_counts(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, layers: LayerMap) -> Iterator[Change]:
-    for other in stacks:
-        follows_us = other.count_default == stack.count_key and other.count_default != ""
-        if other is stack and not _counted_elsewhere(checkpoint, stack):
-            count = len(layers.kept) if stack.counts_mtp else len(layers.main)
-            there = [alias for alias in stack.aliases if checkpoint.value(alias) is not None]
-            if checkpoint.value(stack.count_key) is not None or not there:
-                yield _with_count(checkpoint, stack, count)
-            yield from ((key, count, "count") for key in (*there, *stack.echoes))
-        elif other is not stack and follows_us and checkpoint.value(other.count_key) is None:
+def _new_counts(model: Model, layers: LayerMap) -> Iterator[Change]:
+    for other in model.stacks:
+        follows_us = other.count_default == model.stack.count_key and other.count_default != ""
+        if other is model.stack and not _counted_elsewhere(model):
+            count = len(layers.kept) if model.stack.counts_mtp else len(layers.main)
+            there = [alias for alias in model.stack.aliases if model.checkpoint.value(alias) is not None]
+            if model.checkpoint.value(model.stack.count_key) is not None or not there:
+                yield _with_count(model, count)
+            yield from ((key, count, "count") for key in (*there, *model.stack.echoes))
+        elif other is not model.stack and follows_us and model.checkpoint.value(other.count_key) is None:
             yield other.count_key, other.count, "count"
 
 
-def _counted_elsewhere(checkpoint: Checkpoint, stack: Stack) -> bool:
+def _counted_elsewhere(model: Model) -> bool:
     """A lone file without a config is counted by its tensors, some configs by the length of a list."""
-    by_list = stack.entry.counted_by and is_list(checkpoint, stack, stack.entry.counted_by)
-    return not checkpoint.metadata or not stack.count_key or bool(by_list and checkpoint.value(stack.count_key) is None)
+    by_list = model.stack.entry.counted_by and is_list(model, model.stack.entry.counted_by)
+    return (
+        not model.metadata
+        or not model.stack.count_key
+        or bool(by_list and model.checkpoint.value(model.stack.count_key) is None)
+    )
 
 
-def _with_count(checkpoint: Checkpoint, stack: Stack, count: int) -> Change:
+def _with_count(model: Model, count: int) -> Change:
     """The new count under its key; `depths[2]` is one entry of a list."""
-    name, _, index = stack.count_key.partition("[")
+    name, _, index = model.stack.count_key.partition("[")
     if not index:
         return name, count, "count"
-    if checkpoint.value(stack.count_key) is None:
+    if model.checkpoint.value(model.stack.count_key) is None:
         raise UnsupportedError(
             f"the metadata has no {printable(name)}, which the loader counts layers by: write it first"
         )
-    place, old = int(index.removesuffix("]")), checkpoint.metadata[name]
+    place, old = int(index.removesuffix("]")), model.metadata[name]
     values = list(old) if isinstance(old, list | tuple) else []
     return name, [*values[:place], count, *values[place + 1 :]], "count"
 
 
-def count_problems(checkpoint: Checkpoint, stacks: Iterable[Stack]) -> Iterator[Problem]:
+def count_problems(model: Model) -> Iterator[Problem]:
     """Where the metadata counts other layers than the tensors have."""
-    for stack in stacks:
+    for stack in model.stacks:
         actual = stack.count + (stack.mtp_layers if stack.counts_mtp else 0)
-        stated = {key: checkpoint.value(key) for key in (stack.count_key, *stack.aliases)}
+        stated = {key: model.checkpoint.value(key) for key in (stack.count_key, *stack.aliases)}
         if all(value is None for value in stated.values()):
-            stated = {stack.count_default: checkpoint.value(stack.count_default)}
+            stated = {stack.count_default: model.checkpoint.value(stack.count_default)}
         for key, value in stated.items():
             if value is not None and (type(value) is not int or value != actual):
                 yield Problem(printable(key), f"{actual}, as the tensors have layers", printable(value))
 
 
-def rules_by_key(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, options: PlanOptions
-) -> dict[str, str]:
+def rules_by_key(model: Model) -> dict[str, str]:
     """Whole key -> rule for every field that follows the layers of `stack`, "keep" for those known not to.
 
     Raises RequestError for a `--keep-field` or `--per-layer-field` that is not there.
     """
-    asked = {**_asked(checkpoint, stack, options.keep_fields, "keep")}
-    asked |= _asked(checkpoint, stack, options.per_layer_fields, "per_layer")
-    elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
-    own = {key: key.removeprefix(stack.scope + ".") for key in checkpoint.metadata if _in_scope(key, stack, elsewhere)}
-    rules = {key: rule for key, name in own.items() if (rule := _rule(checkpoint, stack, name))}
-    rules |= {stack.key(key): rule for key, rule in stack.entry.fields if stack.key(key) in checkpoint.metadata}
-    return {**rules, **module_lists(checkpoint), **asked}
+    asked = {**_asked(model, model.options.keep_fields, "keep")}
+    asked |= _asked(model, model.options.per_layer_fields, "per_layer")
+    own = {key: key.removeprefix(model.stack.scope + ".") for key in model.metadata if _in_scope(model, key)}
+    rules = {key: rule for key, name in own.items() if (rule := _rule(model, name))}
+    rules |= {model.key(key): rule for key, rule in model.stack.entry.fields if model.key(key) in model.metadata}
+    return {**rules, **module_lists(model), **asked}
 
 
-def _refuse_unknown(checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]) -> None:
+def _refuse_unknown(model: Model, rules: Mapping[str, str]) -> None:
     """Raise UnsupportedError for what may be about single layers and no rule knows."""
-    unruled = without_rules(checkpoint, stacks, stack, rules)
+    unruled = without_rules(model, rules)
     for name, value in unruled.items():
-        said = asked_as(checkpoint, stack, name)
+        said = asked_as(model, name)
         if _is_keyed(value) and not is_apart(name) and not is_apart(name.rpartition(".")[2]):
             raise UnsupportedError(
                 f"{said} has numbers for keys, of layers perhaps, and no rule says so: --keep-field {said} leaves it"
             )
-        if _names_layers(name, value, stack) and not is_apart(name):
+        if _names_layers(name, value, model.stack) and not is_apart(name):
             raise UnsupportedError(
                 f"{said} may name layers, {printable(value)}, and no rule says so: --keep-field {said} leaves it"
             )
     unknown = [
-        asked_as(checkpoint, stack, name)
-        for name, value in unruled.items()
-        if not is_apart(name) and _as_long(value, stack)
+        asked_as(model, name) for name, value in unruled.items() if not is_apart(name) and _as_long(value, model.stack)
     ]
     if unknown:
         raise UnsupportedError(
-            f"{unknown[0]} has one entry for each of the {stack.count} layers, or as many by chance, and no "
+            f"{unknown[0]} has one entry for each of the {model.stack.count} layers, or as many by chance, and no "
             f"rule says which: --per-layer-field {unknown[0]} cuts it, --keep-field {unknown[0]} leaves it"
             + (f"; so have {', '.join(unknown[1:])}" if unknown[1:] else "")
         )
 
 
-def without_rules(
-    checkpoint: Checkpoint, stacks: tuple[Stack, ...], stack: Stack, rules: Mapping[str, str]
-) -> dict[str, object]:
+def without_rules(model: Model, rules: Mapping[str, str]) -> dict[str, object]:
     """What may be about the layers of `stack`, by its name there."""
-    elsewhere = tuple(other.scope for other in stacks if len(other.scope) > len(stack.scope))
-    ruled = {*rules, *(other.key(key) for other in stacks for key, _ in other.entry.fields)}
+    ruled = {*rules, *(other.key(key) for other in model.stacks for key, _ in other.entry.fields)}
     return {
-        key.removeprefix(stack.scope + "."): value
-        for key, value in checkpoint.metadata.items()
-        if key not in ruled and (_in_scope(key, stack, elsewhere) or _is_near(checkpoint, stacks, key))
+        key.removeprefix(model.stack.scope + "."): value
+        for key, value in model.metadata.items()
+        if key not in ruled and (_in_scope(model, key) or _is_near(model, key))
     }
 
 
-def module_lists(checkpoint: Checkpoint) -> dict[str, str]:
+def module_lists(model: Model) -> dict[str, str]:
     """Whole key -> rule for the fields that name modules, whatever the stack."""
-    table = table_of(checkpoint)
-    found = {key: rule for key, rule in ROOT_FIELDS[table].items() if key in checkpoint.metadata}
-    if table != GGUF:
-        quantised = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION) and ".json:" not in key)
-        named = (key for key in quantised if key.rpartition(".")[2] in MODULE_NAMES)
+    found = {key: rule for key, rule in ROOT_FIELDS[table_of(model.checkpoint)].items() if key in model.metadata}
+    if not model.is_gguf:
+        quantized = (key for key in model.metadata if key.startswith(QUANTIZATION) and ".json:" not in key)
+        named = (key for key in quantized if key.rpartition(".")[2] in MODULE_NAMES)
         for key in named:  # an object has settings for each name
-            if isinstance(checkpoint.metadata[key], list | dict):
-                found[key] = "names_within" if isinstance(checkpoint.metadata[key], list) else "layer_names"
-        files = (key for key in checkpoint.metadata if key.startswith(QUANTIZATION_FILES))
+            if isinstance(model.metadata[key], list | dict):
+                found[key] = "names_within" if isinstance(model.metadata[key], list) else "layer_names"
+        files = (key for key in model.metadata if key.startswith(QUANTIZATION_FILES))
         found |= {key: "names_within" for key in files if "." not in key.partition(".json:")[2].replace("\\.", "")}
     return found
 
 
-def period_fields(checkpoint: Checkpoint, stack: Stack) -> dict[str, int]:
+def period_fields(model: Model) -> dict[str, int]:
     """Key -> period, for every field that makes a pattern of the layers' numbers and that no list overrides."""
-    table = DEFAULT_FIELDS[table_of(checkpoint)]
+    table = DEFAULT_FIELDS[table_of(model.checkpoint)]
     periods: dict[str, int] = {}
-    for name in [name for name, rule in (*table.items(), *stack.entry.fields) if rule == "period"]:
-        value = checkpoint.value(stack.key(name))
-        if type(value) is not int or value < 2 or _rule(checkpoint, stack, name) != "period":
+    for name in [name for name, rule in (*table.items(), *model.stack.entry.fields) if rule == "period"]:
+        value = model.value(name)
+        if type(value) is not int or value < 2 or _rule(model, name) != "period":
             continue
-        if not is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, "")):
+        if not is_list(model, OVERRIDDEN_BY.get(name, "")):
             periods[name] = value
     return periods
 
 
-def _asked(checkpoint: Checkpoint, stack: Stack, names: tuple[str, ...], rule: str) -> dict[str, str]:
+def _asked(model: Model, names: tuple[str, ...], rule: str) -> dict[str, str]:
     keys = {}
     for name in names:
-        key = name if name in checkpoint.metadata else stack.key(name)
-        if key not in checkpoint.metadata:
+        key = name if name in model.metadata else model.key(name)
+        if key not in model.metadata:
             raise RequestError(
-                f"there is no field {printable(name)!r} in the metadata{did_you_mean(name, checkpoint.metadata)}"
+                f"there is no field {printable(name)!r} in the metadata{did_you_mean(name, model.metadata)}"
             )
         keys[key] = rule
     return keys
 
 
-def asked_as(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
+def asked_as(model: Model, name: str) -> str:
     """What --keep-field has to be given for the field `name` of the stack, safe to print."""
-    return printable(
-        stack.key(name) if name in checkpoint.metadata and stack.key(name) in checkpoint.metadata else name, 200
-    )
+    return printable(model.key(name) if name in model.metadata and model.key(name) in model.metadata else name, 200)
 
 
-def _in_scope(key: str, stack: Stack, elsewhere: tuple[str, ...]) -> bool:
-    inside = not stack.scope or key.startswith(stack.scope + ".")
-    return inside and ".json:" not in key and not any(key.startswith(scope + ".") for scope in elsewhere)
+def _in_scope(model: Model, key: str) -> bool:
+    """Whether a key is in the scope of the stack, and in no longer one of another stack."""
+    scope = model.stack.scope
+    nested = (other.scope for other in model.stacks if len(other.scope) > len(scope))
+    inside = not scope or key.startswith(scope + ".")
+    return inside and ".json:" not in key and not any(key.startswith(each + ".") for each in nested)
 
 
-def _is_near(checkpoint: Checkpoint, stacks: tuple[Stack, ...], key: str) -> bool:
+def _is_near(model: Model, key: str) -> bool:
     """In no scope: at the top of a config.json, or in a GGUF under a word of nobody's. What a nested config has too is
     that one's.
     """
-    if table_of(checkpoint) == GGUF:
+    if model.is_gguf:
         return not key.startswith(NOT_ABOUT_THE_MODEL)
-    return "." not in key and not any(stack.key(key) in checkpoint.metadata for stack in stacks if stack.scope)
+    return "." not in key and not any(stack.key(key) in model.metadata for stack in model.stacks if stack.scope)
 
 
-def _rule(checkpoint: Checkpoint, stack: Stack, name: str) -> str:
+def _rule(model: Model, name: str) -> str:
     """The rule for one field, "" if there is none. What a pattern reads is the pattern's to change."""
-    if any(name in pattern_keys(pattern) for pattern in stack.entry.patterns):
-        return "per_layer" if is_list(checkpoint, stack, name) else "keep"
-    for pattern in stack.entry.patterns:
+    if any(name in pattern_keys(pattern) for pattern in model.stack.entry.patterns):
+        return "per_layer" if is_list(model, name) else "keep"
+    for pattern in model.stack.entry.patterns:
         if name == pattern.explicit:
-            return _LISTED.get(pattern.form, "keep") if is_stated(checkpoint, stack, pattern) else "keep"
-    return dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)].get(name, "")
+            return _LISTED.get(pattern.form, "keep") if is_stated(model, pattern) else "keep"
+    return dict(model.stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(model.checkpoint)].get(name, "")
 
 
 def _as_long(value: object, stack: Stack) -> bool:
@@ -318,29 +310,30 @@ def is_apart(name: str) -> bool:
     return name.partition(".")[0] in NOT_ABOUT_LAYERS
 
 
-def with_list_defaults(checkpoint: Checkpoint, stack: Stack) -> Checkpoint:
-    """`checkpoint` with the lists that its loader has in mind where the metadata leaves them out.
+def with_list_defaults(model: Model) -> Model:
+    """`model` with the lists that its loader has in mind where the metadata leaves them out.
 
     Numbers beyond the stack name no layer, unless a list is numbered by their positions.
     """
-    numbered = {key for _, key, _ in stack.entry.by_position}
+    numbered = {key for _, key, _ in model.stack.entry.by_position}
     added = {}
-    for name, default in stack.entry.defaults:
-        if isinstance(default, tuple) and checkpoint.value(stack.key(name)) is None:
+    for name, default in model.stack.entry.defaults:
+        if isinstance(default, tuple) and model.value(name) is None:
             whole = name in numbered or name.startswith("/")
-            added[stack.key(name)] = [layer for layer in default if whole or layer < stack.count]
-    return replace(checkpoint, metadata={**checkpoint.metadata, **added}) if added else checkpoint
+            added[model.key(name)] = [layer for layer in default if whole or layer < model.stack.count]
+    checkpoint = replace(model.checkpoint, metadata={**model.metadata, **added})
+    return replace(model, checkpoint=checkpoint) if added else model
 
 
-def _defaults(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[Change]:
+def _defaults(model: Model, layers: LayerMap) -> Iterator[Change]:
     """Thresholds that the loader takes from itself where the metadata has neither them nor a list instead."""
-    for name, default in stack.entry.defaults:
-        key = stack.key(name)
-        if not isinstance(default, int | float) or default >= stack.count:
+    for name, default in model.stack.entry.defaults:
+        key = model.key(name)
+        if not isinstance(default, int | float) or default >= model.stack.count:
             continue
-        rule = dict(stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(checkpoint)][name]
-        overridden = is_list(checkpoint, stack, OVERRIDDEN_BY.get(name, ""))
-        if checkpoint.value(key) is None and not overridden:
+        rule = dict(model.stack.entry.fields).get(name) or DEFAULT_FIELDS[table_of(model.checkpoint)][name]
+        overridden = is_list(model, OVERRIDDEN_BY.get(name, ""))
+        if model.checkpoint.value(key) is None and not overridden:
             after = field_rules.apply(rule, key, default, layers)
             if after != default:
                 yield key, after, rule
@@ -360,9 +353,9 @@ FORMULAS: dict[str, Callable[[int], object]] = {
 }
 
 
-def _pins(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[Change]:
+def _pins(model: Model, layers: LayerMap) -> Iterator[Change]:
     """What the loader would compute from the new count: what it computed from the old one, by the field's own rule."""
-    for name, formula in stack.entry.pins:
-        if checkpoint.value(stack.key(name)) is None:
-            value, rule = FORMULAS[formula](stack.count), _rule(checkpoint, stack, name)
-            yield stack.key(name), field_rules.apply(rule, name, value, layers) if rule else value, "pin"
+    for name, formula in model.stack.entry.pins:
+        if model.value(name) is None:
+            value, rule = FORMULAS[formula](model.stack.count), _rule(model, name)
+            yield model.key(name), field_rules.apply(rule, name, value, layers) if rule else value, "pin"

@@ -8,13 +8,12 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 
-from rewriter.architectures.lookup import Stack
 from rewriter.architectures.metadata_fields import QUANTIZATION
-from rewriter.checkpoint import Checkpoint, LayerMap
+from rewriter.checkpoint import LayerMap
 from rewriter.errors import CheckpointError, UnsupportedError, printable
 from rewriter.planning.metadata import field_rules
 from rewriter.planning.metadata.edits import module_lists
-from rewriter.planning.options import PlanOptions
+from rewriter.planning.model import Model
 from rewriter.system.untrusted import TooLongError, time_limit
 
 _EXPRESSION = re.compile(r"(?=.*[0-9])(?=.*[*+?\[(|^$\\])", re.DOTALL)
@@ -23,19 +22,19 @@ _SECONDS = 4
 _MARK = re.compile(r"re:|[-+]:")  # what compressed-tensors and GPTQModel put before an expression
 
 
-def refuse_unfollowed(checkpoint: Checkpoint, stack: Stack, layers: LayerMap, options: PlanOptions) -> None:
+def refuse_unfollowed(model: Model, layers: LayerMap) -> None:
     """Raise UnsupportedError where a kept layer would be taken for another one."""
-    followed = module_lists(checkpoint)
-    left = {key for key in followed if {key, key.partition(".")[0]} & set(options.keep_fields)}
-    _refuse_names(checkpoint, layers, {*followed}, options)
+    followed = module_lists(model)
+    left = {key for key in followed if {key, key.partition(".")[0]} & set(model.options.keep_fields)}
+    _refuse_names(model, layers, {*followed})
     expressions = [
         (key, text)
         for key, rule in followed.items()
         if key not in left
-        for text in filter(_EXPRESSION.match, _texts(checkpoint.metadata[key], rule))
+        for text in filter(_EXPRESSION.match, _texts(model.metadata[key], rule))
         if not _is_named(text, layers)
     ]
-    renamed = tuple(_modules(checkpoint, stack, layers)) if expressions else ()  # a million names take seconds
+    renamed = tuple(_modules(model, layers)) if expressions else ()  # a million names take seconds
     for key, text in _changed(expressions, renamed):
         raise UnsupportedError(
             f"{printable(key, 80)} has {printable(text)}, which would mean other layers; --keep-field "
@@ -54,20 +53,18 @@ def _changed(expressions: list[tuple[str, str]], renamed: tuple[tuple[str, str],
         raise CheckpointError("quantization_config: to find what its expressions mean takes too long") from None
 
 
-def has_expressions(checkpoint: Checkpoint, options: PlanOptions) -> bool:
+def has_expressions(model: Model) -> bool:
     """Whether expressions with numbers say how weights are quantised: each selection must be asked about them."""
-    left = set(options.keep_fields)
-    followed = {key: rule for key, rule in module_lists(checkpoint).items() if not {key, key.partition(".")[0]} & left}
-    return any(
-        _EXPRESSION.match(text) for key, rule in followed.items() for text in _texts(checkpoint.metadata[key], rule)
-    )
+    left = set(model.options.keep_fields)
+    followed = {key: rule for key, rule in module_lists(model).items() if not {key, key.partition(".")[0]} & left}
+    return any(_EXPRESSION.match(text) for key, rule in followed.items() for text in _texts(model.metadata[key], rule))
 
 
-def _refuse_names(checkpoint: Checkpoint, layers: LayerMap, followed: set[str], options: PlanOptions) -> None:
+def _refuse_names(model: Model, layers: LayerMap, followed: set[str]) -> None:
     pattern = field_rules.layer_pattern(layers.prefixes)
-    for key, value in checkpoint.metadata.items():
+    for key, value in model.metadata.items():
         head = key.partition(".")[0]
-        if not key.startswith(QUANTIZATION) or ".json:" in key or key in followed or head in options.keep_fields:
+        if not key.startswith(QUANTIZATION) or ".json:" in key or key in followed or head in model.options.keep_fields:
             continue
         parent, _, last = key.replace("\\.", "\0").rpartition(".")
         names = [] if parent.replace("\0", "\\.") in followed else [last.replace("\0", ".")]
@@ -95,14 +92,14 @@ def _is_named(text: str, layers: LayerMap) -> bool:
     return field_rules.RULES["layer_names"]([text], layers) != [text]
 
 
-def _modules(checkpoint: Checkpoint, stack: Stack, layers: LayerMap) -> Iterator[tuple[str, str]]:
+def _modules(model: Model, layers: LayerMap) -> Iterator[tuple[str, str]]:
     """Every module and tensor of the kept layers, as it was called and as it will be."""
     numbers = layers.numbers
     inner: dict[tuple[int, str], None] = {}
-    for tensor in checkpoint.tensors:
-        layer = stack.layer_of(tensor.name)
+    for tensor in model.checkpoint.tensors:
+        layer = model.stack.layer_of(tensor.name)
         if layer is not None and numbers.get(layer, layer) != layer:
-            rest = stack.after(tensor.name, layer)
+            rest = model.stack.after(tensor.name, layer)
             inner |= {(layer, rest): None, (layer, rest.rpartition(".")[0]): None}
     for prefix in dict.fromkeys(layers.prefixes):
         yield from ((f"{prefix}{layer}{rest}", f"{prefix}{numbers[layer]}{rest}") for layer, rest in inner)

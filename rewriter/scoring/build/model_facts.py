@@ -8,6 +8,7 @@ from typing import Any
 from rewriter.architectures.compute import Compute, compute_within
 from rewriter.architectures.lookup import Stack, table_of
 from rewriter.checkpoint import HUGGINGFACE, Checkpoint
+from rewriter.planning.model import Model
 
 # a quantity -> the keys that state it; the first one that is there counts
 _KEYS = {
@@ -56,8 +57,17 @@ _KEYS = {
 class ModelFacts:
     """What metadata and architecture say about a stack."""
 
-    checkpoint: Checkpoint
-    stack: Stack
+    model: Model
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint."""
+        return self.model.checkpoint
+
+    @property
+    def stack(self) -> Stack:
+        """The stack whose layers are built."""
+        return self.model.stack
 
     @property
     def compute(self) -> Compute:

@@ -16,6 +16,7 @@ from rewriter.architectures.lookup import Stack, table_of
 from rewriter.checkpoint import GGUF, Checkpoint
 from rewriter.errors import UnsupportedError, printable
 from rewriter.formats.dequantize import WeightMatrix
+from rewriter.planning.model import Model
 from rewriter.scoring.build.embedding import embed
 from rewriter.scoring.build.layer import build_layer
 from rewriter.scoring.build.layer_tensors import tensors_by_layer
@@ -33,9 +34,9 @@ _AT_THE_END = re.compile(r"output|cls")
 _HEADED = ("CausalLM", "LMHead", "Conditional")  # in the names of transformers' classes that have a head
 
 
-def build_residual_stream(checkpoint: Checkpoint, stack: Stack, weights: Mapping[str, WeightMatrix]) -> ResidualStream:
+def build_residual_stream(model: Model, weights: Mapping[str, WeightMatrix]) -> ResidualStream:
     """What the layers of `stack` compute. Raises UnsupportedError that says why it is not known."""
-    facts = ModelFacts(checkpoint, stack)
+    facts, checkpoint, stack = ModelFacts(model), model.checkpoint, model.stack
     if facts.compute.unsupported:
         raise UnsupportedError(f"{facts.compute.unsupported} ({facts.kind})")
     if not stack.entry.stored_layers:

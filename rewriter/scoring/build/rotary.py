@@ -31,9 +31,9 @@ def build_rotary(facts: ModelFacts, layer: int, size: int) -> Rotary | None:
 
 def _layer_value(facts: ModelFacts, layer: int, key: str) -> object:
     """The layer's entry in a per-layer list, or if it is not written out the one that the loader assumes."""
-    for pattern in active_patterns(facts.checkpoint, facts.stack):
+    for pattern in active_patterns(facts.model):
         if pattern.explicit == key:
-            return pattern_list(facts.checkpoint, facts.stack, pattern)[layer]
+            return pattern_list(facts.model, pattern)[layer]
     stated = facts.stated(key)
     return stated[layer] if isinstance(stated, list) and layer < len(stated) else None
 

@@ -6,8 +6,9 @@ The numbers are those of the facts about Hugging Face checkpoints: each trap has
 import pytest
 
 from rewriter.errors import CheckpointError, UnsupportedError
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import make_plan, open_stacks
+from rewriter.planning.plan import make_plan
 from tests.support.checkpoints import changes, hf, names, numbered, without
 
 BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
@@ -303,7 +304,7 @@ def llava(layers=4, blocks=6, text=None, vision=None, **config):
 
 
 def test_text_and_vision_are_two_stacks():
-    assert [stack.name for stack in open_stacks(llava(), PlanOptions())[1]] == ["text", "vision"]
+    assert [stack.name for stack in open_model(llava()).stacks] == ["text", "vision"]
     assert changes(make_plan(llava(), [0, 2])) == {"text_config.num_hidden_layers": 2}
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from rewriter import PlanOptions, errors, make_plan, open_checkpoint
-from rewriter.architectures.lookup import select
-from rewriter.planning.plan import Plan, open_stacks
+from rewriter.planning.open_model import open_model
+from rewriter.planning.plan import Plan
 from tests.support.builders import add_field, prune
 from tests.support.gguf_files import contents, fixture, plain, random, write
 
@@ -34,7 +34,7 @@ def tiny(path: Path, arch: str, layers: int, keys: Mapping[str, Any] | None = No
 def without(path: Path, *dropped: int, **options: Any) -> Plan:
     checkpoint = open_checkpoint(path)
     chosen = PlanOptions(**options)
-    stack = select(open_stacks(checkpoint, chosen)[1], chosen.stack)
+    stack = open_model(checkpoint, chosen).stack
     return make_plan(checkpoint, [layer for layer in range(stack.count) if layer not in dropped], chosen)
 
 

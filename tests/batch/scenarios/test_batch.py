@@ -485,9 +485,9 @@ def test_scores_of_one_file_decide_for_its_siblings(tmp_path, monkeypatch):
 
     models(tmp_path)
     counted = []
-    real = score.score_layers
+    real = score.score_model
     monkeypatch.setattr(
-        score, "score_layers", lambda *rest, **named: counted.append(rest[0].name) or real(*rest, **named)
+        score, "score_model", lambda *rest, **named: counted.append(rest[0].checkpoint.name) or real(*rest, **named)
     )
     batch = read(tmp_path, CHOSEN)
     with ThreadPoolExecutor(2) as executor:

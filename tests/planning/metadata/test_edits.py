@@ -1,5 +1,7 @@
 """How the metadata follows the layers, from the metadata alone: no file is opened here."""
 
+from dataclasses import replace
+
 import pytest
 
 from rewriter.architectures.lookup import Stack
@@ -7,6 +9,7 @@ from rewriter.architectures.schema import StackRule
 from rewriter.checkpoint import LongArray
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
 from rewriter.planning.metadata.edits import rules_by_key
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
 from tests.support.checkpoints import (
@@ -208,5 +211,6 @@ def test_the_fields_of_a_stack_at_the_top_are_not_those_of_a_nested_one():
     top, nested = (Stack(entry, "x.", 4, scope) for scope, entry in entries.items())
     config = {"layer_types": [S] * 4, "vision_config": {"layer_types": [S] * 4, "what": [1] * 4}}
     checkpoint = hf("x", numbered("x.", 4), config)
-    assert rules_by_key(checkpoint, (top, nested), top, BARE) == {"layer_types": "per_layer"}
-    assert rules_by_key(checkpoint, (top, nested), nested, BARE) == {"vision_config.layer_types": "per_layer"}
+    model = replace(open_model(gemma3(6), BARE), checkpoint=checkpoint, stacks=(top, nested))
+    assert rules_by_key(model.of(top)) == {"layer_types": "per_layer"}
+    assert rules_by_key(model.of(nested)) == {"vision_config.layer_types": "per_layer"}

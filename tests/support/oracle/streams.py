@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from rewriter import open_checkpoint
-from rewriter.architectures.lookup import select
 from rewriter.formats.dequantize import open_weights
+from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import open_stacks
 from rewriter.scoring.build.residual_stream import build_residual_stream
 from tests.support.oracle import hf_decoder_rows, hf_models, hf_other_rows
 from tests.support.oracle.hf_decoder_rows import DEEPSEEK, GPT, HEADS, QWEN_MOE, ROUTED, WINDOWED
@@ -172,9 +171,9 @@ def reason(row: Row) -> str | None:
 
 def stream_of(folder: Path, stack: str, check: Any) -> None:
     checkpoint = open_checkpoint(folder)
-    found = select(open_stacks(checkpoint, PlanOptions(stack=stack or "main"))[1], stack or "main")
+    found = open_model(checkpoint, PlanOptions(stack=stack or "main"))
     with open_weights(checkpoint) as weights:
-        check(build_residual_stream(checkpoint, found, weights))
+        check(build_residual_stream(found, weights))
 
 
 def close(found: np.ndarray, wanted: np.ndarray, scale: Any) -> None:
