@@ -155,6 +155,11 @@ class Checkpoint:
         return found[place] if isinstance(found, list | tuple) and place < len(found) else None
 
     @property
+    def files(self) -> tuple[Shard | Document | SideFile, ...]:
+        """All files that it is made of."""
+        return *self.shards, *self.documents, *self.side_files
+
+    @property
     def has_card(self) -> bool:
         """Whether there is a model card, readable or not."""
         return any(file.name == CARD for file in self.side_files)

@@ -1,4 +1,4 @@
-"""Many jobs in one TOML file: which outputs are to be made from which sources, as values.
+"""The jobs of one TOML file: which outputs are to be made from which sources, as values.
 
     [defaults]
     output = "small/{stem}-{ratio}{suffix}"
@@ -11,7 +11,7 @@
 Laws:
 - Keys are the options of the command line, by their names. A list of values for one that chooses layers means as many
   outputs. Paths are relative to the folder of the TOML file.
-- What is unclear or would collide is an error before anything starts: one output written twice, or read as well.
+- An unclear or colliding job is an error before anything starts: one output written twice, or read as well.
 - A pattern never matches what the batch itself has made.
 """
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from rewriter.batch.conflicts import Claim, check, real
+from rewriter.batch.conflicts import JobFiles, check_conflicts, real_path
 from rewriter.errors import CheckpointError, RequestError, did_you_mean, printable
 from rewriter.layout.output import WriteOptions
 from rewriter.request import PruneRequest
@@ -40,7 +40,7 @@ _BY_SCORE = ("strategy", "contiguous", "sparsity", "protect-first", "protect-las
 LONGEST_PATH = 4096  # characters: no system opens a longer one
 _MOST_JOBS = 10_000
 _SECONDS = 4  # `*/../*/..` has matches without end
-_OWN = ("source", "output", "choose-on")  # keys that are no options
+_OWN = ("source", "output", "choose-on")  # keys that are not options
 _ELSEWHERE = {
     "with": "what belongs to a model is no part of a batch: `rewriter apply OUTPUT FILE OUT` lets it follow",
     "executor": "who works is said once for the whole batch: --executor",
@@ -51,8 +51,8 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """An option of the command line as a key of a job: the type of its value, `list` for texts; the least number."""
+class KeyType:
+    """The type of a key's value, `list` for texts, and the least number. Keys are options of the command line."""
 
     kind: type
     least: int | None = None
@@ -60,7 +60,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the options of a job say. `plan` is the path of a saved plan."""
+    """The values of a job's options. `plan` is the path of a saved plan."""
 
     request: PruneRequest
     how: WriteOptions
@@ -71,7 +71,7 @@ class Settings:
 class Job:
     """One output to make of one source; all paths are absolute. `choose_on` is the file that layers are chosen on.
 
-    `number` is that of the table that asks for it, counted from 1.
+    `number` is that of its table, counted from 1. `by_pattern`: a pattern has matched its source.
     """
 
     source: str
@@ -79,45 +79,49 @@ class Job:
     settings: Settings
     choose_on: str | None = None
     number: int = 0
+    by_pattern: bool = False
 
     @property
     def read(self) -> tuple[str, ...]:
-        """What is read to plan it."""
+        """The paths that are read to plan it."""
         return tuple(path for path in (self.source, self.settings.plan, self.choose_on) if path is not None)
+
+    @property
+    def files(self) -> JobFiles:
+        """The files that it reads and writes, as far as they are known before it is planned."""
+        return JobFiles(self.number, tuple(map(os.path.realpath, self.read)), (real_path(self.output),))
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the output of a GGUF is written as a split set, whose files have names of their own."""
+        options = self.settings.request.options
+        return options.max_size is not None or (_SPLIT.search(self.source) is not None and not options.single_file)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """All jobs of a file, in its order. `left_out` are sources that a pattern has matched and that are outputs.
 
-    `own` is what the batch itself reads and writes.
+    `own` are the files that the batch itself reads and writes.
     """
 
     jobs: tuple[Job, ...]
-    own: Claim
+    own: JobFiles
     left_out: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A job, and whether a pattern has found its source."""
-
-    job: Job
-    matched: bool
 
 
 def read_batch(
     path: Path,
-    keys: Mapping[str, Key],
+    keys: Mapping[str, KeyType],
     settings: Callable[[Values], Settings],
     made: Collection[str] = (),
     kept: Collection[str] = (),
 ) -> Batch:
-    """The jobs in the TOML file at `path`. `settings` makes of options what they mean.
+    """The jobs in the TOML file at `path`. `settings` makes values of the options of a job.
 
-    `made` are earlier outputs, `kept` are the files that the batch keeps for itself.
+    `made` are earlier outputs, `kept` are the files that the batch writes itself.
 
-    Raises CheckpointError where the file cannot be read, RequestError where it asks for what cannot be meant.
+    Raises CheckpointError if the file cannot be read, RequestError if a job cannot be done from any source.
     """
     tables, defaults = _tables(path, keys)
     folder = Path(os.path.abspath(path)).parent
@@ -125,28 +129,24 @@ def read_batch(
     found = list(islice(chain.from_iterable(asked), _MOST_JOBS + 1))
     if len(found) > _MOST_JOBS:
         raise RequestError(f"{printable(path.name)} asks for more than {_MOST_JOBS} outputs: make it several batches")
-    outputs = {os.path.realpath(each) for each in (*made, *kept)} | {real(each.job.output) for each in found}
-    split = {real(each.job.output) for each in found if _is_split(each.job)}
-    ours = [each for each in found if each.matched and _is_ours(each.job.source, outputs, split)]
-    left = [each for each in found if each not in ours]
-    own = Claim(0, tuple(way(each) for each in (os.path.abspath(path), *kept) for way in (real, os.path.realpath)))
-    check([own, *(claim(each.job) for each in left)])
-    sources = tuple(sorted({each.job.source for each in ours}))
-    if not left:
+    outputs = {os.path.realpath(each) for each in (*made, *kept)} | {real_path(job.output) for job in found}
+    split = {real_path(job.output) for job in found if job.is_split}
+    left_out = {job.source for job in found if job.by_pattern and _is_output(job.source, outputs, split)}
+    jobs = tuple(job for job in found if not (job.by_pattern and job.source in left_out))
+    own = JobFiles(
+        0, tuple(way(each) for each in (os.path.abspath(path), *kept) for way in (real_path, os.path.realpath))
+    )
+    check_conflicts([own, *(job.files for job in jobs)])
+    if not jobs:
         raise CheckpointError(
             f"nothing is to be done: all that the patterns match are outputs of this batch, such as "
-            f"{printable(sources[0], 200)}"
+            f"{printable(min(left_out), 200)}"
         )
-    return Batch(tuple(each.job for each in left), own, sources)
+    return Batch(jobs, own, tuple(sorted(left_out)))
 
 
-def claim(job: Job) -> Claim:
-    """What `job` is known to read and to write before it is planned."""
-    return Claim(job.number, tuple(map(os.path.realpath, job.read)), (real(job.output),))
-
-
-def _tables(path: Path, keys: Mapping[str, Key]) -> tuple[list[Values], Values]:
-    """The jobs and the defaults, every key known and every value of its type."""
+def _tables(path: Path, keys: Mapping[str, KeyType]) -> tuple[list[Values], Values]:
+    """The tables of the jobs and the defaults, every key known and every value of its type."""
     value = read_toml(path)
     _check_names(value, ("defaults", "job"), printable(path.name))
     jobs, defaults = value.get("job"), value.get("defaults", {})
@@ -158,7 +158,7 @@ def _tables(path: Path, keys: Mapping[str, Key]) -> tuple[list[Values], Values]:
             raise RequestError(f"{where} must be a table: write [[job]] and [defaults]")
         _check_names(table, (*_OWN, *keys), where)
         for name, given in table.items():
-            _check_value(name, given, keys.get(name, Key(str)), where)
+            _check_value(name, given, keys.get(name, KeyType(str)), where)
     return jobs, defaults
 
 
@@ -172,7 +172,7 @@ def _check_names(table: Iterable[str], known: Iterable[str], where: str) -> None
             raise RequestError(f"{where} has an unknown key {printable(name)!r}{hint}")
 
 
-def _check_value(name: str, value: Any, key: Key, where: str) -> None:
+def _check_value(name: str, value: Any, key: KeyType, where: str) -> None:
     several = isinstance(value, list) and (name in _LISTED or key.kind is list)
     values: list[Any] = value if several else [value]
     for each in values:
@@ -189,12 +189,12 @@ def _check_value(name: str, value: Any, key: Key, where: str) -> None:
 
 
 def _is_a(value: object, kinds: tuple[type, ...]) -> bool:
-    """Whether `value` is of one of `kinds`; true is no number."""
+    """Whether `value` is of one of `kinds`; true is not a number."""
     return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def _inherited(defaults: Values, table: Values) -> Values:
-    """`table` with the defaults that it does not say otherwise: its own choice of layers stands for theirs."""
+    """`table` with the defaults for keys that it does not have; its own choice of layers replaces theirs."""
     if any(name in table for name in _EXACT):
         replaced: set[str] = {*_EXACT, *_AMOUNTS, *_BY_SCORE}
     elif any(name in table for name in _AMOUNTS):
@@ -204,7 +204,7 @@ def _inherited(defaults: Values, table: Values) -> Values:
     return {**{name: value for name, value in defaults.items() if name not in replaced}, **table}
 
 
-def _jobs(table: Values, number: int, folder: Path, settings: Callable[[Values], Settings]) -> Iterator[_Found]:
+def _jobs(table: Values, number: int, folder: Path, settings: Callable[[Values], Settings]) -> Iterator[Job]:
     """Every output that a table asks for."""
     where = f"job {number}"
     for name in ("source", "output"):
@@ -219,14 +219,13 @@ def _jobs(table: Values, number: int, folder: Path, settings: Callable[[Values],
             words = _words(source, chosen)
             output = _filled(_template(table["output"], varied), words, where)
             choose_on = table.get("choose-on")
-            yield _Found(
-                Job(
-                    source,
-                    _absolute(folder, output, where),
-                    _settings(settings, chosen, folder, where),
-                    choose_on and _absolute(folder, _filled(choose_on, words, where), where),
-                    number,
-                ),
+            choose_on = choose_on and _absolute(folder, _filled(table["choose-on"], words, where), where)
+            yield Job(
+                source,
+                _absolute(folder, output, where),
+                _settings(settings, chosen, folder, where),
+                choose_on,
+                number,
                 matched,
             )
 
@@ -242,7 +241,7 @@ def _settings(settings: Callable[[Values], Settings], chosen: Values, folder: Pa
 
 
 def _sources(folder: Path, text: str, where: str) -> tuple[list[str], bool]:
-    """The paths that a source stands for, and whether it is a pattern; of a split set only the first file."""
+    """The paths that match `text`, and whether it is a pattern; of a split set only the first file."""
     path = _absolute(folder, text, where)
     if os.path.lexists(path) or not glob.has_magic(text):
         return [path], False
@@ -264,14 +263,14 @@ def _absolute(folder: Path, text: str, where: str) -> str:
 
 
 def _template(output: str, varied: list[str]) -> str:
-    """A folder stands for a name in it that says what differs."""
+    """A folder as an output means a name in it that holds the values that differ."""
     if not output.endswith("/"):
         return output
     return f"{output}{{stem}}-{'-'.join(f'{{{name}}}' for name in varied) or 'pruned'}{{suffix}}"
 
 
 def _words(source: str, options: Values) -> dict[str, str]:
-    """What a template may name: of the source, and the values of its job."""
+    """The names that a template may hold: parts of the source's path, and values of its job."""
     name = _SPLIT.sub("", os.path.basename(source))
     stem, suffix = (name, "") if os.path.isdir(source) else os.path.splitext(name)
     words = {"name": name, "stem": stem, "suffix": suffix, "folder": os.path.basename(os.path.dirname(source))}
@@ -292,11 +291,5 @@ def _filled(template: str, words: Mapping[str, str], where: str) -> str:
     return result
 
 
-def _is_split(job: Job) -> bool:
-    """Whether the output of a GGUF is written as a split set, whose files have names of their own."""
-    options = job.settings.request.options
-    return options.max_size is not None or (_SPLIT.search(job.source) is not None and not options.single_file)
-
-
-def _is_ours(source: str, outputs: set[str], split: set[str]) -> bool:
-    return bool({real(source), os.path.realpath(source)} & outputs) or _SPLIT.sub("", real(source)) in split
+def _is_output(source: str, outputs: set[str], split: set[str]) -> bool:
+    return bool({real_path(source), os.path.realpath(source)} & outputs) or _SPLIT.sub("", real_path(source)) in split

@@ -1,10 +1,11 @@
-"""What has become of the jobs of a batch: one JSON object on each line of a file, for programs and for the next run.
+"""The results of a batch's jobs: one JSON object on each line of a file, for programs and for the next run.
 
 Laws:
 - A line is written when a job begins, and one when it ends; the last one about an output holds. At the end of a run
   the file is replaced by one with one line for each output.
-- A job is done if its fingerprint, of all that it is made from, is the same and its files are as they were written. A
-  run that was killed between an output's appearing and its line is noticed: the files are others than before it.
+- A job is done if its fingerprint, a hash of everything that it is made from, is the same and its files are as they
+  were written. A run that was killed after an output appeared and before its line was written is noticed: the files
+  are others than before it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert
 
 from rewriter.batch.jobs import LONGEST_PATH, Job
-from rewriter.checkpoint import Checkpoint, Document, FileStamp, Shard, SideFile
+from rewriter.checkpoint import Checkpoint, FileStamp
 from rewriter.errors import CheckpointError, OutputError, os_reason, printable
 from rewriter.formats import json_edit
 from rewriter.system.files import file_stamp, printable_name
@@ -32,99 +35,89 @@ DONE, SKIPPED, FAILED, STOPPED, RUNNING = "done", "skipped", "failed", "stopped"
 
 _START = b'{"schema": 1, "source": '  # every line begins so
 
-Line = dict[str, Any]
+ResultLine = dict[str, Any]  # docs/json.md has its members
+
+_Whole = Annotated[int, Meta(ge=1 - (1 << 63), le=(1 << 63) - 1)]
+_Seconds = Annotated[float, Meta(ge=0, lt=1e12)]
+_FilePath = Annotated[
+    str, Meta(min_length=1, max_length=LONGEST_PATH, pattern="\\A[^\0\ud800-\udc7f\udd00-\udfff]*\\Z")
+]
 
 
-# The shape of a line. A shape is a question to a value, a list of one shape, some shapes of which one fits, or members.
+class _Shape(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Members that a JSON object may have, and no others."""
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+class _BeforeAfter(_Shape):
+    before: _Whole
+    after: _Whole
 
 
-def _is_whole(value: object) -> bool:
-    return type(value) is int and abs(value) < 1 << 63
+class _Layers(_BeforeAfter):
+    kept: list[_Whole]
+    dropped: list[_Whole]
 
 
-def _is_seconds(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < 1e12  # type: ignore[operator]
+class _File(_Shape):
+    name: _FilePath
+    bytes: _Whole
+    mtime_ns: _Whole | UnsetType = UNSET
 
 
-def _is_path(value: object) -> bool:
-    """Whether a system could have a file of that name."""
-    try:
-        return isinstance(value, str) and 0 < len(value) <= LONGEST_PATH and b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
+class _StampedFile(_File):
+    mtime_ns: _Whole
 
 
-_BOTH = {"before": _is_whole, "after": _is_whole}
-_SIZED = {"name": _is_path, "bytes": _is_whole}
-_STAMPED = {**_SIZED, "mtime_ns": _is_whole}
-_SUMMARY = {
-    "stack": _is_text,
-    "layers": {**_BOTH, "kept": [_is_whole], "dropped": [_is_whole]},
-    "parameters": _BOTH,
-    "bytes": _BOTH,
-    "disk": _is_whole,
-    "warnings": [_is_text],
-}
-_MEMBERS = {
-    "schema": lambda value: _is_whole(value) and value == SCHEMA,
-    "source": _is_path,
-    "output": _is_path,
-    "status": lambda value: _is_text(value) and value in _NEEDED,
-    "error": _is_text,
-    "fingerprint": _is_text,
-    **_SUMMARY,
-    "told": [_is_text],
-    "seconds": _is_seconds,
-    "files": [(_STAMPED, _SIZED)],
-    "before": [(_STAMPED, lambda value: value is None)],
-}
-_ALWAYS = {"schema", "source", "output", "status"}
 _MADE = {"fingerprint", "files"}
-_TOGETHER = (_MADE, {*_SUMMARY})  # all of them or none
-_NEEDED: dict[str, set[str]] = {
-    DONE: {*_ALWAYS, *_MADE, *_SUMMARY, "told", "seconds"},
-    RUNNING: {*_ALWAYS, *_MADE, *_SUMMARY, "before"},
-    SKIPPED: {*_ALWAYS, *_MADE},
-    FAILED: {*_ALWAYS, "error"},
-    STOPPED: _ALWAYS,
+_SUMMARY = {"stack", "layers", "parameters", "bytes", "disk", "warnings"}
+_NEEDED = {
+    DONE: {*_MADE, *_SUMMARY, "told", "seconds"},
+    RUNNING: {*_MADE, *_SUMMARY, "before"},
+    SKIPPED: _MADE,
+    FAILED: {"error"},
+    STOPPED: set[str](),
 }
 
 
-def is_line(value: Any) -> bool:
-    """Whether a JSON value is a line as we write it, so that it can be used without another look."""
-    if not isinstance(value, dict) or not _ALWAYS <= value.keys() <= _MEMBERS.keys():
-        return False
-    whole = all(value.keys() & names in (set(), names) for names in _TOGETHER)
-    return whole and _fits(value, {name: _MEMBERS[name] for name in value}) and _NEEDED[value["status"]] <= value.keys()
+class _ResultLine(_Shape):
+    """A line as we write it, so that the rest of the program can use its members without checks."""
 
+    schema: Literal[1]
+    source: _FilePath
+    output: _FilePath
+    status: Literal["done", "skipped", "failed", "stopped", "running"]
+    error: str | UnsetType = UNSET
+    fingerprint: str | UnsetType = UNSET
+    stack: str | UnsetType = UNSET
+    layers: _Layers | UnsetType = UNSET
+    parameters: _BeforeAfter | UnsetType = UNSET
+    bytes: _BeforeAfter | UnsetType = UNSET
+    disk: _Whole | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
+    told: list[str] | UnsetType = UNSET
+    seconds: _Seconds | UnsetType = UNSET
+    files: list[_File] | UnsetType = UNSET
+    before: list[_StampedFile | None] | UnsetType = UNSET
 
-def _fits(value: Any, shape: Any) -> bool:
-    if isinstance(shape, dict):
-        same = isinstance(value, dict) and value.keys() == shape.keys()
-        return same and all(_fits(value[name], member) for name, member in shape.items())
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(each, shape[0]) for each in value)
-    if isinstance(shape, tuple):
-        return any(_fits(value, each) for each in shape)
-    return bool(shape(value))
+    def __post_init__(self) -> None:
+        given = {name for name in self.__struct_fields__ if getattr(self, name) is not UNSET}
+        incomplete = any(given & together not in (set(), together) for together in (_MADE, _SUMMARY))
+        if incomplete or not given >= _NEEDED[self.status]:
+            raise ValueError("members are missing")
 
 
 class Results:
     """The file of results at `path`; `lines` has the last line about every output, by its absolute path."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there, but for lines that are not as we write them: their jobs are done again.
+        """Read the file, except lines that are not as we write them: their jobs are done again.
 
         Raises OutputError.
         """
         self.path = path = Path(os.path.abspath(path))
         self._new = path.with_name(f".{path.name}.new")
         self._lock = threading.Lock()
-        self.lines: dict[str, Line] = {}
+        self.lines: dict[str, ResultLine] = {}
         if not path.parent.is_dir():
             raise OutputError(f"the folder {printable(path.parent)} does not exist; make it first")
         try:
@@ -139,19 +132,18 @@ class Results:
 
     @property
     def outputs(self) -> list[str]:
-        """The paths of all files that were made: they are nobody's source."""
-        made = {output: [file["name"] for file in line.get("files", ())] for output, line in self.lines.items()}
+        """The paths of all files that were made: no job takes them as a source."""
         return [
-            path for output, names in made.items() if names
-            for path in (output, *(os.path.join(_folder(output), name) for name in names))
+            path for output, line in self.lines.items() if line.get("files")
+            for path in (output, *(os.path.join(_folder(output), file["name"]) for file in line["files"]))
         ]  # fmt: skip
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Where results are written: nobody's source, and no output."""
+        """The paths that results are written to: no source, and no output."""
         return str(self.path), str(self._new)
 
-    def add(self, job: Job, line: Line) -> Line:
+    def add(self, job: Job, line: ResultLine) -> ResultLine:
         """Write a line about `job`, from any thread. Raises OSError."""
         line = {"schema": SCHEMA, "source": self._relative(job.source), "output": self._relative(job.output), **line}
         with self._lock:
@@ -162,7 +154,7 @@ class Results:
         return line
 
     def replace(self, jobs: Iterable[Job]) -> None:
-        """Write the file anew: `jobs` first, in their order, then other outputs that are still there."""
+        """Write the file anew: `jobs` first, in their order, then other outputs that still exist. Raises OSError."""
         first = [job.output for job in jobs if job.output in self.lines]
         rest = [output for output in self.lines if output not in set(first) and os.path.lexists(output)]
         self._new.unlink(missing_ok=True)
@@ -172,29 +164,26 @@ class Results:
         self._whole = True
 
     def _read(self, text: str) -> bool:
-        with suppress(CheckpointError):
+        with suppress(CheckpointError, ValidationError, UnicodeError):
             line = json_edit.parse(text, self.path.name)
-            if is_line(line):
-                self.lines[os.path.normpath(self.path.parent / line["output"])] = line
-                return True
+            convert(line, _ResultLine)
+            self.lines[os.path.normpath(self.path.parent / line["output"])] = line
+            return True
         return False
 
     def _relative(self, path: str) -> str:
-        """Relative to the file of results, so that the whole may be moved; other places as they are."""
+        """Relative to the file of results, so that both may be moved together; paths elsewhere stay as they are."""
         folder = str(self.path.parent)
         return os.path.relpath(path, folder) if path.startswith(folder.rstrip("/") + "/") else path
 
 
-def _text(line: Line) -> bytes:
+def _text(line: ResultLine) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
 def fingerprint(job: Job, checkpoint: Checkpoint, others: Iterable[FileStamp]) -> str:
-    """A hash of all that the output of `job` follows from; `others` are the stamps of what else is read."""
-    files: tuple[Shard | Document | SideFile, ...] = (
-        *checkpoint.shards, *checkpoint.documents, *checkpoint.side_files,
-    )  # fmt: skip
-    stamps = sorted((file.name, file.stamp.size, file.stamp.mtime_ns) for file in files)
+    """A hash of everything that the output of `job` follows from; `others` are the stamps of other files it reads."""
+    stamps = sorted((file.name, file.stamp.size, file.stamp.mtime_ns) for file in checkpoint.files)
     read = [(each.size, each.mtime_ns) for each in others]
     asked = (job.settings.request, job.settings.how.checksums)
     text = repr((checkpoint.header_sha256, stamps, read, asked))
@@ -202,7 +191,7 @@ def fingerprint(job: Job, checkpoint: Checkpoint, others: Iterable[FileStamp]) -
 
 
 def is_done(job: Job, line: Mapping[str, Any] | None, found: str) -> bool:
-    """Whether what `line` says was made is there, from what has the fingerprint `found`."""
+    """Whether the files that `line` names exist as they were made, from sources of the fingerprint `found`."""
     if line is None or line.get("fingerprint") != found or not line.get("files"):
         return False
     now = stamps(job, [file["name"] for file in line["files"]])
@@ -212,12 +201,12 @@ def is_done(job: Job, line: Mapping[str, Any] | None, found: str) -> bool:
     return bool(now != line["before"] and [file and file["bytes"] for file in now] == sizes)
 
 
-def stamps(job: Job, names: Iterable[str]) -> list[Line | None]:
-    """Size and modification time of the output's files of these names; None for one that is not there."""
+def stamps(job: Job, names: Iterable[str]) -> list[ResultLine | None]:
+    """Size and modification time of the output's files of these names; None for one that does not exist."""
     return [_stamp(job, name) for name in names]
 
 
-def _stamp(job: Job, name: str) -> Line | None:
+def _stamp(job: Job, name: str) -> ResultLine | None:
     try:
         found = file_stamp(os.path.join(_folder(job.output), name))
     except CheckpointError:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from rewriter.batch.jobs import Batch, read_batch
-from rewriter.batch.results import DONE, FAILED, SKIPPED, Line, Results
-from rewriter.batch.runner import Prepared, Run, as_far_as_it_fits, disks
+from rewriter.batch.results import DONE, FAILED, SKIPPED, Results
+from rewriter.batch.runner import BatchRun, DiskUsage, disk_usage, limit_to_free_space
+from rewriter.batch.tasks import PlannedJob
 from rewriter.cli import console
 from rewriter.cli.batch_keys import KEYS, as_keys, settings
-from rewriter.cli.batch_progress import WORDS, said, watched
+from rewriter.cli.batch_progress import WORDS, job_line, show_progress
 from rewriter.cli.options import Json
 from rewriter.cli.state import Progress
 from rewriter.errors import CheckpointError, OutputError, os_reason, printable
@@ -26,10 +27,7 @@ from rewriter.system.files import printable_name
 from rewriter.system.signals import STOP, StoppedError
 from rewriter.writing.executors import DEFAULT_WORKERS, workers
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_MOST_AT_ONCE = 64  # jobs that one coordinator looks after on a cluster
+_MOST_AT_ONCE = 64  # jobs that one coordinator carries out on a cluster
 
 
 def batch(
@@ -60,21 +58,21 @@ def batch(
     Example, what it would do: `rewriter batch jobs.toml --dry-run`
     """
     gc.enable()  # this may run for long
-    with _alone(jobs_file), workers(executor or f"processes={jobs or DEFAULT_WORKERS}") as crew:
+    with _only_run(jobs_file), workers(executor or f"processes={jobs or DEFAULT_WORKERS}") as pool:
         written = Results(results or jobs_file.parent / "results.jsonl")
         found = read_batch(jobs_file, KEYS, settings, written.outputs, written.kept)
-        run = Run(crew.executor, written, words=as_keys)
+        run = BatchRun(pool.executor, written, words=as_keys)
         if dry_run:
-            failed = _shown(found, run.prepared(found), json)
+            failed = _show_plans(found, run.plan(found, whole=json), json)
         else:
-            failed = _done(found, run, jobs or min(crew.count, _MOST_AT_ONCE), partial, json)
+            failed = _carry_out(found, run, jobs or min(pool.count, _MOST_AT_ONCE), partial, json)
     if failed:
         raise typer.Exit(1)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Two runs of one batch would write one file of results. Raises OutputError while another one runs."""
+def _only_run(path: Path) -> Iterator[None]:
+    """Lock the batch: two runs would write one file of results. Raises OutputError while another one runs."""
     try:
         descriptor = os.open(path, READING)
     except OSError as error:
@@ -88,24 +86,25 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _done(found: Batch, run: Run, at_once: int, partial: bool, json: bool) -> bool:
-    """Carry the batch out and say what has become of it; whether a job has failed."""
-    with watched(run) as started:
-        prepared = run.prepared(found)
-        prepared = as_far_as_it_fits(prepared) if partial else prepared
-        if not partial:
-            _check_room(prepared)
-        started(prepared)
-        lines = run.carry_out(prepared, at_once)
+def _carry_out(found: Batch, run: BatchRun, at_once: int, partial: bool, json: bool) -> bool:
+    """Carry the batch out and print the results; whether a job has failed."""
+    with show_progress(run) as started:
+        jobs = run.plan(found)
+        if partial:
+            jobs = limit_to_free_space(jobs)
+        else:
+            _check_room(disk_usage(jobs))
+        started(jobs)
+        lines = run.carry_out(jobs, at_once)
     counts = Counter(line["status"] for line in lines)
     if json:
         console.print_json({"schema": 1, "jobs": lines, "left_out": list(found.left_out)})
     else:
-        console.console().print(_table(lines))
-        for line in lines:
-            if "error" in line:
-                console.failure(said(line))
-        console.say(_counted(counts, found))
+        seconds = [f"{line['seconds']:.2f}" if "seconds" in line else "" for line in lines]
+        rows = [(line["output"], WORDS[line["status"]], line, last) for line, last in zip(lines, seconds, strict=True)]
+        _print_table("seconds", "right", rows, [job_line(line) for line in lines if "error" in line])
+        parts = [f"{counts[status]} {word}" for status, word in WORDS.items() if counts[status]]
+        console.say(", ".join(parts) + _left_out(found))
     if STOP.is_set():
         complete = counts[DONE] + counts[SKIPPED]
         Progress.said = f"{complete} of {len(lines)} jobs are done; the same command goes on"
@@ -113,19 +112,14 @@ def _done(found: Batch, run: Run, at_once: int, partial: bool, json: bool) -> bo
     return counts[FAILED] > 0
 
 
-def _check_room(prepared: Sequence[Prepared]) -> None:
-    for disk in disks(prepared):
+def _check_room(disks: Sequence[DiskUsage]) -> None:
+    for disk in disks:
         if disk.needed > disk.free:
             raise OutputError(
                 f"all outputs together need {disk.needed} bytes on the disk of {printable(disk.folder, 200)}, "
-                f"which has "
-                f"{disk.free} free: {disk.needed - disk.free} too few; nothing was started, --partial writes what fits"
+                f"which has {disk.free} free: {disk.needed - disk.free} too few; nothing was started, "
+                "--partial writes what fits"
             )
-
-
-def _counted(counts: Counter[str], found: Batch) -> str:
-    parts = [f"{counts[status]} {word}" for status, word in WORDS.items() if counts[status]]
-    return ", ".join(parts) + _left_out(found)
 
 
 def _left_out(found: Batch) -> str:
@@ -133,73 +127,61 @@ def _left_out(found: Batch) -> str:
     return f"; {count} matched file{'s are outputs' if count > 1 else ' is an output'}, not used" if count else ""
 
 
-def _table(lines: Sequence[Line]) -> Table:
-    """What has become of every job, and why where it has failed."""
-    table = _columns("output", "", "layers", "size", "seconds")
-    for line in lines:
-        seconds = f"{line['seconds']:.2f}" if "seconds" in line else ""
-        table.add_row(printable(line["output"], 200), WORDS[line["status"]], *_amounts(line), seconds)
-    return table
-
-
-def _plans(prepared: Sequence[Prepared]) -> Table:
-    table = _columns("output", "", "layers", "size", "drop")
-    for each in prepared:
-        plan = each.plan or {}
-        word = "failed" if each.error else "done before" if each.done else "planned"
-        drop = console.layers(plan["layers"]["dropped"]) if plan else ""
-        table.add_row(printable(os.path.relpath(each.job.output), 200), word, *_amounts(plan), drop)
-    return table
-
-
-def _columns(*names: str) -> Table:
-    table = console.table("")
-    for name in names:
-        side: Literal["left", "right"] = "left" if name in ("output", "", "drop") else "right"
-        table.add_column(name, justify=side, overflow="fold")
-    return table
-
-
-def _amounts(planned: Mapping[str, Any]) -> tuple[str, str]:
-    """Layers before and after, and the size; nothing where there is no plan."""
-    if "layers" not in planned:
-        return "", ""
-    layers = planned["layers"]
-    return f"{layers['before']} -> {layers['after']}", console.size(planned["bytes"]["after"])
-
-
-def _shown(found: Batch, prepared: Sequence[Prepared], json: bool) -> bool:
-    """Print what would be done; whether that cannot be done for some."""
-    room = disks(prepared)
+def _show_plans(found: Batch, jobs: Sequence[PlannedJob], json: bool) -> bool:
+    """Print what the batch would do; whether that cannot be done for some job."""
+    disks = disk_usage(jobs)
     if json:
-        console.print_json({
-            "schema": 1,
-            "jobs": [_planned(each) for each in prepared],
-            "disks": [{"folder": disk.folder, "needed": disk.needed, "free": disk.free} for disk in room],
-            "left_out": list(found.left_out),
-        })  # fmt: skip
+        described = [_describe(each) for each in jobs]
+        usage = [{"folder": disk.folder, "needed": disk.needed, "free": disk.free} for disk in disks]
+        console.print_json({"schema": 1, "jobs": described, "disks": usage, "left_out": list(found.left_out)})
     else:
-        console.console().print(_plans(prepared))
-        for each in prepared:
+        rows, errors = [], []
+        for each in jobs:
+            output = os.path.relpath(each.job.output)
+            dropped = console.layers(each.plan["layers"]["dropped"]) if each.plan else ""
+            rows.append((output, WORDS.get(_status(each), "planned"), each.plan or {}, dropped))
             if each.error:
-                console.failure(
-                    f"failed {printable(os.path.relpath(each.job.output), 200)}: {printable(each.error, 400)}"
-                )
-        for disk in room:
+                errors.append(f"failed {printable(output, 200)}: {printable(each.error, 400)}")
+        _print_table("drop", "left", rows, errors)
+        for disk in disks:
             fits = "" if disk.needed <= disk.free else f": {console.size(disk.needed - disk.free)} too few"
             console.say(
                 f"disk of {printable(disk.folder, 200)}: {console.size(disk.needed)} needed, "
                 f"{console.size(disk.free)} free{fits}"
             )
-        shareable = sum(each.plan["shareable"] for each in prepared if each.plan)
-        console.say(
-            f"{console.size(shareable)} of the outputs can share blocks with their sources (XFS, btrfs)"
-            + _left_out(found)
-        )
-    return any(each.error for each in prepared) or any(disk.needed > disk.free for disk in room)
+        shareable = sum(each.plan["shareable"] for each in jobs if each.plan)
+        shared = f"{console.size(shareable)} of the outputs can share blocks with their sources (XFS, btrfs)"
+        console.say(shared + _left_out(found))
+    return any(each.error for each in jobs) or any(disk.needed > disk.free for disk in disks)
 
 
-def _planned(each: Prepared) -> dict[str, Any]:
-    status = FAILED if each.error else SKIPPED if each.done else "planned"
-    described = {"source": each.job.source, "output": each.job.output, "status": status}
-    return {**described, "error": each.error, "needed": each.needed, "plan": each.plan, "told": list(each.told)}
+def _status(planned: PlannedJob) -> str:
+    return FAILED if planned.error else SKIPPED if planned.done else "planned"
+
+
+def _describe(planned: PlannedJob) -> dict[str, Any]:
+    named = {"source": planned.job.source, "output": planned.job.output, "status": _status(planned)}
+    rest = {"error": planned.error, "needed": planned.needed, "plan": planned.plan, "told": list(planned.notes)}
+    return {**named, **rest}
+
+
+def _print_table(
+    last: str,
+    side: Literal["left", "right"],
+    rows: Iterable[tuple[str, str, Mapping[str, Any], str]],
+    errors: list[str],
+) -> None:
+    """A row for each job: output, state, layers and size of the plan as far as there is one, and a `last` column."""
+    table = console.table("")
+    for name in ("output", "", "layers", "size"):
+        table.add_column(name, justify="right" if name in ("layers", "size") else "left", overflow="fold")
+    table.add_column(last, justify=side, overflow="fold")
+    for output, state, plan, text in rows:
+        layers, size = "", ""
+        if "layers" in plan:
+            layers = f"{plan['layers']['before']} -> {plan['layers']['after']}"
+            size = console.size(plan["bytes"]["after"])
+        table.add_row(printable(output, 200), state, layers, size, text)
+    console.console().print(table)
+    for error in errors:
+        console.failure(error)

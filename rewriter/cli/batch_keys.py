@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rewriter.batch.jobs import Key, Settings, Values
+from rewriter.batch.jobs import KeyType, Settings, Values
 from rewriter.cli.options import PLANNING, WRITING, request_of
 from rewriter.errors import RequestError
 from rewriter.layout.output import WriteOptions
@@ -15,7 +15,7 @@ from rewriter.planning.option import Option, from_written
 NO_KEYS = ("executor", "with")  # options that a job does not have: a batch has its own, or they name other outputs
 SAVED_PLAN = "plan"
 OPTIONS = {name: option for option in (*PLANNING, *WRITING) for name in option.names}
-KEYS = {**{name: Key(option.kind, option.least) for name, option in OPTIONS.items()}, SAVED_PLAN: Key(Path)}
+KEYS = {**{name: KeyType(option.kind, option.least) for name, option in OPTIONS.items()}, SAVED_PLAN: KeyType(Path)}
 _OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: (?=[0-9.]+(?![0-9A-Za-z,.-])))?")
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -32,12 +31,6 @@ def open_flags(*names: str) -> int:
     for name in (*names, "O_CLOEXEC", "O_BINARY"):
         value |= getattr(os, name, 0)
     return value
-
-
-def block_signals(signals: Collection[int]) -> None:
-    """Let `signals` not reach this thread, nor the programs that it starts."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
 
 READING = open_flags("O_RDONLY", "O_NONBLOCK")

@@ -1,12 +1,12 @@
 """Lets any `concurrent.futures.Executor` write the files of an output: threads, processes, machines of a cluster.
 
 Laws:
-- A task is a value that holds all that is to be done: nothing is planned where it is carried out, and every path in it
-  is absolute. What locks, checks and commits stays where the run was started.
+- A task is a value that holds everything that its worker needs: workers plan nothing, and every path in it is absolute.
+  The process that started the run locks, checks and commits.
 - A task may be carried out twice at once: a worker that was given up may go on writing. So every attempt writes a file
-  of its own name, in a folder of this run alone, and gives it its place with a rename that replaces nothing. Once the
-  folder is gone nothing can get a place any more, and who still writes notices it.
-- A task whose worker is lost is given out once more, and is then done here.
+  of its own name, in a folder of this run alone, and moves it to its place with a rename that replaces nothing. Once
+  the folder is gone no file can get a place, and a worker that still writes notices it.
+- A task whose worker is lost is submitted once more, and is then done here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,8 +33,8 @@ from rewriter.writing.commit import NEW
 from rewriter.writing.copy import Finished, ProgressCallback, write_file
 from rewriter.writing.resume import ATTEMPTS
 
-_LOOK = 0.2  # seconds between two looks at how far the workers are
-_CHANCES = 2  # how often a task is given out
+_INTERVAL = 0.2  # seconds between two reports of progress
+_CHANCES = 2  # how often a task is submitted
 
 
 class _AbandonedError(Exception):
@@ -130,11 +130,11 @@ def spread(
     ordered = sorted(files, key=lambda file: -file.nbytes)
     tasks = [_task(file, str(staging / NEW), str(attempts), stamps, how) for file in ordered]
     try:
-        _Given(executor, finished, _Meter(attempts, progress)).run(tasks)
+        _Distribution(executor, attempts, progress, finished).run(tasks)
     finally:
         with suppress(OSError):  # under another name nobody can make anything in it while it is removed
             attempts = attempts.rename(attempts.with_name(f"{ATTEMPTS}ended"))
-        with suppress(OSError):  # even so it raises where a directory cannot be closed: see staging.removed
+        with suppress(OSError):  # even so it raises if a directory cannot be closed: see staging.remove_tree
             shutil.rmtree(attempts, ignore_errors=True)
 
 
@@ -148,57 +148,31 @@ def _task(file: OutputFile, folder: str, attempts: str, stamps: dict[str, FileSt
     return Task(file, folder, attempts, tuple((path, stamps[path]) for path in used), how)
 
 
-class _Meter:
-    """Says how far the workers are, by the sizes of what they write."""
+class _Distribution:
+    """Tasks that an executor carries out, and their progress: the sizes of the files that the workers write."""
 
-    def __init__(self, attempts: Path, progress: ProgressCallback) -> None:
-        self._attempts, self._progress = attempts, progress
-        self._finished = self._said = 0
-
-    def look(self) -> None:
-        under_way = 0
-        for entry in os.scandir(self._attempts):
-            with suppress(FileNotFoundError):
-                under_way += entry.stat(follow_symlinks=False).st_size
-        self._say(self._finished + under_way)
-
-    def finish(self, file: OutputFile) -> None:
-        self._finished += file.nbytes
-
-    def end(self) -> None:
-        self._said, before = self._finished, self._said
-        self._progress(self._finished - before)
-
-    def _say(self, nbytes: int) -> None:
-        more = max(0, nbytes - self._said)
-        self._said += more
-        self._progress(more)
-
-
-class _Given:
-    """Tasks that were given to an executor."""
-
-    def __init__(self, executor: Executor, finished: Callable[[OutputFile], None], meter: _Meter) -> None:
-        self._executor, self._finished, self._meter = executor, finished, meter
+    def __init__(self, executor: Executor, attempts: Path, progress: ProgressCallback, finished: Finished) -> None:
+        self._executor, self._attempts, self._progress, self._finished = executor, attempts, progress, finished
         self._waiting: dict[Future[None], tuple[Task, int]] = {}
+        self._complete = self._reported = 0  # bytes
 
     def run(self, tasks: list[Task]) -> None:
-        """Wait until all are done. Whatever happens, nothing is given out any more afterwards."""
+        """Wait until all are done. However it ends, no task starts afterwards."""
         try:
             for task in tasks:
-                self._give(task, 1)
+                self._submit(task, 1)
             while self._waiting:
                 STOP.check()
-                done, _ = wait(self._waiting, _LOOK, FIRST_COMPLETED)
+                done, _ = wait(self._waiting, _INTERVAL, FIRST_COMPLETED)
                 for future in done:
                     self._take(future)
-                self._meter.look()
-            self._meter.end()
+                self._report(max(self._reported, self._complete + self._under_way()))
+            self._report(self._complete)
         finally:
             for future in self._waiting:
                 future.cancel()
 
-    def _give(self, task: Task, chance: int) -> None:
+    def _submit(self, task: Task, chance: int) -> None:
         if chance <= _CHANCES:
             with suppress(BrokenExecutor):
                 self._waiting[self._executor.submit(write_task, task)] = task, chance
@@ -208,26 +182,37 @@ class _Given:
 
     def _take(self, future: Future[None]) -> None:
         task, chance = self._waiting.pop(future)
-        error = failure(future)
+        error = future_error(future)
         if isinstance(error, BrokenExecutor):
-            self._give(task, chance + 1)
+            self._submit(task, chance + 1)
         elif error is not None:
-            raise as_ours(error, task.file.name)
+            raise to_rewriter_error(error, task.file.name)
         else:
             self._end(task)
 
     def _end(self, task: Task) -> None:
-        self._meter.finish(task.file)
+        self._complete += task.file.nbytes
         self._finished(task.file)
 
+    def _under_way(self) -> int:
+        total = 0
+        for entry in os.scandir(self._attempts):
+            with suppress(FileNotFoundError):
+                total += entry.stat(follow_symlinks=False).st_size
+        return total
 
-def failure(future: Future[Any]) -> BaseException | None:
-    """What a future that is done has raised; that it was cancelled counts."""
+    def _report(self, nbytes: int) -> None:
+        more, self._reported = nbytes - self._reported, nbytes
+        self._progress(more)
+
+
+def future_error(future: Future[Any]) -> BaseException | None:
+    """The exception of a future that is done, CancelledError for one that was cancelled, None if it has a result."""
     return CancelledError() if future.cancelled() else future.exception()
 
 
-def as_ours(error: BaseException, name: str) -> Exception:
-    """The error to raise for what a worker raised: its own where it is one of ours."""
+def to_rewriter_error(error: BaseException, name: str) -> Exception:
+    """The error to raise for one that a worker raised: the same if it is one of ours or the system's."""
     if isinstance(error, RewriterError | OSError | StoppedError):
         return error
     if isinstance(error, CancelledError):

@@ -1,4 +1,4 @@
-"""Who carries out tasks: worker processes of this machine, threads, or a cluster behind a Dask scheduler."""
+"""Executors that carry out tasks: worker processes of this machine, threads, or a cluster behind a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ import logging
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from rewriter.errors import OutputError, RequestError, printable
-from rewriter.system.calls import block_signals
 from rewriter.system.signals import SIGNALS
 from rewriter.system.threads import ThreadPool
 
 DEFAULT_WORKERS = min(2, os.cpu_count() or 1)  # copying waits for the disk: more of them only wait together
-# a terminal sends them to the workers as well, also while these start
-_LEFT_TO_US = {*SIGNALS} - {signal.SIGTERM}
-# What Python's resource tracker says when a signal ends us at once: it has cleaned up, and nobody can do anything.
-_UNSAID = "ignore:resource_tracker:UserWarning"
+# A terminal sends these to the workers as well, also while they start; only the parent acts on them.
+_PARENT_ONLY = {*SIGNALS} - {signal.SIGTERM}
 _PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
 
 
@@ -38,55 +35,81 @@ class Workers:
     count: int
 
 
-class Processes(Executor):
+class ProcessPool(Executor):
     """`count` worker processes, each started for its first task. One that is lost fails the task that it had.
 
-    A pool of several would break as a whole; so each worker is a pool of its own, and is replaced.
+    A ProcessPoolExecutor breaks as a whole when it loses a process; here each thread owns one process and its pipe.
     """
 
     def __init__(self, count: int) -> None:
-        if _UNSAID not in sys.warnoptions:  # Python's resource tracker starts with these
-            sys.warnoptions.append(_UNSAID)
-        self._slots = ThreadPoolExecutor(count)
-        self._mine = threading.local()
-        self._pools: set[ProcessPoolExecutor] = set()
+        self._threads = ThreadPoolExecutor(count, initializer=_block_signals)
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._processes: list[BaseProcess] = []
+        self._cancelled = False
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         """Have a worker call `function`; the future raises BrokenExecutor if the worker dies over it."""
-        return self._slots.submit(self._ask, function, *arguments, **named)
+        return self._threads.submit(self._call, function, arguments, named)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the workers go; with `cancel_futures` at once, whatever they do."""
-        self._slots.shutdown(False, cancel_futures=cancel_futures)
-        if cancel_futures:
-            for pool in tuple(self._pools):
-                for process in tuple((pool._processes or {}).values()):
-                    process.terminate()
-        self._slots.shutdown(wait)
-        for pool in tuple(self._pools):
-            pool.shutdown(wait)
+        """End the workers; with `cancel_futures` at once, in the middle of their tasks."""
+        self._threads.shutdown(wait and not cancel_futures, cancel_futures=cancel_futures)
+        with self._lock:
+            self._cancelled = cancel_futures
+            for process in self._processes if wait or cancel_futures else ():
+                process.terminate()
+        self._threads.shutdown(wait)
 
-    def _ask(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        pool = getattr(self._mine, "pool", None)
-        if pool is None:
-            block_signals(_LEFT_TO_US)  # what is started inherits this: Python's resource tracker, and the worker
-            pool = self._mine.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
-            self._pools.add(pool)
-            block_signals(_LEFT_TO_US)  # starting the tracker has let some in again (Python before 3.12)
+    def _call(self, *task: Any) -> Any:
+        pipe: Connection = getattr(self._own, "pipe", None) or self._start()
         try:
-            return pool.submit(function, *arguments, **named).result()
-        except BrokenProcessPool:
-            self._pools.discard(pool)
-            self._mine.pool = None
-            pool.shutdown()  # its thread ends first: at exit Python would wake it over a pipe that it just closed
-            raise
+            pipe.send(task)
+            succeeded, result = pipe.recv()
+        except (EOFError, OSError):
+            del self._own.pipe
+            raise BrokenExecutor("the worker process has ended") from None
+        if succeeded:
+            return result
+        raise result
+
+    def _start(self) -> Connection:
+        """Start this thread's process. It inherits which signals are blocked, as Python's resource tracker does."""
+        context = get_context("spawn")
+        self._own.pipe, other_end = context.Pipe()
+        with self._lock:
+            if self._cancelled:
+                raise BrokenExecutor("the pool is shut down")
+            resource_tracker.ensure_running()
+            _block_signals()  # starting the tracker unblocks some (Python before 3.12)
+            process = context.Process(target=_work, args=(other_end,), daemon=True)
+            process.start()
+            self._processes.append(process)
+        other_end.close()
+        return self._own.pipe  # type: ignore[no-any-return]
 
 
-def _begin() -> None:
-    """A worker leaves Ctrl-C to the program that started it, and does not outlive that."""
-    for number in _LEFT_TO_US:
+def _block_signals() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_ONLY)
+
+
+def _work(pipe: Connection) -> None:
+    """Carry out the tasks that come through `pipe` until its other end is closed. A worker ends with its parent."""
+    for number in _PARENT_ONLY:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+    with suppress(ConnectionError):
+        while True:
+            try:
+                function, arguments, named = pipe.recv()
+                answer = True, function(*arguments, **named)
+            except Exception as error:
+                answer = False, error
+            try:
+                pipe.send(answer)
+            except (AttributeError, TypeError, ValueError) as error:  # it cannot be pickled
+                pipe.send((False, TypeError(f"{type(answer[1]).__name__}: {error}")))
 
 
 def _end_with(parent: Any) -> None:
@@ -98,7 +121,7 @@ def _end_with(parent: Any) -> None:
 def workers(text: str) -> Iterator[Workers]:
     """Give the workers that `text` names, `processes=4`, `threads=4` or `dask=tcp://HOST:PORT`, and close them after.
 
-    Raises RequestError for anything else, OutputError where they cannot be reached.
+    Raises RequestError for anything else, OutputError if they cannot be reached.
     """
     kind, _, value = text.partition("=")
     if kind == "dask" and value:
@@ -109,7 +132,7 @@ def workers(text: str) -> Iterator[Workers]:
         with _dask(value) as cluster:
             yield cluster
         return
-    local: dict[str, Callable[[int], Executor]] = {"processes": Processes, "threads": ThreadPoolExecutor}
+    local: dict[str, Callable[[int], Executor]] = {"processes": ProcessPool, "threads": ThreadPoolExecutor}
     count = value if value or "=" in text else str(DEFAULT_WORKERS)
     if kind not in local or not re.fullmatch("[0-9]{1,4}", count) or not 0 < int(count) <= 1024:
         raise RequestError(
@@ -125,7 +148,7 @@ def workers(text: str) -> Iterator[Workers]:
 
 
 def _silence(*packages: str) -> None:
-    """Let loggers say nothing; they have levels of their own, whatever that of their package is."""
+    """Let loggers print nothing; each has a level of its own, whatever that of its package is."""
     for name in (*packages, *logging.root.manager.loggerDict):
         if name.partition(".")[0] in packages:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -144,7 +167,7 @@ def _dask(address: str) -> Iterator[Workers]:
         from distributed import Client
     except ImportError:
         raise RequestError("a cluster needs Dask: pip install 'rewriter[dask]'") from None
-    _silence("distributed", "tornado", "asyncio")  # what goes wrong is said once, by us
+    _silence("distributed", "tornado", "asyncio")  # errors are reported once, by us
     headers = {"distributed.admin.large-graph-warning-threshold": "1 TB"}  # a task holds the header of its file
     with dask.config.set(headers):
         try:

@@ -16,7 +16,7 @@ import pytest
 from rewriter import CheckpointError, OutputError, WriteOptions, make_plan, open_checkpoint, verify, write
 from rewriter.errors import RequestError
 from rewriter.writing.distribute import write_task
-from rewriter.writing.executors import Processes, workers
+from rewriter.writing.executors import ProcessPool, workers
 from tests.support.builders import everything, huggingface, split_gguf, write_gguf, write_safetensors
 from tests.support.workers import Gate
 
@@ -50,7 +50,7 @@ def spawned(count: int, **named) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, get_context("spawn"), **named)
 
 
-EXECUTORS = {"threads": lambda: ThreadPoolExecutor(2), "pool": lambda: spawned(2), "processes": lambda: Processes(2)}
+EXECUTORS = {"threads": lambda: ThreadPoolExecutor(2), "pool": lambda: spawned(2), "processes": lambda: ProcessPool(2)}
 
 
 @pytest.mark.parametrize("make", EXECUTORS.values(), ids=EXECUTORS)
@@ -332,7 +332,7 @@ def test_what_is_no_executor(text):
 
 
 def test_a_lost_process_is_replaced():
-    with Processes(1) as executor:
+    with ProcessPool(1) as executor:
         first = executor.submit(os.getpid).result()
         with pytest.raises(BrokenExecutor):
             executor.submit(os._exit, 3).result()
@@ -344,8 +344,8 @@ import signal
 import subprocess
 import sys
 from multiprocessing import resource_tracker
-from rewriter.writing.executors import Processes
-with Processes(1) as executor:
+from rewriter.writing.executors import ProcessPool
+with ProcessPool(1) as executor:
     held = executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result()
     status = open(f"/proc/{resource_tracker._resource_tracker._pid}/status").read()
 blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
@@ -362,8 +362,8 @@ def test_workers_leave_signals_to_us_from_their_first_moment():
 
 ENDS = """
 import os
-from rewriter.writing.executors import Processes
-made = Processes(1)
+from rewriter.writing.executors import ProcessPool
+made = ProcessPool(1)
 made.submit(len, "a").result()
 os._exit(3)
 """

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rewriter import CheckpointError, open_checkpoint, verify
 from rewriter.batch.jobs import read_batch
 from rewriter.batch.results import Results
-from rewriter.batch.runner import Run, as_far_as_it_fits, disks
+from rewriter.batch.runner import BatchRun, disk_usage, limit_to_free_space
 from rewriter.cli.batch import batch as command
 from rewriter.cli.batch_keys import KEYS, NO_KEYS, OPTIONS, settings
 from rewriter.cli.prune import prune as prune_command
@@ -458,8 +458,8 @@ def test_a_run_that_was_killed_after_its_output_appeared_has_done_it(folder):
 def test_a_source_that_changes_after_it_was_planned_fails_its_job(folder):
     batch = read(folder, ONE + job(source="models/b.gguf", output="b", drop="1"))
     with ThreadPoolExecutor(2) as executor:
-        run = Run(executor, Results(folder / "r.jsonl"))
-        prepared = run.prepared(batch)
+        run = BatchRun(executor, Results(folder / "r.jsonl"))
+        prepared = run.plan(batch)
         os.utime(folder / "models" / "a.gguf")
         lines = run.carry_out(prepared, 2)
     assert [line["status"] for line in lines] == ["failed", "done"]
@@ -491,11 +491,11 @@ def test_scores_of_one_file_decide_for_its_siblings(tmp_path, monkeypatch):
     )
     batch = read(tmp_path, CHOSEN)
     with ThreadPoolExecutor(2) as executor:
-        prepared = Run(executor, Results(tmp_path / "r.jsonl")).prepared(batch)
+        prepared = BatchRun(executor, Results(tmp_path / "r.jsonl")).plan(batch)
     assert counted == [MODEL.format("F16")] * 2  # once for each ratio
     kept = {tuple(each.plan["layers"]["dropped"]) for each in prepared}
     assert kept == {(3, 4, 6), (2, 3, 4, 5, 6, 8)}
-    assert all(f"chosen on {MODEL.format('F16')}" in each.told[0] for each in prepared)
+    assert all(f"chosen on {MODEL.format('F16')}" in each.notes[0] for each in prepared)
 
 
 def test_a_choice_that_fails_fails_its_jobs_alone(tmp_path):
@@ -587,12 +587,12 @@ def small_disk(monkeypatch, nbytes: int) -> None:
 def test_room_is_counted_for_all_together(folder, monkeypatch):
     batch = read(folder, job(source="models/[ab].gguf", output="o/", drop=["1", "2", "3"]))
     with ThreadPoolExecutor(2) as executor:
-        prepared = Run(executor, Results(folder / "r.jsonl")).prepared(batch)
+        prepared = BatchRun(executor, Results(folder / "r.jsonl")).plan(batch)
     sizes = [each.needed for each in prepared]
     small_disk(monkeypatch, sum(sizes[:2]) + 5)
-    (disk,) = disks(prepared)
+    (disk,) = disk_usage(prepared)
     assert (disk.needed, disk.free) == (sum(sizes), sum(sizes[:2]) + 5)
-    fitting = as_far_as_it_fits(prepared)
+    fitting = limit_to_free_space(prepared)
     assert [each.error for each in fitting] == ["", ""] + [f"needs {size} bytes, 5 are left" for size in sizes[2:]]
 
 
