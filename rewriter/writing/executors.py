@@ -99,13 +99,12 @@ def _work(pipe: Connection) -> None:
     for number in _PARENT_ONLY:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
-    with suppress(ConnectionError):
+    with suppress(EOFError, ConnectionError), ThreadPoolExecutor(1) as thread:
         while True:
-            try:
-                function, arguments, named = pipe.recv()
-                answer = True, function(*arguments, **named)
-            except Exception as error:
-                answer = False, error
+            function, arguments, named = pipe.recv()
+            future = thread.submit(function, *arguments, **named)  # it holds whatever the task raises
+            error = future.exception()
+            answer = error is None, error or future.result()
             try:
                 pipe.send(answer)
             except (AttributeError, TypeError, ValueError) as error:  # it cannot be pickled
