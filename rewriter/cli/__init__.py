@@ -1,5 +1,5 @@
 """The command line: the only place that prints, asks or exits."""
 
-from rewriter.cli.main import main
+from rewriter.cli.program import main
 
 __all__ = ["main"]

@@ -182,7 +182,7 @@ class Program:
 
     def _become(self) -> None:
         """Be the program, in which signals wait until its handlers are there."""
-        main = import_module("rewriter.cli.main")
+        main = import_module("rewriter.cli.program")
         run: Callable[[], None] = main._run
 
         def begin() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from rewriter.cli.main import _run
+from rewriter.cli.program import _run
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from tests.support.builders import ROOT, everything, huggingface, prune, write_g
 from tests.support.faults import Calls, watching
 from tests.support.write_jobs import FIRST, KINDS, Job
 
-main = import_module("rewriter.cli.main")
+main = import_module("rewriter.cli.program")
 EARLIER = [1, 3]
 
 
@@ -283,7 +283,7 @@ def test_a_handler_raises_nothing_and_the_first_signal_is_the_one(monkeypatch):
 TWICE = """
 import os, signal, sys, time
 from importlib import import_module
-main = import_module('rewriter.cli.main')
+main = import_module('rewriter.cli.program')
 def run():
     print("READY", flush=True)
     while True:
@@ -312,7 +312,7 @@ def test_a_second_signal_ends_the_program_at_once():
 DROPPED = """
 import signal, sys, weakref
 from importlib import import_module
-main = import_module('rewriter.cli.main')
+main = import_module('rewriter.cli.program')
 from rewriter.system.signals import STOP, StoppedError
 class Thing:
     def __del__(self):
