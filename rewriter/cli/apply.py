@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from rewriter.cli import console, verbose
-from rewriter.cli.companions import Along, described_along, lines_of, texts
+from rewriter.cli.companions import CompanionOutput, describe_companions, plan_lines, summary_lines
 from rewriter.cli.options import Json, with_options, with_write_options
-from rewriter.cli.state import Progress
+from rewriter.cli.state import RunState
 from rewriter.layout.output import WriteOptions
-from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.saved_plan import open_plan
 from rewriter.writing.write import write
@@ -52,16 +52,16 @@ def apply(
 
     Example: `rewriter apply smaller.gguf imatrix.gguf imatrix-smaller.gguf`
     """
-    made = Along(plan_along(open_plan(plan), verbose.opened(file), options, base), destination)
-    verbose.planned(made.plan)
-    (described,) = described_along([made])
+    made = CompanionOutput(plan_companion(open_plan(plan), verbose.open_verbosely(file), options, base), destination)
+    verbose.log_plan(made.plan)
+    (described,) = describe_companions([made])
     if not dry_run:
         write(made.plan, destination, write_options, committed=_committed, told=console.note)
     if json:
         console.print_json(described)
     else:
-        console.say("\n".join(texts([described]) if dry_run else lines_of(made)))
+        console.say("\n".join(plan_lines([described]) if dry_run else summary_lines(made)))
 
 
 def _committed() -> None:
-    Progress.committed = True
+    RunState.committed = True

@@ -20,7 +20,7 @@ from rewriter.cli import console
 from rewriter.cli.batch_keys import KEYS, as_keys, settings
 from rewriter.cli.batch_progress import WORDS, job_line, show_progress
 from rewriter.cli.options import Json
-from rewriter.cli.state import Progress
+from rewriter.cli.state import RunState
 from rewriter.errors import CheckpointError, OutputError, os_reason, printable
 from rewriter.system.calls import READING, lock
 from rewriter.system.files import printable_name
@@ -107,7 +107,7 @@ def _carry_out(found: Batch, run: BatchRun, at_once: int, partial: bool, json: b
         console.say(", ".join(parts) + _left_out(found))
     if STOP.is_set():
         complete = counts[DONE] + counts[SKIPPED]
-        Progress.said = f"{complete} of {len(lines)} jobs are done; the same command goes on"
+        RunState.message = f"{complete} of {len(lines)} jobs are done; the same command goes on"
         raise StoppedError
     return counts[FAILED] > 0
 

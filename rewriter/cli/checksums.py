@@ -22,7 +22,7 @@ def checksums(
 
     Example: `diff <(rewriter checksums model.gguf) <(rewriter checksums smaller.gguf)`
     """
-    checkpoint = verbose.opened(path)
+    checkpoint = verbose.open_verbosely(path)
     entries = manifest(checkpoint)
     if not json:
         for entry in entries:

@@ -1,4 +1,4 @@
-"""What goes along with a model: the option --with, and how it is shown."""
+"""The companions of a model: the option --with, and how they are shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rewriter.cli.options import output_name
 from rewriter.errors import RequestError, printable
 from rewriter.layout import make_output
 from rewriter.layout.output import WriteOptions
-from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.plan import Plan
 from rewriter.planning.saved_plan import saved_from
 from rewriter.report.json_values import describe_plan
@@ -34,20 +34,20 @@ With = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Along:
-    """A file that goes along: its plan, and where it goes."""
+class CompanionOutput:
+    """A companion's output: its plan and its destination."""
 
     plan: Plan
     destination: str
 
 
-def along(plan: Plan, files: Iterable[str], destination: str) -> tuple[Along, ...]:
-    """The plans of the `files` of --with, which go beside `destination` unless they say where."""
+def plan_companions(plan: Plan, files: Iterable[str], destination: str) -> tuple[CompanionOutput, ...]:
+    """Plan the `files` of --with; their outputs are placed beside `destination` unless FILE=OUT gives another path."""
     beside = os.path.dirname(destination.rstrip("/"))
     found = []
     for source, target in map(_parted, files):
-        made = plan_along(saved_from(plan), verbose.opened(source), plan.options)
-        found.append(Along(made, target or os.path.join(beside, output_name(source))))
+        made = plan_companion(saved_from(plan), verbose.open_verbosely(source), plan.options)
+        found.append(CompanionOutput(made, target or os.path.join(beside, output_name(source))))
     return tuple(found)
 
 
@@ -61,7 +61,7 @@ def _parted(text: str) -> tuple[str, str]:
     return file, target
 
 
-def check(outputs: list[tuple[Plan, str]], how: WriteOptions) -> None:
+def check_outputs(outputs: list[tuple[Plan, str]], write_options: WriteOptions) -> None:
     """Raise before the first of several outputs is written if one of them must not be."""
     if len(outputs) == 1:
         return
@@ -71,16 +71,16 @@ def check(outputs: list[tuple[Plan, str]], how: WriteOptions) -> None:
         raise RequestError(f"two outputs would go to {printable(twice, 200)}: say where with --with FILE=OUT")
     for plan, destination in outputs:
         check_name(plan, destination)
-        check_destination(planned(plan, destination, how), Path(destination), how)
+        check_destination(planned(plan, destination, write_options), Path(destination), write_options)
 
 
-def described_along(companions: Iterable[Along]) -> list[dict[str, Any]]:
-    """What `plan --json` says of each."""
+def describe_companions(companions: Iterable[CompanionOutput]) -> list[dict[str, Any]]:
+    """Return the JSON values of `plan --json`, one per companion."""
     return [describe_plan(each.plan, make_output(each.plan, Path(each.destination).name)) for each in companions]
 
 
-def texts(described: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """What `plan` shows of each."""
+def plan_lines(described: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines that `plan` prints for each companion."""
     for each in described:
         yield f"along: {_what(each)}"
         yield from (f"  {printable(edit['key'], 80)}: {_change(edit)}" for edit in each["changes"])
@@ -88,8 +88,8 @@ def texts(described: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield from (f"  warning: {warning}" for warning in each["warnings"])
 
 
-def lines_of(each: Along) -> list[str]:
-    """What a command says once `each` is written."""
+def summary_lines(each: CompanionOutput) -> list[str]:
+    """Return the lines that a command prints after `each` is written."""
     described = describe_plan(each.plan, make_output(each.plan, Path(each.destination).name))
     left = ", ".join(printable(name) for name in described["left_behind"])
     return [

@@ -21,7 +21,7 @@ def inspect(source: Source, options: PlanOptions, json: Json = False) -> None:
 
     Example: `rewriter inspect model.gguf`
     """
-    checkpoint = verbose.opened(source)
+    checkpoint = verbose.open_verbosely(source)
     described = describe(checkpoint, None if options == PlanOptions() else open_model(checkpoint, options).architecture)
     if json:
         console.print_json(described)

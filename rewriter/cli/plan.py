@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rewriter.cli import console, verbose
-from rewriter.cli.companions import With, along, described_along, texts
+from rewriter.cli.companions import With, describe_companions, plan_companions, plan_lines
 from rewriter.cli.options import Json, Source, output_name, with_plan_options
 from rewriter.errors import CheckpointError, OutputError, printable
 from rewriter.layout import make_output
@@ -41,13 +41,13 @@ def plan(
     Example: `rewriter plan model/ --drop 20-23 --shard-size 5GB`
     """
     name = output_name(source)
-    told: list[str] = []
-    with verbose.scoring() as watch:
-        made = request.plan(verbose.opened(source), name, told.append, watch)
-    verbose.planned(made)
+    notices: list[str] = []
+    with verbose.scoring() as on_progress:
+        made = request.plan(verbose.open_verbosely(source), name, notices.append, on_progress)
+    verbose.log_plan(made)
     described = describe_plan(made, make_output(made, name))
     if companions:
-        described["companions"] = described_along(along(made, companions, name))
+        described["companions"] = describe_companions(plan_companions(made, companions, name))
     if output is not None:
         if overwrite and os.path.lexists(output):
             _check_is_plan(output)
@@ -56,7 +56,7 @@ def plan(
         console.print_json(described)
     else:
         saved = [] if output is None else [f"saved: {printable(output, 200)}"]
-        console.say("\n".join([_text(described), *texts(described.get("companions", [])), *told, *saved]))
+        console.say("\n".join([_text(described), *plan_lines(described.get("companions", [])), *notices, *saved]))
 
 
 def _check_is_plan(path: Path) -> None:

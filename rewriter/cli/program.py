@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from rewriter.cli.state import OutputLevel, Progress
+from rewriter.cli.state import OutputLevel, RunState
 from rewriter.system.signals import SIGNALS, STOP, StoppedError
 
 _ONE_REQUEST = 0.5  # seconds in which signals count as one: `timeout` and a closed terminal send two
@@ -37,7 +37,7 @@ def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Ha
 def main() -> None:
     """Run the program. Handlers come before the slow imports: Ctrl-C never prints a traceback."""
     STOP.set(0)  # main may be called twice
-    Progress.committed, Progress.said = False, ""
+    RunState.committed, RunState.message = False, ""
     OutputLevel.quiet = OutputLevel.verbose = False
     gc.disable()  # a run is short, and a pass over a million values takes as long as reading them
     _handle_signals(_stop)
@@ -61,7 +61,7 @@ def main() -> None:
 def _stopped() -> None:
     """End at once: the interpreter would wait for threads that are in a long call of the system or of numpy."""
     _drop_unsaid()
-    _leave(STOP.number, Progress.said or ("the output is complete" if Progress.committed else "nothing was written"))
+    _leave(STOP.number, RunState.message or ("the output is complete" if RunState.committed else "nothing was written"))
 
 
 def _leave(number: int, state: str) -> None:

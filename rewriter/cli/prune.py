@@ -14,10 +14,10 @@ import typer
 
 from rewriter.checkpoint import Checkpoint
 from rewriter.cli import console, verbose
-from rewriter.cli.companions import With, along, check, lines_of
+from rewriter.cli.companions import With, check_outputs, plan_companions, summary_lines
 from rewriter.cli.options import Source, rule_arguments, with_plan_options, with_write_options
 from rewriter.cli.plan import notes
-from rewriter.cli.state import OutputLevel, Progress
+from rewriter.cli.state import OutputLevel, RunState
 from rewriter.errors import RequestError, printable
 from rewriter.layout.output import Output, WriteOptions
 from rewriter.planning.plan import Plan
@@ -73,27 +73,33 @@ def prune(
     Example, with what belongs to the model: `rewriter prune model.gguf smaller.gguf --drop 20-23 --with lora.gguf`
     """
     began = time.monotonic()
-    checkpoint = verbose.opened(source)
-    told: list[str] = []
+    checkpoint = verbose.open_verbosely(source)
+    notices: list[str] = []
     if saved_plan is None:
-        with verbose.scoring() as watch:
-            plan = request.plan(checkpoint, Path(destination).name, told.append, watch)
+        with verbose.scoring() as on_progress:
+            plan = request.plan(checkpoint, Path(destination).name, notices.append, on_progress)
     else:
         plan = _saved(saved_plan, checkpoint, request)
-    verbose.planned(plan)
-    others = along(plan, companions or (), destination)
-    check([(plan, destination), *((each.plan, each.destination) for each in others)], write_options)
-    with _executor(executor) as who, _progress(plan, destination, write_options) as progress:
+    verbose.log_plan(plan)
+    others = plan_companions(plan, companions or (), destination)
+    check_outputs([(plan, destination), *((each.plan, each.destination) for each in others)], write_options)
+    with _executor(executor) as chosen_executor, _progress(plan, destination, write_options) as progress:
         starts = time.monotonic()
         output = write(
-            plan, destination, write_options, progress=progress, committed=_committed, told=_tell, executor=who
+            plan,
+            destination,
+            write_options,
+            progress=progress,
+            committed=_committed,
+            told=_tell,
+            executor=chosen_executor,
         )
     STOP.check()
-    verbose.written(output, destination, write_options, time.monotonic() - starts)
-    lines = _summary(plan, output, destination, time.monotonic() - began) + told
+    verbose.log_write(output, destination, write_options, time.monotonic() - starts)
+    lines = _summary(plan, output, destination, time.monotonic() - began) + notices
     for each in others:
         write(each.plan, each.destination, write_options, told=_tell)
-        lines += lines_of(each)
+        lines += summary_lines(each)
     written = _written(output, destination)
     if write_options.hardlink:
         lines += _links(output, destination)
@@ -139,9 +145,9 @@ def _say(text: str, written: str) -> None:
 
 
 def _next(plan: Plan, written: str, source: str, rules: list[str]) -> str:
-    told = [] if plan.provenance else rules  # without a record, verify must be told
+    needed = [] if plan.provenance else rules  # without a record, verify needs the options
     more = [] if plan.provenance or rules else plan.options.rule_arguments  # of a saved plan
-    command = console.command("verify", console.as_path(written), "--source", console.as_path(source), *told)
+    command = console.command("verify", console.as_path(written), "--source", console.as_path(source), *needed)
     return " ".join(("next:", command, *more))
 
 
@@ -151,7 +157,7 @@ def _tell(line: str) -> None:
 
 
 def _committed() -> None:
-    Progress.committed = True
+    RunState.committed = True
 
 
 def _saved(path: Path, checkpoint: Checkpoint, request: PruneRequest) -> Plan:
@@ -167,7 +173,7 @@ def _saved(path: Path, checkpoint: Checkpoint, request: PruneRequest) -> Plan:
 
 
 @contextmanager
-def _progress(plan: Plan, destination: str, how: WriteOptions) -> Iterator[Report]:
+def _progress(plan: Plan, destination: str, write_options: WriteOptions) -> Iterator[Report]:
     """A bar on a terminal: bytes, rate, time left. Nothing where nobody looks."""
     if OutputLevel.quiet or not sys.stderr.isatty():
         yield lambda nbytes: None
@@ -176,7 +182,7 @@ def _progress(plan: Plan, destination: str, how: WriteOptions) -> Iterator[Repor
 
     columns = (rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
     with rich.Progress(*columns, console=console.console(error=True), transient=True) as bar:
-        output = planned(plan, destination, how)  # nobody waits for it where nobody looks
+        output = planned(plan, destination, write_options)  # nobody waits for it where nobody looks
         task = bar.add_task("", total=output.nbytes + output.hashed)
         yield lambda nbytes: bar.advance(task, nbytes)
 

@@ -52,11 +52,11 @@ def report(
     name = output_name(source)
     path = output or Path(f"{printable(_stem(name), 200)}-report.html")
     _check_free(path, overwrite)
-    checkpoint = verbose.opened(source)
-    with verbose.scoring() as watch:
+    checkpoint = verbose.open_verbosely(source)
+    with verbose.scoring() as on_progress:
         described = describe_report(
             checkpoint, name, () if no_scores else metric, options,
-            lambda words: _commands(source, name, (*words, *rule_arguments(context))), watch,
+            lambda words: _commands(source, name, (*words, *rule_arguments(context))), on_progress,
         )  # fmt: skip
     save(render(made, described).encode(), path, overwrite, checkpoint)
     console.say("\n".join(_summary(described, path)))

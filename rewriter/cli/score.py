@@ -55,10 +55,10 @@ def score(
     kind = "" if plot is None else kind_of(plot)
     if plot is not None:
         check_free(plot, overwrite)
-    checkpoint = verbose.opened(source)
+    checkpoint = verbose.open_verbosely(source)
     model = open_model(checkpoint, request.options)
-    with verbose.scoring() as watch:
-        suggestion = request.suggestion(model, output_name(source), watch)
+    with verbose.scoring() as on_progress:
+        suggestion = request.suggestion(model, output_name(source), on_progress)
     described = describe_suggestion(suggestion, components(model))
     if plot is not None:
         save(plot_scores(described, checkpoint.name, kind), plot, overwrite, checkpoint)

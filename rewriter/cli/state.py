@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-class Progress:
-    """How far the program has come, for what it says when a signal ends it."""
+class RunState:
+    """How far the program has come: its last line reports this if a signal ends it."""
 
     committed = False
-    said = ""  # in the place of that, where there is more to say
+    message = ""  # replaces the usual words of that line
 
 
 class OutputLevel:

@@ -26,7 +26,7 @@ _LOOK, _LONG = 20, 300  # seconds after which it is said that scoring will take 
 _QUICK = "influence"  # the metric that reads every weight once
 
 
-def opened(source: str | os.PathLike[str]) -> Checkpoint:
+def open_verbosely(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint, and say which files it is made of."""
     began = time.monotonic()
     checkpoint = open_checkpoint(source)
@@ -41,7 +41,7 @@ def opened(source: str | os.PathLike[str]) -> Checkpoint:
     return checkpoint
 
 
-def planned(plan: Plan) -> None:
+def log_plan(plan: Plan) -> None:
     """Say by which rules a plan was made."""
     if not OutputLevel.verbose:
         return
@@ -59,26 +59,26 @@ def planned(plan: Plan) -> None:
 def _why(plan: Plan) -> str:
     if plan.options.architecture is not None:
         return "as --architecture says"
-    said = printable(plan.checkpoint.architecture or "nothing")
+    name = printable(plan.checkpoint.architecture or "nothing")
     if plan.options.generic:
-        return f"the metadata says {said}: --generic goes by tensor names and counts where the tables know no more"
-    return f"the metadata says {said}" if plan.checkpoint.architecture else "as the tensors' names show"
+        return f"the metadata says {name}: --generic goes by tensor names and counts where the tables know no more"
+    return f"the metadata says {name}" if plan.checkpoint.architecture else "as the tensors' names show"
 
 
-def written(output: Output, destination: str, how: WriteOptions, seconds: float) -> None:
+def log_write(output: Output, destination: str, write_options: WriteOptions, seconds: float) -> None:
     """Say how the bytes of `output` got to `destination`."""
     if not OutputLevel.verbose:
         return
     folder = Path(os.path.abspath(destination)).parent
-    shares = how.share and bool(output.sources) and supports_reflink(output.sources[0][0], folder)
+    shares = write_options.share and bool(output.sources) and supports_reflink(output.sources[0][0], folder)
     for file in output.files:
         same = ", the same as in the source" if file.unchanged else ""
         console.detail(f"wrote: {printable(file.name, 200)}, {file.nbytes:,} bytes{same}")
     shared = f"up to {output.shareable:,} bytes share blocks with the source, the rest is copied inside the kernel"
-    asked = "the filesystem shares no blocks" if how.share else "--no-share"
+    asked = "the filesystem shares no blocks" if write_options.share else "--no-share"
     console.detail(f"bytes: {shared if shares else f'copied inside the kernel ({asked})'}")
-    waited = "waited for the disk" if how.sync else "did not wait for the disk"
-    checked = "every byte compared" if how.verify_bytes else "structure checked"
+    waited = "waited for the disk" if write_options.sync else "did not wait for the disk"
+    checked = "every byte compared" if write_options.verify_bytes else "structure checked"
     console.detail(f"done: {checked}, {waited}, {seconds:.3f} s")
 
 

@@ -36,7 +36,7 @@ def verify(
     Example: `rewriter verify smaller.gguf --source model.gguf`
     """
     problems = problems_of(
-        destination, source, None if options == PlanOptions() else options, checksums, verbose.opened
+        destination, source, None if options == PlanOptions() else options, checksums, verbose.open_verbosely
     )
     for problem in problems:
         typer.echo(str(problem))

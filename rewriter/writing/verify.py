@@ -16,7 +16,7 @@ from rewriter.errors import CheckpointError, RewriterError, printable
 from rewriter.formats import json_edit, open_checkpoint
 from rewriter.layout.output import Piece
 from rewriter.layout.tensor_pieces import tensor_pieces
-from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, effective, make_plan, problems, result
 from rewriter.planning.provenance import recorded
@@ -135,7 +135,7 @@ def _expected(checkpoint: Checkpoint, source: Checkpoint, options: PlanOptions) 
             return source
         base = checkpoint.metadata.get("adapter_config.json:base_model_name_or_path")
         again = replace(saved.options, provenance=False)
-        return result(plan_along(saved, source, again, base if isinstance(base, str) else None))
+        return result(plan_companion(saved, source, again, base if isinstance(base, str) else None))
     for stack, kept in find_layers(checkpoint, source, options).items():
         source = result(
             make_plan(source, kept, replace(options, stack=stack, provenance=False, card=False, base_model=""))

@@ -52,7 +52,7 @@ class _Followed:
         return self.stack.prefix != NOWHERE or self.stack.entry.stacked != ()
 
 
-def plan_along(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions, base: str | None = None) -> Plan:
+def plan_companion(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOptions, base: str | None = None) -> Plan:
     """The plan that lets `checkpoint` follow the layers that `saved` keeps of its model.
 
     It may be what belongs to the model, another file of the same model (of another quantisation, converted), or an

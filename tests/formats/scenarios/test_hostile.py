@@ -28,7 +28,7 @@ from rewriter.batch.results import Results
 from rewriter.checkpoint import LayerMap
 from rewriter.cli.batch_keys import KEYS, settings
 from rewriter.planning.companions.peft_adapter import replicated
-from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.layer_ranges import parse_layers
 from rewriter.planning.plan import make_plan
 from rewriter.planning.saved_plan import load_plan, open_plan
@@ -78,7 +78,7 @@ EXPRESSIONS = {
 def test_expressions_in_an_adapter(case, pruned, tmp_path):
     path = adapter(tmp_path / "lora", "a" * 60, **EXPRESSIONS[case])
     with pytest.raises(CheckpointError, match="to find what its expressions mean takes too long"):
-        plan_along(open_plan(pruned), open_checkpoint(path), PlanOptions())
+        plan_companion(open_plan(pruned), open_checkpoint(path), PlanOptions())
 
 
 CONFIGS = {
@@ -93,7 +93,7 @@ CONFIGS = {
 def test_configs_of_adapters(case, pruned, tmp_path):
     config, words = CONFIGS[case]
     with pytest.raises(CheckpointError, match=words):
-        plan_along(open_plan(pruned), open_checkpoint(adapter(tmp_path / "lora", **config)), PlanOptions())
+        plan_companion(open_plan(pruned), open_checkpoint(adapter(tmp_path / "lora", **config)), PlanOptions())
 
 
 def test_expressions_about_quantised_weights(tmp_path):

@@ -19,7 +19,7 @@ from rewriter import (
     open_checkpoint,
     verify,
 )
-from rewriter.planning.companions.plan import plan_along
+from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.plan import make_plan
 from rewriter.planning.saved_plan import open_plan, plan_again, saved_from
 from rewriter.writing.write import write
@@ -41,7 +41,7 @@ def follow(source: Path, target: Path, model: Path, kept=KEPT, **options) -> Pat
     """Let `source` follow, through the Python API."""
     saved = saved_from(make_plan(open_checkpoint(model), kept))
     base = options.pop("base", None)
-    write(plan_along(saved, open_checkpoint(source), PlanOptions(**options), base), target)
+    write(plan_companion(saved, open_checkpoint(source), PlanOptions(**options), base), target)
     return target
 
 
@@ -320,7 +320,7 @@ def test_a_companion_is_no_model(tmp_path, model):
     with pytest.raises(UnsupportedError, match="see rewriter apply"):
         make_plan(open_checkpoint(source), [0])
     saved = saved_from(make_plan(open_checkpoint(model), KEPT))
-    write(plan_along(saved, open_checkpoint(source), PlanOptions()), tmp_path / "out.gguf")
+    write(plan_companion(saved, open_checkpoint(source), PlanOptions()), tmp_path / "out.gguf")
     with pytest.raises(CheckpointError, match="neither a saved plan nor a pruned model"):
         open_plan(tmp_path / "out.gguf")
 

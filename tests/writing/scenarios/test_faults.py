@@ -23,7 +23,7 @@ import pytest
 
 import rewriter.cli
 from rewriter import OutputError, RewriterError, open_checkpoint, verify
-from rewriter.cli.state import Progress
+from rewriter.cli.state import RunState
 from rewriter.system.signals import STOP, StoppedError
 from rewriter.writing.executors import workers
 from rewriter.writing.staging import clear_directory
@@ -209,7 +209,7 @@ def _warm(tmp_path_factory):
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     source = write_gguf(tmp_path_factory.mktemp("warm") / "source.gguf")
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), suppress(SystemExit):
-        patch.setattr(Progress, "committed", False)
+        patch.setattr(RunState, "committed", False)
         patch.setattr(sys, "argv", ["rewriter", "prune", str(source), f"{source}.out", "--drop", "1"])
         rewriter.cli.main()
     for number, handler in handlers.items():
