@@ -79,7 +79,7 @@ special = "full_attention"
 other = "linear_attention"
 
 [[stacks.limits]]
-kind = "stay"
+kind = "must_keep"
 value = [0]
 why = "layer 0 makes the values that all others use"
 

@@ -38,15 +38,17 @@ def _several(name: str, *stacks: StackRule) -> tuple[Architecture, ...]:
 
 
 def _never(why: str, *names: str) -> tuple[Architecture, ...]:
-    return _blocks(*names, limits=(LayerLimit(kind="never", why=why),))
+    return _blocks(*names, limits=(LayerLimit(kind="keep_all", why=why),))
 
 
 # ---- which blocks have a window
 
 _WINDOWS = "attention.sliding_window_pattern"
 _NO_WINDOW = "llama.cpp aborts when a window is left that no block has"
-_SOME_WINDOW = LayerLimit(kind="one_having", value=(_WINDOWS, True), why=_NO_WINDOW)
-_SOME_FULL = LayerLimit(kind="one_having", value=(_WINDOWS, False), why="llama.cpp aborts when all blocks have windows")
+_SOME_WINDOW = LayerLimit(kind="keep_one_with", value=(_WINDOWS, True), why=_NO_WINDOW)
+_SOME_FULL = LayerLimit(
+    kind="keep_one_with", value=(_WINDOWS, False), why="llama.cpp aborts when all blocks have windows"
+)
 
 
 def _windows(period: int, *, first: bool = False, never_all: str = _NO_WINDOW, **more: object) -> tuple[Pattern, ...]:
@@ -82,25 +84,25 @@ _RECURRENT = Pattern(
 
 _ONE_KIND = "llama.cpp aborts when all blocks have attention, or all are recurrent"
 _BOTH_KINDS = tuple(
-    LayerLimit(kind="one_having", value=(_RECURRENT.explicit, kind), why=_ONE_KIND) for kind in (True, False)
+    LayerLimit(kind="keep_one_with", value=(_RECURRENT.explicit, kind), why=_ONE_KIND) for kind in (True, False)
 )
 _KV = "attention.head_count_kv"
-_SOME_ATTENTION = LayerLimit(kind="one_besides", value=(_KV, 0), why=_ONE_KIND)
-_SOME_RECURRENT = LayerLimit(kind="one_having", value=(_KV, 0), why=_ONE_KIND)
+_SOME_ATTENTION = LayerLimit(kind="keep_one_without", value=(_KV, 0), why=_ONE_KIND)
+_SOME_RECURRENT = LayerLimit(kind="keep_one_with", value=(_KV, 0), why=_ONE_KIND)
 _HEADLESS = "llama.cpp takes sizes from the first block, which must have attention heads"
 _FIRST_HAS_HEADS = LayerLimit(kind="not_first", value=("attention.head_count", 0), why=_HEADLESS)
 _HYBRID = (_FIRST_HAS_HEADS, _SOME_ATTENTION, _SOME_RECURRENT)
 _NEMOTRON = (
     _FIRST_HAS_HEADS,
     _SOME_ATTENTION,
-    LayerLimit(kind="one_having", value=(_KV, 0, "feed_forward_length", 0), why=_ONE_KIND),
+    LayerLimit(kind="keep_one_with", value=(_KV, 0, "feed_forward_length", 0), why=_ONE_KIND),
 )
 
 # ---- which blocks choose the tokens that the sparse attention of the next ones looks at
 
 _INDEXERS = "attention.indexer.types"
 _INDEXED = "a block without an indexer uses the choice of the last one before it that has one"
-_SHARED_INDEXERS = LayerLimit(kind="with_source", value=(_INDEXERS, 0), why=_INDEXED)
+_SHARED_INDEXERS = LayerLimit(kind="with_source_layer", value=(_INDEXERS, 0), why=_INDEXED)
 _GLM_INDEXERS = Pattern(
     explicit=_INDEXERS,
     default=4,
@@ -115,7 +117,7 @@ _GLM_INDEXERS = Pattern(
 
 
 def _counts(*numbers: int, why: str) -> tuple[LayerLimit, ...]:
-    return (LayerLimit(kind="counts", value=numbers, why=why),)
+    return (LayerLimit(kind="special_counts", value=numbers, why=why),)
 
 
 _ROPE_OFF = "llama.cpp turns rope off in every 4th block, by its number"
@@ -125,7 +127,7 @@ _SCALE = "llama.cpp scales attention by another number for exactly %d layers"
 _BAICHUAN = "llama.cpp uses rope for exactly 32 layers, ALiBi for exactly 40 and neither for others"
 _EXAONE4 = "llama.cpp gives windows, and blocks without rope, to exactly 64 layers"
 _DEEPSTACK = "the blocks that take in vision features must stay: the vision tower gives out as many"
-_MAPPED = LayerLimit(kind="stay_marked", value="deepstack_mapping", why=_DEEPSTACK)
+_MAPPED = LayerLimit(kind="must_keep_marked", value="deepstack_mapping", why=_DEEPSTACK)
 _VALUE_RESIDUAL = "block 0 makes the values that all others mix in"
 _HALVED = "activations are halved every few blocks, and the weights are stored to match"
 _BANKS = LayerLimit(kind="aligned", value="attn_res.block_size", why="blocks work in groups of attn_res.block_size")
@@ -134,7 +136,7 @@ _ENCODER = "llama.cpp loads no encoder shorter than its decoder (prune --stack d
 _LITE = "llama.cpp reads no attention.q_lora_rank for exactly 26 or 27 layers"
 _GATING = "llama.cpp guesses the missing expert_gating_func by the number of layers, 47 or 48"
 
-_RESCALED = LayerLimit(kind="in_place", value="rescale_every_n_layers", why=_HALVED)
+_RESCALED = LayerLimit(kind="suffix_only", value="rescale_every_n_layers", why=_HALVED)
 _PER_LAYER_EMBEDDINGS = (
     StackedTensor(name="per_layer_token_embd.weight", axis=1),
     StackedTensor(name="per_layer_model_proj.weight", axis=0),
@@ -196,7 +198,9 @@ _VISION = _tower(
     ),
     named_after=("v.deepstack.",),
     limits=(
-        LayerLimit(kind="stay_named", value="v.deepstack.", why="the language model expects what this block gives out"),
+        LayerLimit(
+            kind="must_keep_named", value="v.deepstack.", why="the language model expects what this block gives out"
+        ),
     ),
 )
 _AUDIO = _tower(
@@ -209,7 +213,7 @@ _SAM = _tower(
     "sam",
     "v.sam.blk.",
     "vision.sam.block_count",
-    limits=(LayerLimit(kind="never", why="llama.cpp knows the blocks with global attention by their numbers"),),
+    limits=(LayerLimit(kind="keep_all", why="llama.cpp knows the blocks with global attention by their numbers"),),
 )
 _LOCAL_AUDIO = _tower("audio_local", "mm.a.local_blk.", "audio.local_block_count")
 
@@ -217,7 +221,7 @@ _POSNET = StackRule(
     name="posnet",
     prefixes=("posnet.",),
     count_key="posnet.block_count",
-    limits=(LayerLimit(kind="never", why="the six blocks are of different kinds, by their numbers"),),
+    limits=(LayerLimit(kind="keep_all", why="the six blocks are of different kinds, by their numbers"),),
 )
 
 ENTRIES: tuple[Architecture, ...] = (
@@ -262,14 +266,16 @@ ENTRIES: tuple[Architecture, ...] = (
     *_blocks(
         "gemma3n",
         patterns=_windows(5),
-        limits=(LayerLimit(kind="stay_below", value=20, why="llama.cpp knows the first 20 blocks by their numbers"),),
+        limits=(
+            LayerLimit(kind="must_keep_first", value=20, why="llama.cpp knows the first 20 blocks by their numbers"),
+        ),
         fields=(("activation_sparsity_scale", "per_layer"),),
         stacked=_PER_LAYER_EMBEDDINGS,
     ),
     *_blocks(
         "gemma4",
         limits=(
-            LayerLimit(kind="stay_before_tail", value=("attention.shared_kv_layers", 2), why=_SOURCES),
+            LayerLimit(kind="must_keep_before_tail", value=("attention.shared_kv_layers", 2), why=_SOURCES),
             _SOME_WINDOW,
             _SOME_FULL,
         ),
@@ -287,8 +293,8 @@ ENTRIES: tuple[Architecture, ...] = (
         "smallthinker",
         patterns=_windows(4, first=True, when=_IF_WIDE),
         limits=(
-            LayerLimit(kind="aligned_with", value=("attention.sliding_window", 4), why=_ROPE_OFF),
-            LayerLimit(kind="counts_with", value=("attention.sliding_window", 4), why=_ROPE_ON),
+            LayerLimit(kind="aligned_if_set", value=("attention.sliding_window", 4), why=_ROPE_OFF),
+            LayerLimit(kind="special_counts_if_set", value=("attention.sliding_window", 4), why=_ROPE_ON),
         ),
     ),
     *_blocks("qwen3next", "qwen35", "qwen35moe", patterns=(_RECURRENT,), limits=_BOTH_KINDS),
@@ -296,7 +302,9 @@ ENTRIES: tuple[Architecture, ...] = (
         "qwen4exp",
         patterns=(_RECURRENT,),
         limits=(
-            LayerLimit(kind="stay_listed", value="ple.layers", why="the block with the n-gram embeddings must stay"),
+            LayerLimit(
+                kind="must_keep_listed", value="ple.layers", why="the block with the n-gram embeddings must stay"
+            ),
             *_BOTH_KINDS,
         ),
     ),
@@ -304,12 +312,12 @@ ENTRIES: tuple[Architecture, ...] = (
         "qwen3vl",
         "qwen3vlmoe",
         "qwen3tts",
-        limits=(LayerLimit(kind="stay_below", value="n_deepstack_layers", why=_DEEPSTACK),),
+        limits=(LayerLimit(kind="must_keep_first", value="n_deepstack_layers", why=_DEEPSTACK),),
     ),
     *_blocks("granite", limits=(_MAPPED,)),
     *_blocks("granite_swa", limits=(_MAPPED, _SOME_WINDOW)),
     *_blocks("rwkv6", "rwkv6qwen2", limits=(_RESCALED,)),
-    *_blocks("rwkv7", "arwkv7", limits=(LayerLimit(kind="stay", value=0, why=_VALUE_RESIDUAL),)),
+    *_blocks("rwkv7", "arwkv7", limits=(LayerLimit(kind="must_keep", value=0, why=_VALUE_RESIDUAL),)),
     *_blocks("kimi-k3", limits=(_BANKS, *_HYBRID)),
     *_blocks("glm-dsa", patterns=(_GLM_INDEXERS,), limits=(_SHARED_INDEXERS,)),
     *_blocks("hy_v4", limits=(_SHARED_INDEXERS,)),
@@ -321,8 +329,8 @@ ENTRIES: tuple[Architecture, ...] = (
         "mistral4",
         pins=(("attention.q_lora_rank", "0"),),
         limits=(
-            LayerLimit(kind="counts_with", value=("attention.q_lora_rank", 26, 27), why=_LITE),
-            LayerLimit(kind="counts_without", value=("expert_gating_func", 47, 48), why=_GATING),
+            LayerLimit(kind="special_counts_if_set", value=("attention.q_lora_rank", 26, 27), why=_LITE),
+            LayerLimit(kind="special_counts_if_unset", value=("expert_gating_func", 47, 48), why=_GATING),
         ),
     ),
     *_blocks("minicpm", pins=(("residual_scale", "1.4/sqrt(count)"),)),
@@ -334,7 +342,7 @@ ENTRIES: tuple[Architecture, ...] = (
     *_never("a draft model has one block only", "eagle3"),
     *_never("a draft model uses keys and values of its target's blocks", "gemma4-assistant"),
     *_never("a router stands after the last block, under its number", "graniteswitch"),
-    *_several("t5", _T5_DECODER, _t5_encoder(LayerLimit(kind="as_long_as", value="decoder", why=_ENCODER))),
+    *_several("t5", _T5_DECODER, _t5_encoder(LayerLimit(kind="no_shorter_than", value="decoder", why=_ENCODER))),
     *_several("t5encoder", _t5_encoder()),
     *_several(
         "wavtokenizer-dec",

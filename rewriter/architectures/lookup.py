@@ -200,7 +200,7 @@ def _rules_of(checkpoint: Checkpoint, entry: StackRule) -> StackRule:
     if nested is None:
         known = not isinstance(named, str) or named.startswith(checkpoint.architecture)
         unknown = LayerLimit(
-            kind="never", why=f"there are no rules for the architecture {printable(named)} of {entry.like}"
+            kind="keep_all", why=f"there are no rules for the architecture {printable(named)} of {entry.like}"
         )
         return entry if known else replace(entry, limits=(*entry.limits, unknown))
     main = nested.stacks[0]

@@ -160,8 +160,8 @@ def test_the_example_of_the_docs():
         ('"vision_config.depth"', '"vision_config.layers"', "stack vision by vision_config.layers"),
         ('"dense_lead"', '"dense_led"', r"text_config.dense_led, .*; did you mean text_config.dense_lead\?"),
         ('"dense_lead"', '"text_config.dense_lead"', r"did you mean text_config.dense_lead\?"),
-        ("value = [0]\n", "", "a limit of the kind stay can do nothing with no value"),
-        ("[0]", '[["x"]]', "a limit of the kind stay can do nothing with the value"),
+        ("value = [0]\n", "", "a limit of the kind must_keep can do nothing with no value"),
+        ("[0]", '[["x"]]', "a limit of the kind must_keep can do nothing with the value"),
     ],
 )  # fmt: skip
 def test_rules_that_do_not_fit_the_checkpoint(right, wrong, said):

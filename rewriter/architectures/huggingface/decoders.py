@@ -68,7 +68,7 @@ _PER_LAYER_INPUTS = (
     StackedTensor(name="per_layer_model_projection.weight", axis=0),
 )
 _SHARED_TAIL = LayerLimit(
-    kind="tail_sources",
+    kind="with_tail_kv_source",
     value=("num_kv_shared_layers", "layer_types"),
     why="the last num_kv_shared_layers layers reuse keys and values of the last layer of their type before them, "
     "which has to stay with them",
@@ -104,12 +104,12 @@ _ZAMBA2 = Pattern(  # for 54 layers, whatever the count says
     fixed=True,
 )
 _TWO_HYBRIDS = LayerLimit(
-    kind="at_least_of",
+    kind="keep_at_least",
     value=("layers_block_type", "hybrid", 2),
     why="transformers loads no Zamba with fewer than two hybrid layers",
 )
 _ZAMBA2_TURNS = LayerLimit(
-    kind="in_turn",
+    kind="round_robin",
     value=("layers_block_type", "hybrid", "num_mem_blocks"),
     why="hybrid layers use num_mem_blocks shared blocks in turn, and one would get another's",
 )
@@ -123,13 +123,15 @@ def _attention(*keys: str, first: int = 0) -> tuple[LayerLimit, ...]:
     """A hybrid without any attention layer loads, but fails as soon as it is called."""
     why = "without an attention layer transformers cannot call the model: its cache asks one for the length"
     return (
-        LayerLimit(kind="one_left", value=(keys, ("full_attention", "attention", "*", "hybrid", True), first), why=why),
+        LayerLimit(
+            kind="keep_one_of", value=(keys, ("full_attention", "attention", "*", "hybrid", True), first), why=why
+        ),
     )
 
 
 def _one_of(key: str, entry: str) -> LayerLimit:
     return LayerLimit(
-        kind="at_least_of", value=(key, entry, 1), why=f"transformers wants a layer of type {entry} at least"
+        kind="keep_at_least", value=(key, entry, 1), why=f"transformers wants a layer of type {entry} at least"
     )
 
 
@@ -150,33 +152,33 @@ _KIMI_LISTS = (
 
 _TYPED = _attention("layer_types")
 _SHARED_KEYS = LayerLimit(
-    kind="aligned_with",
+    kind="aligned_if_set",
     value=("use_cla", 2),
     why="use_cla lets every other layer use the keys and values of the one before it: only pairs may go",
 )
 _INDEXERS_ALONE = LayerLimit(
-    kind="never_with",
+    kind="keep_all_if_above",
     value=("index_topk_freq", 1),
     why="index_topk_freq lets layers share indexers by their number: write indexer_types out first",
 )
 _INDEXERS_SHARED = LayerLimit(
-    kind="with_source",
+    kind="with_source_layer",
     value=("indexer_types", "shared"),
     why="a layer without an indexer of its own uses that of the last one before it, which has to stay with it",
 )
 _DECAYS = LayerLimit(
-    kind="never",
+    kind="keep_all",
     soft=True,
     why="the saved decay slopes stay right; a loader that computes its own makes them of the new number and count",
 )
 _NEMOTRON_TYPES = LayerLimit(
-    kind="never_without",
+    kind="keep_all_if_unset",
     value=("layers_block_type", "layer_types", "hybrid_override_pattern"),
     why="without a list of their types transformers takes four layers, whatever the count says",
 )
-_NOT_ALONE = LayerLimit(kind="counts", value=(1,), why="transformers divides by the number of layers less one")
+_NOT_ALONE = LayerLimit(kind="special_counts", value=(1,), why="transformers divides by the number of layers less one")
 _LAST_HAS_BIAS = LayerLimit(
-    kind="stay", value=-1, why="only the last layer has a dense_bias, and transformers wants one there"
+    kind="must_keep", value=-1, why="only the last layer has a dense_bias, and transformers wants one there"
 )
 # The first layer is dense, and the others have experts.
 _FIRST_DENSE = Pattern(explicit="mlp_layer_types", default=1, special="sparse", other="dense", head=("dense",))

@@ -9,7 +9,7 @@ from rewriter.architectures.huggingface.builders import decoder, several
 from rewriter.architectures.schema import Architecture, LayerLimit, StackRule
 
 _LAST = LayerLimit(
-    kind="stay", value=(-1,), why="the last block has no second half for the text, so it must stay the last"
+    kind="must_keep", value=(-1,), why="the last block has no second half for the text, so it must stay the last"
 )
 
 
@@ -29,7 +29,7 @@ def _flux(name: str) -> tuple[Architecture, ...]:
     )
 
 
-_SQUARE = LayerLimit(kind="never", why="image tools take the number of SD3's blocks from their width")
+_SQUARE = LayerLimit(kind="keep_all", why="image tools take the number of SD3's blocks from their width")
 
 
 def _counted_by_tensors(

@@ -9,7 +9,7 @@ from rewriter.architectures.schema import Architecture, LayerLimit, SharedTensor
 # transformers sizes the cache by `num_hidden_layers`, which is the encoder's count here: all releases for T5, some
 # for the others.
 _SHORT_ENCODER = LayerLimit(
-    kind="as_long_as",
+    kind="no_shorter_than",
     value="decoder",
     soft=True,
     why="the encoder is shorter than the decoder: transformers may size the cache of generate() by it and fail; "

@@ -18,7 +18,7 @@ _TAPPED = (("/vision_feature_layer", "hidden_state"),)
 _SEVERAL_TAPPED = ("/vision_feature_layer", "/vision_feature_layers")  # of new and of older files
 _NOT_SAID = "without vision_feature_layers transformers takes five layers that it has in mind"
 _FEATURES = LayerLimit(
-    kind="some_before",
+    kind="keep_one_before",
     value="/vision_feature_layer",
     why="of the layers before vision_feature_layer one must stay: transformers takes no features before the first",
 )
@@ -97,7 +97,7 @@ ENTRIES: tuple[Architecture, ...] = (
             *_CLIP_TOWER,
             like="vision_config",
             fields=tuple((key, "apart_states") for key in _SEVERAL_TAPPED),
-            limits=(LayerLimit(kind="never_without", value=_SEVERAL_TAPPED, why=_NOT_SAID),),
+            limits=(LayerLimit(kind="keep_all_if_unset", value=_SEVERAL_TAPPED, why=_NOT_SAID),),
         ),
     ),
     *_blip("blip-2"),

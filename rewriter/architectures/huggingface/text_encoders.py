@@ -20,10 +20,12 @@ _MODERNBERT = Pattern(
     other="sliding_attention",
 )
 _DEBERTA_CONV = LayerLimit(
-    kind="stay_with", value=("conv_kernel_size", 0), why="the convolution takes the output of layer 0, which must stay"
+    kind="must_keep_if_set",
+    value=("conv_kernel_size", 0),
+    why="the convolution takes the output of layer 0, which must stay",
 )
 _ALBERT_GROUPS = LayerLimit(
-    kind="never_with", value=("num_hidden_groups", 1), why="layers find their group by the number of layers"
+    kind="keep_all_if_above", value=("num_hidden_groups", 1), why="layers find their group by the number of layers"
 )
 
 ENTRIES: tuple[Architecture, ...] = (

@@ -9,7 +9,7 @@ from rewriter.architectures.schema import Architecture, LayerLimit, StackRule
 
 _STAGES = (("stage_names", "stage_names"), ("out_features", "stage_names"), ("out_indices", "stage_indexes"))
 _MAPS = LayerLimit(
-    kind="states_apart",
+    kind="distinct_states",
     value="out_indices",
     soft=True,
     why="feature maps of out_indices fall together: as a backbone it gives out fewer",
@@ -37,7 +37,7 @@ def _swin(name: str, outer: str = "swin") -> tuple[Architecture, ...]:
 
 
 _SEGMENTS = LayerLimit(
-    kind="never_named",
+    kind="keep_all_if_listed",
     value=("/architectures", "BeitForSemanticSegmentation"),
     why="BeitForSemanticSegmentation counts out_indices from 1, Beit's backbone from the embedding: no list says both",
 )
@@ -88,7 +88,7 @@ _DETR_LISTS = keep(
 
 
 _TIED = LayerLimit(
-    kind="counts_without",
+    kind="special_counts_if_unset",
     value=("two_stage", 1),
     why="transformers ties the heads of the other decoder layers to the first one's and loads no single one",
 )

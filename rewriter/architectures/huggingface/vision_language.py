@@ -15,7 +15,7 @@ _TEXT_IN = (
 )  # fmt: skip
 _TAPPED = (("/vision_feature_layer", "hidden_state"),)
 _FEATURES = LayerLimit(
-    kind="some_before",
+    kind="keep_one_before",
     value="/vision_feature_layer",
     why="of the layers before vision_feature_layer one must stay: transformers takes no features before the first",
 )
@@ -120,12 +120,12 @@ def _qwen_vl(
 _DEEPSTACK = "deepstack_visual_indexes"
 _DEEPSTACK_DEFAULT = (8, 16, 24)
 _INJECTED = LayerLimit(
-    kind="stay_per_entry",
+    kind="must_keep_per_entry",
     value=f"/vision_config.{_DEEPSTACK}",
     why="the first text layers take the deepstack features by their number and must stay",
 )
 _DEEPSTACK_BLOCK = LayerLimit(
-    kind="stay_listed",
+    kind="must_keep_listed",
     value=_DEEPSTACK,
     soft=True,
     why="a deepstack block goes and takes its merger along: the text layers get one feature less",
@@ -148,7 +148,7 @@ def _qwen3_vl(name: str) -> tuple[Architecture, ...]:
 # -- Mllama
 
 _MLLAMA_TAPPED = LayerLimit(
-    kind="stay_listed",
+    kind="must_keep_listed",
     value="intermediate_layers_indices",
     why="intermediate_layers_indices takes the outputs of layers, which must stay",
 )

@@ -51,107 +51,107 @@ def aligned(limit: LayerLimit, model: Model) -> Bound:
     return Bound(limit.why, period=max(1, _number(model, limit.value)))
 
 
-def stay(limit: LayerLimit, model: Model) -> Bound:
+def must_keep(limit: LayerLimit, model: Model) -> Bound:
     """The layers of `value` may not go."""
     layers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     return Bound(limit.why, stay=frozenset(int(str(layer)) % model.stack.count for layer in layers))
 
 
-def stay_below(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_first(limit: LayerLimit, model: Model) -> Bound:
     """The first `value` layers may not go."""
     return Bound(limit.why, stay=frozenset(range(min(_number(model, limit.value), model.stack.count))))
 
 
-def stay_with(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_if_set(limit: LayerLimit, model: Model) -> Bound:
     """Layers may not go where a key is set: `value` is (key, layer, ...)."""
     key, *layers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     active = bool(_value(model, key))
     return Bound(limit.why, stay=frozenset(int(str(layer)) for layer in layers) if active else frozenset())
 
 
-def stay_per_entry(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_per_entry(limit: LayerLimit, model: Model) -> Bound:
     """As many of the first layers as a list has entries may not go."""
     entries = len(_entries(model, limit.value))
     return Bound(limit.why, stay=frozenset(range(min(entries, model.stack.count))))
 
 
-def states_apart(limit: LayerLimit, model: Model) -> Bound:
+def distinct_states(limit: LayerLimit, model: Model) -> Bound:
     """The hidden states of a list, k being the output of the first k layers, stay different ones."""
     states = {state for state in _entries(model, limit.value) if isinstance(state, int)}
     return Bound(limit.why, apart=tuple(sorted(state % (model.stack.count + 1) for state in states)))
 
 
-def some_before(limit: LayerLimit, model: Model) -> Bound:
+def keep_one_before(limit: LayerLimit, model: Model) -> Bound:
     """Of the layers before a hidden state one must stay."""
     state = _value(model, limit.value)
     before = range(state) if isinstance(state, int) and 0 < state <= model.stack.count else ()
     return Bound(limit.why, one_of=frozenset(before))
 
 
-def stay_listed(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_listed(limit: LayerLimit, model: Model) -> Bound:
     """The layers that an index list names may not go."""
     listed = (index for index in _entries(model, limit.value) if isinstance(index, int))
     return Bound(limit.why, stay=frozenset(listed))
 
 
-def stay_marked(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_marked(limit: LayerLimit, model: Model) -> Bound:
     """Layers whose entry in a per-layer list is 0 or more may not go; that of layer 0 is not read."""
     entries = enumerate(_entries(model, limit.value))
     return Bound(limit.why, stay=frozenset(i for i, entry in entries if i and isinstance(entry, int) and entry >= 0))
 
 
-def counts(limit: LayerLimit, model: Model) -> Bound:
+def special_counts(limit: LayerLimit, model: Model) -> Bound:
     """A loader concludes something from exactly these numbers of layers."""
     values = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     return Bound(limit.why, counts=frozenset(int(str(value)) for value in values))
 
 
-def counts_with(limit: LayerLimit, model: Model) -> Bound:
-    """As counts, but only where a key is set: `value` is (key, number, ...)."""
+def special_counts_if_set(limit: LayerLimit, model: Model) -> Bound:
+    """As special_counts, but only where a key is set: `value` is (key, number, ...)."""
     key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     active = bool(_value(model, key))
     return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
-def counts_without(limit: LayerLimit, model: Model) -> Bound:
-    """As counts, but only where a key is absent or false: `value` is (key, number, ...)."""
+def special_counts_if_unset(limit: LayerLimit, model: Model) -> Bound:
+    """As special_counts, but only where a key is absent or false: `value` is (key, number, ...)."""
     key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     value = _value(model, key)
     active = value is None or value is False
     return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
-def aligned_with(limit: LayerLimit, model: Model) -> Bound:
+def aligned_if_set(limit: LayerLimit, model: Model) -> Bound:
     """As aligned, but only where a key is set: `value` is (key, period)."""
     key, period = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
     return Bound(limit.why, period=int(str(period)) if _value(model, key) else 1)
 
 
-def in_place(limit: LayerLimit, model: Model) -> Bound:
+def suffix_only(limit: LayerLimit, model: Model) -> Bound:
     """Each kept layer must keep its very number, where the key `value` is set: only the last ones can go."""
     return Bound(limit.why, period=model.stack.count if _value(model, limit.value) else 1)
 
 
-def never_with(limit: LayerLimit, model: Model) -> Bound:
+def keep_all_if_above(limit: LayerLimit, model: Model) -> Bound:
     """No layer can go where a key has more than a number: `value` is (key, number)."""
     key, most = limit.value if isinstance(limit.value, tuple) else (limit.value, 0)
     return Bound(limit.why, never=_number(model, key) > int(str(most)))
 
 
-def never_named(limit: LayerLimit, model: Model) -> Bound:
+def keep_all_if_listed(limit: LayerLimit, model: Model) -> Bound:
     """No layer can go where a list holds a name: `value` is (key, name)."""
     key, name = limit.value if isinstance(limit.value, tuple) else (limit.value, "")
     listed = _value(model, key)
     return Bound(limit.why, never=isinstance(listed, list | tuple) and name in listed)
 
 
-def never_without(limit: LayerLimit, model: Model) -> Bound:
+def keep_all_if_unset(limit: LayerLimit, model: Model) -> Bound:
     """No layer can go where none of the keys `value` is set."""
     keys = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     return Bound(limit.why, never=not any(model.value(str(key)) for key in keys))
 
 
-def never(limit: LayerLimit, model: Model) -> Bound:
+def keep_all(limit: LayerLimit, model: Model) -> Bound:
     """No layer can go."""
     return Bound(limit.why, never=True)
 
@@ -166,7 +166,7 @@ def not_last(limit: LayerLimit, model: Model) -> Bound:
     return Bound(limit.why, not_last=_having(limit, model))
 
 
-def stay_named(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_named(limit: LayerLimit, model: Model) -> Bound:
     """Layers for which a list of tensors has an entry may not go: `value` is its name up to the number."""
     prefix = str(limit.value)
     labels = (tensor.name[len(prefix) :].partition(".")[0] for tensor in model.checkpoint.tensors)
@@ -177,7 +177,7 @@ def stay_named(limit: LayerLimit, model: Model) -> Bound:
     )
 
 
-def stay_before_tail(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_before_tail(limit: LayerLimit, model: Model) -> Bound:
     """The last layers use what the ones right before them have: `value` is (key of how many, how many before)."""
     key, before = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
     tail = _number(model, key)
@@ -185,7 +185,7 @@ def stay_before_tail(limit: LayerLimit, model: Model) -> Bound:
     return Bound(limit.why, stay=frozenset(range(max(0, start - int(str(before))), start)) if tail else frozenset())
 
 
-def one_having(limit: LayerLimit, model: Model) -> Bound:
+def keep_one_with(limit: LayerLimit, model: Model) -> Bound:
     """Of the layers with the given entries in per-layer lists one must stay: `value` is (key, entry, ...)."""
     value = limit.value if isinstance(limit.value, tuple) else (limit.value, True)
     pairs = zip(value[::2], value[1::2], strict=True)
@@ -195,7 +195,7 @@ def one_having(limit: LayerLimit, model: Model) -> Bound:
     return Bound(limit.why, one_of=frozenset(having))
 
 
-def one_besides(limit: LayerLimit, model: Model) -> Bound:
+def keep_one_without(limit: LayerLimit, model: Model) -> Bound:
     """Of the layers with another entry in a per-layer list one must stay: `value` is (key, entry)."""
     key, entry = limit.value if isinstance(limit.value, tuple) else (limit.value, 0)
     found = _entries(model, key)[: model.stack.count]
@@ -212,7 +212,7 @@ def _listed(model: Model, key: object, wanted: object) -> Layers:
     return tuple(layer for layer, entry in enumerate(_entries(model, key)) if entry == wanted)
 
 
-def tail_sources(limit: LayerLimit, model: Model) -> Bound:
+def with_tail_kv_source(limit: LayerLimit, model: Model) -> Bound:
     """The last layers reuse keys and values of the last layer of their type before them, which may only go with all
     of them: `value` is (key of how many, key of the types).
     """
@@ -224,13 +224,13 @@ def tail_sources(limit: LayerLimit, model: Model) -> Bound:
     return Bound(limit.why, requires={layer: source for layer, source in tail if source is not None})
 
 
-def at_least_of(limit: LayerLimit, model: Model) -> Bound:
+def keep_at_least(limit: LayerLimit, model: Model) -> Bound:
     """So many layers with the given entry in a per-layer list must be left: `value` is (key, entry, how many)."""
     key, entry, least = limit.value if isinstance(limit.value, tuple) else (limit.value, None, 0)
     return Bound(limit.why, among=_listed(model, key, entry), at_least=int(str(least)))
 
 
-def one_left(limit: LayerLimit, model: Model) -> Bound:
+def keep_one_of(limit: LayerLimit, model: Model) -> Bound:
     """Of certain layers one must be left: `value` is (keys, entries, number of the first layer). The first key that is
     there counts: a per-layer list in which they have one of the entries, or a list of their numbers.
     """
@@ -241,7 +241,7 @@ def one_left(limit: LayerLimit, model: Model) -> Bound:
     return Bound(limit.why, one_of=frozenset(layer for layer, entry in enumerate(found) if entry in wanted))
 
 
-def in_turn(limit: LayerLimit, model: Model) -> Bound:
+def round_robin(limit: LayerLimit, model: Model) -> Bound:
     """Layers with the given entry in a per-layer list share a number of things in turn: `value` is (key, entry, key
     of the number). Each must keep its turn.
     """
@@ -250,7 +250,7 @@ def in_turn(limit: LayerLimit, model: Model) -> Bound:
     return Bound(limit.why, among=_listed(model, key, entry), period=number, at_least=0)
 
 
-def with_source(limit: LayerLimit, model: Model) -> Bound:
+def with_source_layer(limit: LayerLimit, model: Model) -> Bound:
     """A layer whose entry is `shared` reuses what the one before it that is not has: `value` is (key, shared)."""
     key, shared = limit.value if isinstance(limit.value, tuple) else (limit.value, "shared")
     requires, source = {}, None
@@ -262,7 +262,7 @@ def with_source(limit: LayerLimit, model: Model) -> Bound:
     return Bound(limit.why, requires=requires)
 
 
-def as_long_as(limit: LayerLimit, model: Model) -> Bound:
+def no_shorter_than(limit: LayerLimit, model: Model) -> Bound:
     """No fewer layers may be left than another stack has: `value` is its name."""
     return Bound(limit.why, at_least=max((each.count for each in model.stacks if each.name == limit.value), default=1))
 
@@ -270,10 +270,12 @@ def as_long_as(limit: LayerLimit, model: Model) -> Bound:
 KINDS: dict[str, Callable[[LayerLimit, Model], Bound]] = {
     kind.__name__: kind
     for kind in (
-        aligned, aligned_with, one_having, one_besides, in_place, stay, stay_named, stay_before_tail, counts_without,
-        stay_below, stay_with, stay_per_entry,
-        states_apart, some_before, stay_listed, stay_marked, counts, counts_with, never, never_named, never_with,
-        never_without,
-        not_first, not_last, tail_sources, at_least_of, one_left, in_turn, with_source, as_long_as,
+        aligned, aligned_if_set, suffix_only, round_robin,
+        must_keep, must_keep_if_set, must_keep_first, must_keep_per_entry, must_keep_listed, must_keep_marked,
+        must_keep_named, must_keep_before_tail,
+        keep_one_with, keep_one_without, keep_one_of, keep_one_before, keep_at_least, no_shorter_than,
+        keep_all, keep_all_if_unset, keep_all_if_listed, keep_all_if_above,
+        special_counts, special_counts_if_set, special_counts_if_unset,
+        not_first, not_last, distinct_states, with_source_layer, with_tail_kv_source,
     )
 }  # fmt: skip
