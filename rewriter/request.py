@@ -15,7 +15,7 @@ from rewriter.planning.open_model import open_model
 from rewriter.planning.option import options_of
 from rewriter.planning.options import LayerSelection, PlanOptions
 from rewriter.planning.plan import Plan, plan_model
-from rewriter.planning.saved_plan import SavedPlan, plan_again
+from rewriter.planning.saved_plan import SavedPlan, replan
 from rewriter.planning.selection.choose import check_request, choose
 from rewriter.planning.selection.strategies import COUNTS_KEPT
 from rewriter.scoring.suggest import Suggestion, check_strategy, strategy_for, suggest
@@ -96,9 +96,9 @@ def output_size(model: Model, name: str) -> Callable[[tuple[int, ...]], int]:
 
 
 def replan_with_file_options(saved: SavedPlan, checkpoint: Checkpoint, request: PruneRequest) -> tuple[Plan, bool]:
-    """`plan_again`, where `request` may say how the files shall look. Raises RequestError where it says more."""
+    """`replan`, where `request` may say how the files shall look. Raises RequestError where it says more."""
     layout_options = request.file_layout_options()
-    plan, same = plan_again(saved, checkpoint)
+    plan, same = replan(saved, checkpoint)
     if not layout_options:
         return plan, same
     if request.options.reshards:  # one way to put tensors into files takes the place of the other

@@ -19,7 +19,7 @@ from rewriter.formats import open_checkpoint
 from rewriter.layout.output import Output, WriteOptions
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, make_plan
-from rewriter.planning.saved_plan import SavedPlan, load_plan, plan_again, saved_from
+from rewriter.planning.saved_plan import SavedPlan, from_plan, load_plan, replan
 from rewriter.report.json_values import describe_plan
 from rewriter.request import PruneRequest, replan_with_file_options
 from rewriter.system.files import file_stamp
@@ -97,7 +97,7 @@ def choose_layers(path: str, request: PruneRequest) -> ChosenLayers:
         plan = request.plan(open_checkpoint(path), name, notes.append)
     except RewriterError as error:
         return ChosenLayers(error=f"{printable(name, 80)}: {error}")
-    return ChosenLayers(saved_from(plan), (f"chosen on {printable(name, 80)}", *notes))
+    return ChosenLayers(from_plan(plan), (f"chosen on {printable(name, 80)}", *notes))
 
 
 def plan_job(
@@ -140,7 +140,7 @@ def _plan(job: Job, checkpoint: Checkpoint, chosen: ChosenLayers | None, notify:
             raise RequestError("plan says which layers stay: it cannot be combined with choose-on")
         return replan_with_file_options(load_plan(job.settings.plan), checkpoint, request)[0]
     if chosen and chosen.saved:
-        return plan_again(chosen.saved, checkpoint)[0]
+        return replan(chosen.saved, checkpoint)[0]
     return request.plan(checkpoint, os.path.basename(job.output), notify)
 
 

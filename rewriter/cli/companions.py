@@ -17,7 +17,7 @@ from rewriter.layout import make_output
 from rewriter.layout.output import WriteOptions
 from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.plan import Plan
-from rewriter.planning.saved_plan import saved_from
+from rewriter.planning.saved_plan import from_plan
 from rewriter.report.json_values import describe_plan
 from rewriter.writing.execute import check_destination
 from rewriter.writing.write import check_name, planned
@@ -46,7 +46,7 @@ def plan_companions(plan: Plan, files: Iterable[str], destination: str) -> tuple
     beside = os.path.dirname(destination.rstrip("/"))
     found = []
     for source, target in map(_parted, files):
-        made = plan_companion(saved_from(plan), verbose.open_verbosely(source), plan.options)
+        made = plan_companion(from_plan(plan), verbose.open_verbosely(source), plan.options)
         found.append(CompanionOutput(made, target or os.path.join(beside, output_name(source))))
     return tuple(found)
 

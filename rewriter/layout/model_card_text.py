@@ -17,7 +17,7 @@ from rewriter.checkpoint import CARD
 from rewriter.formats.front_matter import CardError, contains, edit, end_of_line, get, split
 from rewriter.formats.hub_id import is_hub_name
 from rewriter.planning.layer_ranges import format_layers, moves
-from rewriter.planning.model_card import wants_card
+from rewriter.planning.model_card import writes_card
 from rewriter.planning.plan import Plan
 from rewriter.planning.provenance import composed, origin_of
 from rewriter.units import format_bytes, format_count
@@ -59,7 +59,7 @@ class Card:
 def make_card(plan: Plan) -> Card | None:
     """The card of the output; None where the plan has nothing to do with one."""
     checkpoint = plan.checkpoint
-    if not wants_card(checkpoint, plan.layers, plan.options):
+    if not writes_card(checkpoint, plan.layers, plan.options):
         return None
     if checkpoint.card is None and checkpoint.has_card:
         return Card(None, f"{CARD} goes along as it is: it is not UTF-8, or far too long")

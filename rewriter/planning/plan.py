@@ -15,14 +15,14 @@ from rewriter.errors import CheckpointError, UnsupportedError, printable
 from rewriter.planning.constraints.allowed_layers import allowed_layers
 from rewriter.planning.layer_ranges import format_layers
 from rewriter.planning.metadata import field_rules
-from rewriter.planning.metadata.edits import count_problems, metadata_edits, rules_by_key, with_list_defaults
+from rewriter.planning.metadata.edits import count_problems, metadata_edits, rules_by_key, with_implied_lists
 from rewriter.planning.metadata.layer_patterns import active_patterns, pattern_keys, pattern_list
 from rewriter.planning.model import Model
-from rewriter.planning.model_card import for_card
+from rewriter.planning.model_card import card_options
 from rewriter.planning.open_model import entry_errors, open_model
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.provenance import Provenance, composed, origin_of
-from rewriter.planning.tensor_renaming import TensorCopy, other_lists, tensor_copies
+from rewriter.planning.tensor_renaming import TensorCopy, tensor_copies, unknown_lists
 
 DROPPED, MOVED, FIRST = "{dropped}", "{moved}", "{first}"  # when a warning is said
 
@@ -86,9 +86,9 @@ def plan_model(model: Model, keep: Iterable[int]) -> Plan:
     """As make_plan, for a model that is open already."""
     with entry_errors(model.options):
         model = _canonical(model)
-        known = with_list_defaults(model)
+        known = with_implied_lists(model)
         layers, overruled = allowed_layers(known, model.keep(keep))
-        model = replace(model, options=for_card(model.checkpoint, layers, model.options))
+        model = replace(model, options=card_options(model.checkpoint, layers, model.options))
         edits = tuple(_as_stated(model.checkpoint, edit) for edit in metadata_edits(known, layers))
         warnings = (*overruled, *_warnings(known, layers))
         if warnings and model.options.strict:
@@ -114,12 +114,12 @@ def _canonical(model: Model) -> Model:
 def _warnings(model: Model, layers: LayerMap) -> Iterator[str]:
     moved = layers.main != tuple(range(len(layers.main)))
     is_so = {DROPPED: bool(layers.dropped), MOVED: moved, FIRST: layers.main[0] > 0}
-    for case, text in possible_warnings(model):
+    for case, text in warnings_by_case(model):
         if is_so[case]:
             yield text.replace(FIRST, str(layers.main[0]))
 
 
-def possible_warnings(model: Model) -> Iterator[tuple[str, str]]:
+def warnings_by_case(model: Model) -> Iterator[tuple[str, str]]:
     """When, and what is then said: DROPPED once a layer goes, MOVED once one gets another number, FIRST once another
     one becomes the first; its number belongs where the text says FIRST.
     """
@@ -136,11 +136,11 @@ def possible_warnings(model: Model) -> Iterator[tuple[str, str]]:
     if entry.absent_in_first:
         lost = ", ".join(entry.absent_in_first)
         yield FIRST, f"layer {FIRST} becomes the first, which has no {lost}: what it computes changes a little"
-    for text in other_lists(model):
+    for text in unknown_lists(model):
         yield DROPPED, text
 
 
-def problems(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Problem, ...]:
+def find_problems(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Problem, ...]:
     """What in the metadata contradicts the tensors, all of it. Raises like make_plan where nothing can be said."""
     if checkpoint.companion:
         return ()
@@ -163,7 +163,7 @@ def _provenance(plan: Plan) -> Provenance:
     )
 
 
-def result(plan: Plan) -> Checkpoint:
+def planned_checkpoint(plan: Plan) -> Checkpoint:
     """The checkpoint that the plan makes, as a value: its tensors still lie in the source's files."""
     tensors = tuple(
         copy.tensor if copy.name == copy.tensor.name else copy.tensor._replace(name=copy.name) for copy in plan.tensors
@@ -189,7 +189,7 @@ def _whole_key(edit: FieldEdit) -> str:
     return edit.key if edit.file in ("", "config.json") else f"{edit.file}:{edit.key}"
 
 
-def effective(checkpoint: Checkpoint, options: PlanOptions) -> dict[str, object]:
+def effective_metadata(checkpoint: Checkpoint, options: PlanOptions) -> dict[str, object]:
     """The metadata with what each layer is in the place of how that is said: equal for two files that mean the same."""
     written = dict(checkpoint.metadata)
     if checkpoint.companion:

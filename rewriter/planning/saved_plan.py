@@ -75,7 +75,7 @@ def open_plan(path: str | Path) -> SavedPlan:
             start = read_at(descriptor, 0, min(16, found.size), printable_name(path))
         if not start.strip() or start.lstrip()[:1] == b"{":
             return load_plan(path)
-    return plan_of_output(open_checkpoint(path))
+    return plan_from_record(open_checkpoint(path))
 
 
 def load_plan(path: str | Path) -> SavedPlan:
@@ -132,7 +132,7 @@ def saved_plan(value: object, name: str) -> SavedPlan:
         raise CheckpointError(f"{name} is not a plan that `rewriter plan -o` saved") from None
 
 
-def saved_from(plan: Plan) -> SavedPlan:
+def from_plan(plan: Plan) -> SavedPlan:
     """What `plan` would be saved as, for what belongs to its model."""
     checkpoint, layers = plan.checkpoint, plan.layers
     return SavedPlan(
@@ -142,7 +142,7 @@ def saved_from(plan: Plan) -> SavedPlan:
     )  # fmt: skip
 
 
-def plan_of_output(checkpoint: Checkpoint) -> SavedPlan:
+def plan_from_record(checkpoint: Checkpoint) -> SavedPlan:
     """The plan that `checkpoint`, which was pruned, carries in its record. Raises CheckpointError without one."""
     record = recorded(checkpoint)
     if record is None or checkpoint.companion:
@@ -192,7 +192,7 @@ def _kind(format: object, architecture: object) -> tuple[str, str]:
     return (GGUF if format == GGUF else HUGGINGFACE, str(architecture))
 
 
-def plan_again(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
+def replan(saved: SavedPlan, checkpoint: Checkpoint) -> tuple[Plan, bool]:
     """The plan for `checkpoint`, and whether it is the very file that the plan was saved for.
 
     For another file of the same model the layers are kept by number, after the layer counts were compared; the

@@ -48,7 +48,7 @@ def tensor_copies(model: Model, layers: LayerMap) -> Iterator[TensorCopy]:
         yield from (TensorCopy(tensor, tensor.name) for tensor in model.checkpoint.tensors)
         return
     names = _Names(
-        model.stack, layers.numbers, _moved(model, layers), lists_beside(model, layers),
+        model.stack, layers.numbers, _moved(model, layers), sibling_lists(model, layers),
         tuple(_positions(model, layers)),
     )  # fmt: skip
     stacked = stacked_tensors(model.stack)
@@ -64,13 +64,13 @@ def stacked_tensors(stack: Stack) -> dict[str, StackedTensor]:
     return {name: each for each in stack.entry.stacked for name in (each.name, stack.beside(each.name))}
 
 
-def other_lists(model: Model) -> Iterator[str]:
+def unknown_lists(model: Model) -> Iterator[str]:
     """Other lists with as many entries as the stack, which no rule knows: another copy of its layers perhaps."""
     if model.stack.count < 2:
         return
-    known = {*(other.prefix for other in model.stacks), *lists_beside(model, model.all_layers)}
+    known = {*(other.prefix for other in model.stacks), *sibling_lists(model, model.all_layers)}
     known |= {first_list(other.prefix) for other in model.stacks}  # stages, of which each is a stack
-    positions = [pattern for pattern, _ in position_lists(model)]
+    positions = [pattern for pattern, _ in position_numbered_lists(model)]
     numbers = {str(layer) for layer in range(model.stack.count)}
     for prefix, labels in model.lists.items():
         unknown = prefix not in known and not any(pattern.search(f"{prefix}0") for pattern in positions)
@@ -133,7 +133,7 @@ def _repositioned(names: _Names, name: str) -> str | None:
     return name
 
 
-def lists_beside(model: Model, layers: LayerMap) -> dict[str, dict[int, int | None]]:
+def sibling_lists(model: Model, layers: LayerMap) -> dict[str, dict[int, int | None]]:
     """Prefix -> old number -> new number, for every list beside the stack that is there.
 
     The entries of a list may stand under two names, where one of two tied tensors was saved.
@@ -180,12 +180,12 @@ def _list_numbers(prefix: str, labels: set[str], layers: LayerMap) -> dict[int, 
 def _positions(model: Model, layers: LayerMap) -> Iterator[tuple[re.Pattern[str], dict[int, int]]]:
     """Lists numbered by the position of a layer among those that a field names."""
     kept = set(layers.kept)
-    for pattern, listed in position_lists(model):
+    for pattern, listed in position_numbered_lists(model):
         left = (position for position, layer in enumerate(listed) if layer in kept)
         yield pattern, {old: new for new, old in enumerate(left)}
 
 
-def position_lists(model: Model) -> Iterator[tuple[re.Pattern[str], list[object]]]:
+def position_numbered_lists(model: Model) -> Iterator[tuple[re.Pattern[str], list[object]]]:
     """What matches a name with a position in it (group 2), and the layers that the positions stand for."""
     for name, key, kind in model.stack.entry.by_position:
         found = layer_values(model, key)
@@ -198,14 +198,14 @@ def _moved(model: Model, layers: LayerMap) -> dict[str, str]:
     names = {tensor.name for tensor in model.checkpoint.tensors} if model.stack.entry.shared else set()
     moved: dict[str, str] = {}
     for shared in model.stack.entry.shared:
-        for users in users_of(model, shared, layers):
+        for users in sharing_layers(model, shared, layers):
             left = [layer for layer in users if layer in layers.numbers]
             if users and left and users[0] not in layers.numbers:
                 moved.update(_moves(names, model.stack, shared, (users[0], left[0]), layers))
     return moved
 
 
-def users_of(model: Model, shared: SharedTensors, layers: LayerMap) -> Iterator[list[int]]:
+def sharing_layers(model: Model, shared: SharedTensors, layers: LayerMap) -> Iterator[list[int]]:
     """The layers that use what is shared, the first of which stores it; several such lists where they take turns."""
     if not shared.key:
         yield list(range(layers.count))

@@ -14,14 +14,14 @@ from typing import Any
 from rewriter.architectures.schema import Pattern
 from rewriter.checkpoint import LayerMap
 from rewriter.errors import RequestError, RewriterError, UnsupportedError
-from rewriter.planning.constraints.allowed_layers import selection_bounds, stack_bounds
-from rewriter.planning.constraints.constraint import Bound, broken
-from rewriter.planning.metadata.edits import rules_by_key, with_list_defaults
-from rewriter.planning.metadata.layer_patterns import common_period, unlisted
+from rewriter.planning.constraints.allowed_layers import selection_constraints, stack_constraints
+from rewriter.planning.constraints.constraint import Constraint, first_violated
+from rewriter.planning.metadata.edits import rules_by_key, with_implied_lists
+from rewriter.planning.metadata.layer_patterns import common_period, implicit_patterns
 from rewriter.planning.metadata.quantization_config import has_expressions
 from rewriter.planning.model import Model
 from rewriter.planning.options import LayerSelection
-from rewriter.planning.plan import Plan, plan_model, possible_warnings
+from rewriter.planning.plan import Plan, plan_model, warnings_by_case
 from rewriter.planning.selection.choose import choose
 from rewriter.planning.selection.strategies import Strategy
 
@@ -36,11 +36,11 @@ def choices(model: Model, strategies: Mapping[str, Strategy | None], size_of: Ca
     strategies: name -> what chooses the layers, None for one by position.
     size_of: gives the bytes of all files of a plan's output.
     """
-    known, stack = with_list_defaults(model), model.stack
+    known, stack = with_implied_lists(model), model.stack
     table = _Table(model, known, size_of)
     if table.place(table.every) is None:
         return {"refused": table.refusals[0]}
-    bounds = selection_bounds(model.with_options(strict=True))
+    bounds = selection_constraints(model.with_options(strict=True))
     weights = [table.weight(layer) for layer in table.every]
     table.late += _distinct_states(table)
     ways = {name: _rows(table, name, strategy) for name, strategy in strategies.items()}
@@ -51,9 +51,9 @@ def choices(model: Model, strategies: Mapping[str, Strategy | None], size_of: Ca
         "layers": stack.count,
         "bounds": [_stated(bound) for bound in bounds],
         "late": [_stated(bound) for bound in table.late],
-        "patterns": [_pattern(*each) for each in unlisted(known)],
+        "patterns": [_pattern(*each) for each in implicit_patterns(known)],
         "period": common_period(known),
-        "warnings": list(possible_warnings(known)),
+        "warnings": list(warnings_by_case(known)),
         "quarter": max(1, round(_SHARE * stack.count)),
         "ways": ways,
         "selections": [
@@ -80,7 +80,7 @@ class _Table:
     sizes: dict[Layers, tuple[int, Sizes]] = field(default_factory=dict)
     places: dict[Layers, int | None] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
-    late: list[Bound] = field(default_factory=list)
+    late: list[Constraint] = field(default_factory=list)
 
     @property
     def every(self) -> Layers:
@@ -96,8 +96,8 @@ class _Table:
     def _add(self, kept: Layers) -> bool:
         stack = self.model.stack
         layers = LayerMap(stack.name, kept, stack.count)
-        bounds = (*stack_bounds(self.known, layers), *self.late)
-        if broken((bound for bound in bounds if not bound.soft), kept, stack.count):
+        bounds = (*stack_constraints(self.known, layers), *self.late)
+        if first_violated((bound for bound in bounds if not bound.soft), kept, stack.count):
             return False
         try:
             plan = plan_model(self.model, kept)
@@ -113,7 +113,7 @@ class _Table:
         try:
             return self.missing(kept, force=True) if kept else (0, 0, 0)
         except RewriterError as error:
-            self.late.append(Bound(str(error), stay=frozenset((layer,))))
+            self.late.append(Constraint(str(error), stay=frozenset((layer,))))
             return (0, 0, 0)
 
     def missing(self, kept: Layers, **options: bool) -> Sizes:
@@ -160,17 +160,17 @@ def _rows(table: _Table, name: str, strategy: Strategy | None) -> list[list[int]
     return sorted(rows)
 
 
-def _stated(bound: Bound) -> dict[str, Any]:
+def _stated(bound: Constraint) -> dict[str, Any]:
     """The members that differ from the default."""
     found = {member.name: getattr(bound, member.name) for member in fields(bound)}
     return {
         name: sorted(item) if isinstance(item, frozenset) else item
         for name, item in found.items()
-        if item != getattr(Bound(""), name)
+        if item != getattr(Constraint(""), name)
     }
 
 
-def _distinct_states(table: _Table) -> Iterator[Bound]:
+def _distinct_states(table: _Table) -> Iterator[Constraint]:
     """Hidden states that a field takes side by side must not become one."""
     for key, rule in rules_by_key(table.known).items():
         value = table.known.metadata[key]
@@ -179,7 +179,7 @@ def _distinct_states(table: _Table) -> Iterator[Bound]:
         for negative in (False, True):
             states = {each % (table.model.stack.count + 1) for each in value if (each < 0) == negative}
             why = f"{key}: takes the hidden states {list(value)}: two would become the same"
-            yield Bound(why, apart=tuple(sorted(states)))
+            yield Constraint(why, apart=tuple(sorted(states)))
 
 
 def _doubt(model: Model) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rewriter.errors import RequestError, UnsupportedError
-from rewriter.planning.constraints.allowed_layers import selection_bounds
-from rewriter.planning.constraints.constraint import Bound, cheapest
+from rewriter.planning.constraints.allowed_layers import selection_constraints
+from rewriter.planning.constraints.constraint import Constraint, cheapest_allowed
 from rewriter.planning.metadata.layer_patterns import common_period
 from rewriter.planning.model import Model
 from rewriter.planning.options import RECIPE, LayerSelection
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rewriter.scoring.score import Scores, Watch
 
 _SHARE = 0.25  # of the layers, to suggest where no amount was asked for
-_TRIED = 16  # selections that break no bound, before it is said that none works
+_TRIED = 16  # selections that break no constraint, before it is said that none works
 
 
 def by_scores(model: Model, scores: Scores, contiguous: bool = False) -> Strategy:
@@ -49,12 +49,12 @@ def by_scores(model: Model, scores: Scores, contiguous: bool = False) -> Strateg
         if contiguous:
             yield from _blocks(every, candidates, count, scores.values)
             return
-        stay = Bound("", stay=frozenset(every) - frozenset(candidates))
-        bounds = (stay, *selection_bounds(model))
-        yield from cheapest(bounds, scores.values, count, _TRIED)
-        sure = Bound("", period=common_period(model))  # where a pattern cannot be said for every selection
+        stay = Constraint("", stay=frozenset(every) - frozenset(candidates))
+        constraints = (stay, *selection_constraints(model))
+        yield from cheapest_allowed(constraints, scores.values, count, _TRIED)
+        sure = Constraint("", period=common_period(model))  # where a pattern cannot be said for every selection
         if sure.period > 1:
-            yield from cheapest((*bounds, sure), scores.values, count, _TRIED)
+            yield from cheapest_allowed((*constraints, sure), scores.values, count, _TRIED)
 
     return strategy
 

@@ -23,7 +23,7 @@ from rewriter.formats.huggingface import PROVENANCE_FILE
 from rewriter.formats.limits import FILES, TENSORS
 from rewriter.layout.output import CopyRange, Literal, Output, OutputFile, Piece, RangeDigest, coalesce
 from rewriter.layout.tensor_pieces import tensor_pieces
-from rewriter.planning.companions.plan import source_numbers
+from rewriter.planning.companions.plan import source_layer_numbers
 from rewriter.planning.plan import Plan
 from rewriter.planning.provenance import SCHEMA, recorded
 from rewriter.planning.saved_plan import recorded_stack
@@ -118,7 +118,7 @@ def _source_names(checkpoint: Checkpoint) -> dict[str, str]:
     path = Path(checkpoint.path)
     if os.path.lexists(_place(path)) and (record := _read(path)[1]) is not None:
         return {name: tensor.source for name, tensor in record.tensors.items()}
-    found = source_numbers(checkpoint) if checkpoint.companion else _source_numbers(checkpoint)
+    found = source_layer_numbers(checkpoint) if checkpoint.companion else _source_numbers(checkpoint)
     if found is None:
         return {}
     stack, kept = found

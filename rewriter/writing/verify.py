@@ -18,7 +18,7 @@ from rewriter.layout.output import Piece
 from rewriter.layout.tensor_pieces import tensor_pieces
 from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import Plan, effective, make_plan, problems, result
+from rewriter.planning.plan import Plan, effective_metadata, find_problems, make_plan, planned_checkpoint
 from rewriter.planning.provenance import recorded
 from rewriter.planning.saved_plan import plan_of_companion
 from rewriter.system.files import printable_name
@@ -90,7 +90,7 @@ def _recorded_options(checkpoint: Checkpoint) -> PlanOptions:
 def structure(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Problem, ...]:
     """What contradicts itself in a checkpoint that could be opened."""
     try:
-        return problems(checkpoint, options)
+        return find_problems(checkpoint, options)
     except RewriterError as error:
         return (Problem(printable(checkpoint.name), "layers and metadata that agree", str(error)),)
 
@@ -135,9 +135,9 @@ def _expected(checkpoint: Checkpoint, source: Checkpoint, options: PlanOptions) 
             return source
         base = checkpoint.metadata.get("adapter_config.json:base_model_name_or_path")
         again = replace(saved.options, provenance=False)
-        return result(plan_companion(saved, source, again, base if isinstance(base, str) else None))
+        return planned_checkpoint(plan_companion(saved, source, again, base if isinstance(base, str) else None))
     for stack, kept in find_layers(checkpoint, source, options).items():
-        source = result(
+        source = planned_checkpoint(
             make_plan(source, kept, replace(options, stack=stack, provenance=False, card=False, base_model=""))
         )
     return source
@@ -148,7 +148,7 @@ def check_plan(checkpoint: Checkpoint, plan: Plan, with_bytes: bool) -> None:
     wrong = "the output is not what it should be, nothing was written"
     options = plan.options
     try:
-        found = [*structure(checkpoint, options), *compare(checkpoint, result(plan), options, with_bytes)]
+        found = [*structure(checkpoint, options), *compare(checkpoint, planned_checkpoint(plan), options, with_bytes)]
     except RewriterError as error:
         raise CheckpointError(f"{wrong}: {error}") from None
     for problem in found:
@@ -158,7 +158,7 @@ def check_plan(checkpoint: Checkpoint, plan: Plan, with_bytes: bool) -> None:
 def compare(checkpoint: Checkpoint, expected: Checkpoint, options: PlanOptions, with_bytes: bool) -> Iterator[Problem]:
     """Every difference between a checkpoint and what it should be; `expected` lies in the source's files."""
     yield from _compare_tensors(checkpoint, expected, with_bytes)
-    yield from _compare_metadata(effective(checkpoint, options), effective(expected, options))
+    yield from _compare_metadata(effective_metadata(checkpoint, options), effective_metadata(expected, options))
     yield from _compare_headers(checkpoint, expected)
     yield from _compare_side_files(checkpoint, expected, options, with_bytes)
 

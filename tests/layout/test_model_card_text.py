@@ -17,7 +17,7 @@ from rewriter import PlanOptions, make_output, make_plan, open_checkpoint, verif
 from rewriter.errors import RequestError
 from rewriter.formats.front_matter import CardError, edit, split
 from rewriter.layout.model_card_text import HEALING, make_card
-from rewriter.planning.saved_plan import load_plan, plan_again
+from rewriter.planning.saved_plan import load_plan, replan
 from tests.support.builders import (
     ROOT,
     everything,
@@ -366,13 +366,11 @@ def test_saved_plans_and_resumed_runs_write_the_same_card(tmp_path):
 def test_a_plan_with_a_card_fits_the_gguf_of_the_model(tmp_path):
     source = with_card("# x\n", tmp_path)
     rewriter("plan", source, "--drop", "1", "--card", "--base-model", "org/name", "-o", tmp_path / "plan.json")
-    plan, same = plan_again(
-        load_plan(tmp_path / "plan.json"), open_checkpoint(write_gguf(tmp_path / "x.gguf", layers=6))
-    )
+    plan, same = replan(load_plan(tmp_path / "plan.json"), open_checkpoint(write_gguf(tmp_path / "x.gguf", layers=6)))
     assert not same
     assert plan.options.card is None
     sibling = huggingface(tmp_path / "sibling", layers=6, bos_token_id=7)
-    plan, same = plan_again(load_plan(tmp_path / "plan.json"), open_checkpoint(sibling))
+    plan, same = replan(load_plan(tmp_path / "plan.json"), open_checkpoint(sibling))
     assert not same
     assert (plan.options.card, plan.options.base_model) == (True, "")
 

@@ -27,7 +27,7 @@ from rewriter import (
 )
 from rewriter.cli import main
 from rewriter.layout.sharding import by_size
-from rewriter.planning.saved_plan import load_plan, plan_again
+from rewriter.planning.saved_plan import load_plan, replan
 from tests.support.builders import (
     MODELS,
     everything,
@@ -304,7 +304,7 @@ def test_a_saved_plan_says_which_files(run, tmp_path):
     assert run("plan", LLAMA, "--drop", "3", "--shard-size", "700kB", "-o", tmp_path / "plan.json").code == 0
     saved = load_plan(tmp_path / "plan.json")
     assert saved.options.max_size == 700_000
-    plan, same = plan_again(saved, open_checkpoint(LLAMA))
+    plan, same = replan(saved, open_checkpoint(LLAMA))
     said = [(file["name"], file["bytes"]) for file in json.loads((tmp_path / "plan.json").read_text())["files"]]
     assert same
     assert said == [(file.name, file.nbytes) for file in make_output(plan, "out").files]

@@ -10,7 +10,7 @@ from rewriter.checkpoint import FieldEdit
 from rewriter.errors import CheckpointError, RequestError, UnsupportedError
 from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import effective, make_plan, problems, result
+from rewriter.planning.plan import effective_metadata, find_problems, make_plan, planned_checkpoint
 from tests.support.checkpoints import (
     changes,
     gemma3,
@@ -394,18 +394,18 @@ def test_generic_does_not_replace_the_rules_there_are():
 def test_problems_lists_every_one():
     checkpoint = gemma3(6, 2, vision_config={"num_hidden_layers": 3}, layer_types=["x"] * 5, mlp_only_layers=[9])
     checkpoint = with_metadata(checkpoint, {"text_config.num_hidden_layers": 7})
-    assert [(problem.where, problem.found.rpartition(": ")[2]) for problem in problems(checkpoint, BARE)] == [
+    assert [(problem.where, problem.found.rpartition(": ")[2]) for problem in find_problems(checkpoint, BARE)] == [
         ("text_config.num_hidden_layers", "7"),
         ("vision_config.num_hidden_layers", "3"),
         ("text_config.layer_types", "has 5 entries for 6 layers"),
         ("text_config.mlp_only_layers", "names layer 9 of 6"),
     ]
-    assert all("\n" not in str(problem) for problem in problems(checkpoint, BARE))
+    assert all("\n" not in str(problem) for problem in find_problems(checkpoint, BARE))
 
 
 @pytest.mark.parametrize("checkpoint", [llama(), llama_gguf(), t5(), t5(num_layers=6), gemma3(), gemma3_gguf(12)])
 def test_no_problems(checkpoint):
-    assert problems(checkpoint, BARE) == ()
+    assert find_problems(checkpoint, BARE) == ()
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_no_problems(checkpoint):
 )
 @pytest.mark.parametrize("keep", [[0, 2], [3, 4, 5], range(5)])
 def test_a_result_agrees_with_itself(checkpoint, keep):
-    assert problems(result(make_plan(checkpoint, keep, BARE)), BARE) == ()
+    assert find_problems(planned_checkpoint(make_plan(checkpoint, keep, BARE)), BARE) == ()
 
 
 @pytest.mark.parametrize(
@@ -437,8 +437,8 @@ def test_a_result_agrees_with_itself(checkpoint, keep):
     ],
 )
 def test_two_runs_are_one(checkpoint, first, second):
-    twice = result(make_plan(result(make_plan(checkpoint, first, BARE)), second, BARE))
-    once = result(make_plan(checkpoint, [list(first)[number] for number in second], BARE))
+    twice = planned_checkpoint(make_plan(planned_checkpoint(make_plan(checkpoint, first, BARE)), second, BARE))
+    once = planned_checkpoint(make_plan(checkpoint, [list(first)[number] for number in second], BARE))
     assert [tensor.name for tensor in twice.tensors] == [tensor.name for tensor in once.tensors]
     assert [tensor.offset for tensor in twice.tensors] == [tensor.offset for tensor in once.tensors]
-    assert effective(twice, BARE) == effective(once, BARE)
+    assert effective_metadata(twice, BARE) == effective_metadata(once, BARE)

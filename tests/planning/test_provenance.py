@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rewriter.checkpoint import LayerMap
 from rewriter.errors import CheckpointError
 from rewriter.planning.options import LayerSelection, PlanOptions
-from rewriter.planning.plan import make_plan, result
+from rewriter.planning.plan import make_plan, planned_checkpoint
 from rewriter.planning.provenance import Origin, composed, origin_of, recorded
 from rewriter.planning.selection.choose import choose
 from rewriter.version import VERSION
@@ -22,7 +22,7 @@ def after(checkpoint, keep, options=None, sha="a" * 64, name="smaller"):
     """The checkpoint that a run leaves, record and all."""
     plan = make_plan(checkpoint, keep, options)
     record = json.loads(json.dumps(plan.provenance.to_json()))
-    return replace(result(plan), provenance=record, header_sha256=sha, name=name)
+    return replace(planned_checkpoint(plan), provenance=record, header_sha256=sha, name=name)
 
 
 def test_the_whole_record():

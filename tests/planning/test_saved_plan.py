@@ -9,7 +9,7 @@ from rewriter.errors import CheckpointError, RequestError, UnsupportedError
 from rewriter.layout.output import Output
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import make_plan
-from rewriter.planning.saved_plan import load_plan, plan_again
+from rewriter.planning.saved_plan import load_plan, replan
 from rewriter.report.json_values import describe_plan
 from tests.support.checkpoints import SHA256, ggml, hf, llama, llama_gguf, numbered, t5, t5_gguf
 
@@ -48,7 +48,7 @@ CASES = [
 
 @pytest.mark.parametrize(("checkpoint", "keep", "options"), CASES)
 def test_on_the_same_file_it_runs_as_saved(save, checkpoint, keep, options):
-    again, same = plan_again(load_plan(save(checkpoint, keep, options)), checkpoint)
+    again, same = replan(load_plan(save(checkpoint, keep, options)), checkpoint)
     made = make_plan(checkpoint, keep, options)
     assert same
     assert (again.layers, again.tensors, again.edits, again.warnings) == (
@@ -74,7 +74,7 @@ def test_a_sibling_is_planned_again_by_layer_numbers(save):
     """The same model in another quantisation has other fields, and its own values follow."""
     saved = load_plan(save(llama_gguf(6), [0, 3, 5]))
     sibling = other(llama_gguf(6, feed_forward_length=(1, 2, 3, 4, 5, 6)))
-    plan, same = plan_again(saved, sibling)
+    plan, same = replan(saved, sibling)
     assert not same
     assert plan.checkpoint is sibling
     assert plan.layers.kept == (0, 3, 5)
@@ -105,7 +105,7 @@ def test_a_sibling_is_planned_again_by_layer_numbers(save):
 )
 def test_the_other_format_has_the_main_stack_under_its_own_name(save, one, another, options, stack):
     keep = [0, 2, 3] if options.stack != "encoder" else range(4)
-    plan, same = plan_again(load_plan(save(one, keep, options)), other(another))
+    plan, same = replan(load_plan(save(one, keep, options)), other(another))
     assert not same
     assert plan.layers.stack == stack
     assert plan.layers.kept == tuple(keep)
@@ -113,25 +113,25 @@ def test_the_other_format_has_the_main_stack_under_its_own_name(save, one, anoth
 
 def test_a_plan_for_another_architecture(save):
     with pytest.raises(RequestError, match="the plan is for a t5, this is a llama"):
-        plan_again(load_plan(save(t5(4, 5), [0, 2], PlanOptions(stack="encoder"))), other(llama(5)))
+        replan(load_plan(save(t5(4, 5), [0, 2], PlanOptions(stack="encoder"))), other(llama(5)))
 
 
 @pytest.mark.parametrize(("count", "keep"), [(5, [0, 1]), (12, [0, 1]), (7, [0, 5])])
 def test_a_model_of_another_depth_is_refused(save, count, keep):
     saved = load_plan(save(llama(6), keep))
     with pytest.raises(RequestError, match=rf"the plan is for 6 layers \(model\), smaller has {count} in stack main"):
-        plan_again(saved, other(llama(count), name="smaller"))
+        replan(saved, other(llama(count), name="smaller"))
 
 
 def test_a_model_without_the_kept_layers_is_refused(save):
     with pytest.raises(RequestError):
-        plan_again(load_plan(save(llama(6), [0, 5])), other(llama(4)))
+        replan(load_plan(save(llama(6), [0, 5])), other(llama(4)))
 
 
 def test_the_rules_of_the_other_file_hold(save):
     saved = load_plan(save(llama(6), [0, 5]))
     with pytest.raises(UnsupportedError, match="--per-layer-field odd"):
-        plan_again(saved, other(llama(6, odd=[1] * 6)))
+        replan(saved, other(llama(6, odd=[1] * 6)))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_the_rules_of_the_other_file_hold(save):
 def test_a_plan_that_says_other_changes_than_its_file_gets(save, tampered):
     checkpoint = llama(6, layer_types=list("abcdef"))
     with pytest.raises(RequestError, match="it was edited, or another version saved it"):
-        plan_again(load_plan(save(checkpoint, [0, 2], **tampered)), checkpoint)
+        replan(load_plan(save(checkpoint, [0, 2], **tampered)), checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_plan_that_says_other_changes_than_its_file_gets(save, tampered):
 )
 def test_a_plan_that_does_not_fit_its_file(save, tampered, message):
     with pytest.raises(RequestError, match=message):
-        plan_again(load_plan(save(llama(6), [0, 2], **tampered)), llama(6))
+        replan(load_plan(save(llama(6), [0, 2], **tampered)), llama(6))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rewriter.architectures.lookup import Stack, entries
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError
-from rewriter.planning.constraints.constraint import Bound, broken, cheapest
+from rewriter.planning.constraints.constraint import Constraint, cheapest_allowed, first_violated
 from rewriter.planning.open_model import open_model
 from rewriter.planning.options import LayerSelection, PlanOptions, default_protection
 from rewriter.planning.plan import make_plan
@@ -85,18 +85,18 @@ def test_the_cheapest_of_all_that_works_is_suggested(checkpoint: Checkpoint, sta
 
 
 BOUNDS = [
-    Bound("", stay=frozenset((0, 4))),
-    Bound("", period=2),
-    Bound("", period=3),
-    Bound("", not_first=frozenset((1, 2))),
-    Bound("", not_last=frozenset((5, 6))),
-    Bound("", requires={4: 2, 5: 2}),
-    Bound("", one_of=frozenset((1, 3))),
-    Bound("", one_of=frozenset((0, 6))),
-    Bound("", at_least=4),
-    Bound("", period=2, among=(0, 2, 3, 5)),
-    Bound("", at_least=2, among=(1, 3, 5)),
-    Bound("", counts=frozenset((5,))),
+    Constraint("", stay=frozenset((0, 4))),
+    Constraint("", period=2),
+    Constraint("", period=3),
+    Constraint("", not_first=frozenset((1, 2))),
+    Constraint("", not_last=frozenset((5, 6))),
+    Constraint("", requires={4: 2, 5: 2}),
+    Constraint("", one_of=frozenset((1, 3))),
+    Constraint("", one_of=frozenset((0, 6))),
+    Constraint("", at_least=4),
+    Constraint("", period=2, among=(0, 2, 3, 5)),
+    Constraint("", at_least=2, among=(1, 3, 5)),
+    Constraint("", counts=frozenset((5,))),
 ]
 
 
@@ -106,8 +106,8 @@ BOUNDS = [
     st.integers(1, 6),
 )  # fmt: skip
 def test_cheapest_is_the_cheapest_of_all_subsets(bounds, costs, count):
-    every = [kept for kept in combinations(range(7), 7 - count) if broken(bounds, kept, 7) is None]
-    found = list(cheapest(tuple(bounds), costs, count, 8))
+    every = [kept for kept in combinations(range(7), 7 - count) if first_violated(bounds, kept, 7) is None]
+    found = list(cheapest_allowed(tuple(bounds), costs, count, 8))
     assert all(kept in every for kept in found)
     if not every:
         assert not found

@@ -28,7 +28,7 @@ from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
 from rewriter.planning.plan import Plan, plan_model
 from rewriter.planning.provenance import Provenance, composed, origin_of
-from rewriter.planning.saved_plan import PROJECTOR, SavedPlan, plan_again, plan_of_companion
+from rewriter.planning.saved_plan import PROJECTOR, SavedPlan, plan_of_companion, replan
 from rewriter.planning.tensor_renaming import TensorCopy, tensor_copies
 from rewriter.system.untrusted import TooLongError, time_limit
 
@@ -76,10 +76,10 @@ def plan_companion(saved: SavedPlan, checkpoint: Checkpoint, options: PlanOption
         keep_fields=options.keep_fields or saved.options.keep_fields,
         provenance=options.provenance,
     )
-    return plan_again(replace(saved, options=asked, changes=None), checkpoint)[0]
+    return replan(replace(saved, options=asked, changes=None), checkpoint)[0]
 
 
-def source_numbers(checkpoint: Checkpoint) -> tuple[Stack, tuple[int, ...]] | None:
+def source_layer_numbers(checkpoint: Checkpoint) -> tuple[Stack, tuple[int, ...]] | None:
     """Where the layers of a companion that was pruned are, and the numbers that they had; None without a record."""
     saved = plan_of_companion(checkpoint)
     if saved is None:

@@ -1,6 +1,6 @@
 """Which layers may go at all: what a loader ties to a layer's number and no metadata can say otherwise.
 
-A LayerLimit of the tables becomes a Bound: plain sets of numbers for one model. Pure.
+A LayerLimit of the tables becomes a Constraint: plain sets of numbers for one model. Pure.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from rewriter.architectures.schema import LayerLimit
 from rewriter.errors import CheckpointError, printable
-from rewriter.planning.constraints.constraint import Bound, Layers
+from rewriter.planning.constraints.constraint import Constraint, Layers
 from rewriter.planning.metadata.layer_patterns import layer_values
 from rewriter.planning.model import Model
 
 
-def bound_for(limit: LayerLimit, model: Model) -> Bound:
-    """The bound that `limit` means for this model. Raises CheckpointError for a value that its kind cannot use."""
+def constraint_for(limit: LayerLimit, model: Model) -> Constraint:
+    """The constraint that `limit` means for this model. Raises CheckpointError for a value that its kind cannot use."""
     try:
         return replace(KINDS[limit.kind](limit, model), soft=limit.soft)
     except (TypeError, ValueError, IndexError):  # rules that a user wrote
@@ -46,160 +46,164 @@ def _entries(model: Model, key: object) -> list[object]:
     return list(layer_values(model, str(key)))
 
 
-def aligned(limit: LayerLimit, model: Model) -> Bound:
+def aligned(limit: LayerLimit, model: Model) -> Constraint:
     """Every `value`-th layer is special by its number: each kept layer must keep its place in the period."""
-    return Bound(limit.why, period=max(1, _number(model, limit.value)))
+    return Constraint(limit.why, period=max(1, _number(model, limit.value)))
 
 
-def must_keep(limit: LayerLimit, model: Model) -> Bound:
+def must_keep(limit: LayerLimit, model: Model) -> Constraint:
     """The layers of `value` may not go."""
     layers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    return Bound(limit.why, stay=frozenset(int(str(layer)) % model.stack.count for layer in layers))
+    return Constraint(limit.why, stay=frozenset(int(str(layer)) % model.stack.count for layer in layers))
 
 
-def must_keep_first(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_first(limit: LayerLimit, model: Model) -> Constraint:
     """The first `value` layers may not go."""
-    return Bound(limit.why, stay=frozenset(range(min(_number(model, limit.value), model.stack.count))))
+    return Constraint(limit.why, stay=frozenset(range(min(_number(model, limit.value), model.stack.count))))
 
 
-def must_keep_if_set(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_if_set(limit: LayerLimit, model: Model) -> Constraint:
     """Layers may not go where a key is set: `value` is (key, layer, ...)."""
     key, *layers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     active = bool(_value(model, key))
-    return Bound(limit.why, stay=frozenset(int(str(layer)) for layer in layers) if active else frozenset())
+    return Constraint(limit.why, stay=frozenset(int(str(layer)) for layer in layers) if active else frozenset())
 
 
-def must_keep_per_entry(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_per_entry(limit: LayerLimit, model: Model) -> Constraint:
     """As many of the first layers as a list has entries may not go."""
     entries = len(_entries(model, limit.value))
-    return Bound(limit.why, stay=frozenset(range(min(entries, model.stack.count))))
+    return Constraint(limit.why, stay=frozenset(range(min(entries, model.stack.count))))
 
 
-def distinct_states(limit: LayerLimit, model: Model) -> Bound:
+def distinct_states(limit: LayerLimit, model: Model) -> Constraint:
     """The hidden states of a list, k being the output of the first k layers, stay different ones."""
     states = {state for state in _entries(model, limit.value) if isinstance(state, int)}
-    return Bound(limit.why, apart=tuple(sorted(state % (model.stack.count + 1) for state in states)))
+    return Constraint(limit.why, apart=tuple(sorted(state % (model.stack.count + 1) for state in states)))
 
 
-def keep_one_before(limit: LayerLimit, model: Model) -> Bound:
+def keep_one_before(limit: LayerLimit, model: Model) -> Constraint:
     """Of the layers before a hidden state one must stay."""
     state = _value(model, limit.value)
     before = range(state) if isinstance(state, int) and 0 < state <= model.stack.count else ()
-    return Bound(limit.why, one_of=frozenset(before))
+    return Constraint(limit.why, one_of=frozenset(before))
 
 
-def must_keep_listed(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_listed(limit: LayerLimit, model: Model) -> Constraint:
     """The layers that an index list names may not go."""
     listed = (index for index in _entries(model, limit.value) if isinstance(index, int))
-    return Bound(limit.why, stay=frozenset(listed))
+    return Constraint(limit.why, stay=frozenset(listed))
 
 
-def must_keep_marked(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_marked(limit: LayerLimit, model: Model) -> Constraint:
     """Layers whose entry in a per-layer list is 0 or more may not go; that of layer 0 is not read."""
     entries = enumerate(_entries(model, limit.value))
-    return Bound(limit.why, stay=frozenset(i for i, entry in entries if i and isinstance(entry, int) and entry >= 0))
+    return Constraint(
+        limit.why, stay=frozenset(i for i, entry in entries if i and isinstance(entry, int) and entry >= 0)
+    )
 
 
-def special_counts(limit: LayerLimit, model: Model) -> Bound:
+def special_counts(limit: LayerLimit, model: Model) -> Constraint:
     """A loader concludes something from exactly these numbers of layers."""
     values = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    return Bound(limit.why, counts=frozenset(int(str(value)) for value in values))
+    return Constraint(limit.why, counts=frozenset(int(str(value)) for value in values))
 
 
-def special_counts_if_set(limit: LayerLimit, model: Model) -> Bound:
+def special_counts_if_set(limit: LayerLimit, model: Model) -> Constraint:
     """As special_counts, but only where a key is set: `value` is (key, number, ...)."""
     key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     active = bool(_value(model, key))
-    return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
+    return Constraint(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
-def special_counts_if_unset(limit: LayerLimit, model: Model) -> Bound:
+def special_counts_if_unset(limit: LayerLimit, model: Model) -> Constraint:
     """As special_counts, but only where a key is absent or false: `value` is (key, number, ...)."""
     key, *numbers = limit.value if isinstance(limit.value, tuple) else (limit.value,)
     value = _value(model, key)
     active = value is None or value is False
-    return Bound(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
+    return Constraint(limit.why, counts=frozenset(int(str(number)) for number in numbers) if active else frozenset())
 
 
-def aligned_if_set(limit: LayerLimit, model: Model) -> Bound:
+def aligned_if_set(limit: LayerLimit, model: Model) -> Constraint:
     """As aligned, but only where a key is set: `value` is (key, period)."""
     key, period = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
-    return Bound(limit.why, period=int(str(period)) if _value(model, key) else 1)
+    return Constraint(limit.why, period=int(str(period)) if _value(model, key) else 1)
 
 
-def suffix_only(limit: LayerLimit, model: Model) -> Bound:
+def suffix_only(limit: LayerLimit, model: Model) -> Constraint:
     """Each kept layer must keep its very number, where the key `value` is set: only the last ones can go."""
-    return Bound(limit.why, period=model.stack.count if _value(model, limit.value) else 1)
+    return Constraint(limit.why, period=model.stack.count if _value(model, limit.value) else 1)
 
 
-def keep_all_if_above(limit: LayerLimit, model: Model) -> Bound:
+def keep_all_if_above(limit: LayerLimit, model: Model) -> Constraint:
     """No layer can go where a key has more than a number: `value` is (key, number)."""
     key, most = limit.value if isinstance(limit.value, tuple) else (limit.value, 0)
-    return Bound(limit.why, never=_number(model, key) > int(str(most)))
+    return Constraint(limit.why, never=_number(model, key) > int(str(most)))
 
 
-def keep_all_if_listed(limit: LayerLimit, model: Model) -> Bound:
+def keep_all_if_listed(limit: LayerLimit, model: Model) -> Constraint:
     """No layer can go where a list holds a name: `value` is (key, name)."""
     key, name = limit.value if isinstance(limit.value, tuple) else (limit.value, "")
     listed = _value(model, key)
-    return Bound(limit.why, never=isinstance(listed, list | tuple) and name in listed)
+    return Constraint(limit.why, never=isinstance(listed, list | tuple) and name in listed)
 
 
-def keep_all_if_unset(limit: LayerLimit, model: Model) -> Bound:
+def keep_all_if_unset(limit: LayerLimit, model: Model) -> Constraint:
     """No layer can go where none of the keys `value` is set."""
     keys = limit.value if isinstance(limit.value, tuple) else (limit.value,)
-    return Bound(limit.why, never=not any(model.value(str(key)) for key in keys))
+    return Constraint(limit.why, never=not any(model.value(str(key)) for key in keys))
 
 
-def keep_all(limit: LayerLimit, model: Model) -> Bound:
+def keep_all(limit: LayerLimit, model: Model) -> Constraint:
     """No layer can go."""
-    return Bound(limit.why, never=True)
+    return Constraint(limit.why, never=True)
 
 
-def not_first(limit: LayerLimit, model: Model) -> Bound:
+def not_first(limit: LayerLimit, model: Model) -> Constraint:
     """Layers with the given entry in a per-layer list may not become the first: `value` is (key, entry)."""
-    return Bound(limit.why, not_first=_having(limit, model))
+    return Constraint(limit.why, not_first=_having(limit, model))
 
 
-def not_last(limit: LayerLimit, model: Model) -> Bound:
+def not_last(limit: LayerLimit, model: Model) -> Constraint:
     """Layers with the given entry in a per-layer list may not become the last: `value` is (key, entry)."""
-    return Bound(limit.why, not_last=_having(limit, model))
+    return Constraint(limit.why, not_last=_having(limit, model))
 
 
-def must_keep_named(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_named(limit: LayerLimit, model: Model) -> Constraint:
     """Layers for which a list of tensors has an entry may not go: `value` is its name up to the number."""
     prefix = str(limit.value)
     labels = (tensor.name[len(prefix) :].partition(".")[0] for tensor in model.checkpoint.tensors)
     named = zip(model.checkpoint.tensors, labels, strict=True)
-    return Bound(
+    return Constraint(
         limit.why,
         stay=frozenset(int(label) for tensor, label in named if tensor.name.startswith(prefix) and label.isdigit()),
     )
 
 
-def must_keep_before_tail(limit: LayerLimit, model: Model) -> Bound:
+def must_keep_before_tail(limit: LayerLimit, model: Model) -> Constraint:
     """The last layers use what the ones right before them have: `value` is (key of how many, how many before)."""
     key, before = limit.value if isinstance(limit.value, tuple) else (limit.value, 1)
     tail = _number(model, key)
     start = model.stack.count - tail
-    return Bound(limit.why, stay=frozenset(range(max(0, start - int(str(before))), start)) if tail else frozenset())
+    return Constraint(
+        limit.why, stay=frozenset(range(max(0, start - int(str(before))), start)) if tail else frozenset()
+    )
 
 
-def keep_one_with(limit: LayerLimit, model: Model) -> Bound:
+def keep_one_with(limit: LayerLimit, model: Model) -> Constraint:
     """Of the layers with the given entries in per-layer lists one must stay: `value` is (key, entry, ...)."""
     value = limit.value if isinstance(limit.value, tuple) else (limit.value, True)
     pairs = zip(value[::2], value[1::2], strict=True)
     lists = [(found, entry) for key, entry in pairs if (found := _entries(model, key))]
     layers = range(model.stack.count) if lists else ()
     having = (layer for layer in layers if all(found[layer : layer + 1] == [entry] for found, entry in lists))
-    return Bound(limit.why, one_of=frozenset(having))
+    return Constraint(limit.why, one_of=frozenset(having))
 
 
-def keep_one_without(limit: LayerLimit, model: Model) -> Bound:
+def keep_one_without(limit: LayerLimit, model: Model) -> Constraint:
     """Of the layers with another entry in a per-layer list one must stay: `value` is (key, entry)."""
     key, entry = limit.value if isinstance(limit.value, tuple) else (limit.value, 0)
     found = _entries(model, key)[: model.stack.count]
-    return Bound(limit.why, one_of=frozenset(layer for layer, each in enumerate(found) if each != entry))
+    return Constraint(limit.why, one_of=frozenset(layer for layer, each in enumerate(found) if each != entry))
 
 
 def _having(limit: LayerLimit, model: Model) -> frozenset[int]:
@@ -212,7 +216,7 @@ def _listed(model: Model, key: object, wanted: object) -> Layers:
     return tuple(layer for layer, entry in enumerate(_entries(model, key)) if entry == wanted)
 
 
-def with_tail_kv_source(limit: LayerLimit, model: Model) -> Bound:
+def with_tail_kv_source(limit: LayerLimit, model: Model) -> Constraint:
     """The last layers reuse keys and values of the last layer of their type before them, which may only go with all
     of them: `value` is (key of how many, key of the types).
     """
@@ -221,36 +225,36 @@ def with_tail_kv_source(limit: LayerLimit, model: Model) -> Bound:
     start = max(0, len(types) - _number(model, how_many))
     last = {repr(kind): layer for layer, kind in enumerate(types[:start])}
     tail = ((layer, last.get(repr(types[layer]))) for layer in range(start, len(types)))
-    return Bound(limit.why, requires={layer: source for layer, source in tail if source is not None})
+    return Constraint(limit.why, requires={layer: source for layer, source in tail if source is not None})
 
 
-def keep_at_least(limit: LayerLimit, model: Model) -> Bound:
+def keep_at_least(limit: LayerLimit, model: Model) -> Constraint:
     """So many layers with the given entry in a per-layer list must be left: `value` is (key, entry, how many)."""
     key, entry, least = limit.value if isinstance(limit.value, tuple) else (limit.value, None, 0)
-    return Bound(limit.why, among=_listed(model, key, entry), at_least=int(str(least)))
+    return Constraint(limit.why, among=_listed(model, key, entry), at_least=int(str(least)))
 
 
-def keep_one_of(limit: LayerLimit, model: Model) -> Bound:
+def keep_one_of(limit: LayerLimit, model: Model) -> Constraint:
     """Of certain layers one must be left: `value` is (keys, entries, number of the first layer). The first key that is
     there counts: a per-layer list in which they have one of the entries, or a list of their numbers.
     """
     keys, wanted, first = limit.value if isinstance(limit.value, tuple) else ((limit.value,), (), 0)
     found = next((list_ for key in keys if (list_ := _entries(model, key))), [])
     if all(type(entry) is int for entry in found):
-        return Bound(limit.why, one_of=frozenset(int(str(entry)) - int(str(first)) for entry in found))
-    return Bound(limit.why, one_of=frozenset(layer for layer, entry in enumerate(found) if entry in wanted))
+        return Constraint(limit.why, one_of=frozenset(int(str(entry)) - int(str(first)) for entry in found))
+    return Constraint(limit.why, one_of=frozenset(layer for layer, entry in enumerate(found) if entry in wanted))
 
 
-def round_robin(limit: LayerLimit, model: Model) -> Bound:
+def round_robin(limit: LayerLimit, model: Model) -> Constraint:
     """Layers with the given entry in a per-layer list share a number of things in turn: `value` is (key, entry, key
     of the number). Each must keep its turn.
     """
     key, entry, turns = limit.value if isinstance(limit.value, tuple) else (limit.value, None, 1)
     number = max(1, _number(model, turns))
-    return Bound(limit.why, among=_listed(model, key, entry), period=number, at_least=0)
+    return Constraint(limit.why, among=_listed(model, key, entry), period=number, at_least=0)
 
 
-def with_source_layer(limit: LayerLimit, model: Model) -> Bound:
+def with_source_layer(limit: LayerLimit, model: Model) -> Constraint:
     """A layer whose entry is `shared` reuses what the one before it that is not has: `value` is (key, shared)."""
     key, shared = limit.value if isinstance(limit.value, tuple) else (limit.value, "shared")
     requires, source = {}, None
@@ -259,15 +263,17 @@ def with_source_layer(limit: LayerLimit, model: Model) -> Bound:
             source = layer
         elif source is not None:
             requires[layer] = source
-    return Bound(limit.why, requires=requires)
+    return Constraint(limit.why, requires=requires)
 
 
-def no_shorter_than(limit: LayerLimit, model: Model) -> Bound:
+def no_shorter_than(limit: LayerLimit, model: Model) -> Constraint:
     """No fewer layers may be left than another stack has: `value` is its name."""
-    return Bound(limit.why, at_least=max((each.count for each in model.stacks if each.name == limit.value), default=1))
+    return Constraint(
+        limit.why, at_least=max((each.count for each in model.stacks if each.name == limit.value), default=1)
+    )
 
 
-KINDS: dict[str, Callable[[LayerLimit, Model], Bound]] = {
+KINDS: dict[str, Callable[[LayerLimit, Model], Constraint]] = {
     kind.__name__: kind
     for kind in (
         aligned, aligned_if_set, suffix_only, round_robin,

@@ -14,7 +14,7 @@ from rewriter.architectures.lookup import Stack, table_of
 from rewriter.architectures.metadata_fields import GENERIC_DOUBTS
 from rewriter.checkpoint import Checkpoint, LayerMap
 from rewriter.errors import UnsupportedError, printable
-from rewriter.planning.metadata.edits import asked_as, is_apart, rules_by_key, without_rules
+from rewriter.planning.metadata.edits import is_unrelated, option_spelling, rules_by_key, unruled_fields
 from rewriter.planning.model import Model
 from rewriter.planning.tensor_renaming import linear_widths
 
@@ -38,7 +38,7 @@ _SAID: dict[str, Callable[[Any, int, int], object]] = {
 }
 
 
-def refuse_doubts(model: Model, layers: LayerMap) -> None:
+def check_unknown_architecture(model: Model, layers: LayerMap) -> None:
     """Raise UnsupportedError for a drop that may be wrong for all that the checkpoint says."""
     _refuse_windows(model)
     rules = rules_by_key(model)
@@ -109,10 +109,10 @@ def _refuse_numbers(model: Model, rules: dict[str, str]) -> None:
     """What may say which layers differ: how many come first, every how many, which numbers, a letter for each."""
     counts = {model.stack.count_key, *model.stack.aliases, *model.stack.echoes}
     found = [
-        (asked_as(model, name), value)
-        for name, value in without_rules(model, rules).items()
+        (option_spelling(model, name), value)
+        for name, value in unruled_fields(model, rules).items()
         if _is_letters(value, model.stack.count) or (_OF_LAYERS.search(name) and _may_number(value, model.stack.count))
-        if not (model.key(name) in counts or is_apart(name) or _has_type_of_its_own(model, name))
+        if not (model.key(name) in counts or is_unrelated(name) or _has_type_of_its_own(model, name))
     ]
     if found:
         (name, value), *more = found

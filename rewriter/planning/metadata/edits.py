@@ -177,24 +177,26 @@ def rules_by_key(model: Model) -> dict[str, str]:
     own = {key: key.removeprefix(model.stack.scope + ".") for key in model.metadata if _in_scope(model, key)}
     rules = {key: rule for key, name in own.items() if (rule := _rule(model, name))}
     rules |= {model.key(key): rule for key, rule in model.stack.entry.fields if model.key(key) in model.metadata}
-    return {**rules, **module_lists(model), **asked}
+    return {**rules, **module_name_fields(model), **asked}
 
 
 def _refuse_unknown(model: Model, rules: Mapping[str, str]) -> None:
     """Raise UnsupportedError for what may be about single layers and no rule knows."""
-    unruled = without_rules(model, rules)
+    unruled = unruled_fields(model, rules)
     for name, value in unruled.items():
-        said = asked_as(model, name)
-        if _is_keyed(value) and not is_apart(name) and not is_apart(name.rpartition(".")[2]):
+        said = option_spelling(model, name)
+        if _is_keyed(value) and not is_unrelated(name) and not is_unrelated(name.rpartition(".")[2]):
             raise UnsupportedError(
                 f"{said} has numbers for keys, of layers perhaps, and no rule says so: --keep-field {said} leaves it"
             )
-        if _names_layers(name, value, model.stack) and not is_apart(name):
+        if _names_layers(name, value, model.stack) and not is_unrelated(name):
             raise UnsupportedError(
                 f"{said} may name layers, {printable(value)}, and no rule says so: --keep-field {said} leaves it"
             )
     unknown = [
-        asked_as(model, name) for name, value in unruled.items() if not is_apart(name) and _as_long(value, model.stack)
+        option_spelling(model, name)
+        for name, value in unruled.items()
+        if not is_unrelated(name) and _as_long(value, model.stack)
     ]
     if unknown:
         raise UnsupportedError(
@@ -204,7 +206,7 @@ def _refuse_unknown(model: Model, rules: Mapping[str, str]) -> None:
         )
 
 
-def without_rules(model: Model, rules: Mapping[str, str]) -> dict[str, object]:
+def unruled_fields(model: Model, rules: Mapping[str, str]) -> dict[str, object]:
     """What may be about the layers of `stack`, by its name there."""
     ruled = {*rules, *(other.key(key) for other in model.stacks for key, _ in other.entry.fields)}
     return {
@@ -214,7 +216,7 @@ def without_rules(model: Model, rules: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def module_lists(model: Model) -> dict[str, str]:
+def module_name_fields(model: Model) -> dict[str, str]:
     """Whole key -> rule for the fields that name modules, whatever the stack."""
     found = {key: rule for key, rule in ROOT_FIELDS[table_of(model.checkpoint)].items() if key in model.metadata}
     if not model.is_gguf:
@@ -253,7 +255,7 @@ def _asked(model: Model, names: tuple[str, ...], rule: str) -> dict[str, str]:
     return keys
 
 
-def asked_as(model: Model, name: str) -> str:
+def option_spelling(model: Model, name: str) -> str:
     """What --keep-field has to be given for the field `name` of the stack, safe to print."""
     return printable(model.key(name) if name in model.metadata and model.key(name) in model.metadata else name, 200)
 
@@ -305,12 +307,12 @@ def _is_keyed(value: object) -> bool:
     return isinstance(value, dict) and len(value) > 0 and all(key.isascii() and key.isdigit() for key in value)
 
 
-def is_apart(name: str) -> bool:
+def is_unrelated(name: str) -> bool:
     """Whether a field stands in an object that is about something else than layers."""
     return name.partition(".")[0] in NOT_ABOUT_LAYERS
 
 
-def with_list_defaults(model: Model) -> Model:
+def with_implied_lists(model: Model) -> Model:
     """`model` with the lists that its loader has in mind where the metadata leaves them out.
 
     Numbers beyond the stack name no layer, unless a list is numbered by their positions.

@@ -132,7 +132,7 @@ def _beyond(model: Model, pattern: Pattern) -> tuple[object, ...]:
     return pattern_list(model, pattern, model.stack.count + model.stack.mtp_layers)[model.stack.count :]
 
 
-def not_special(model: Model, pattern: Pattern) -> frozenset[int]:
+def ordinary_layers(model: Model, pattern: Pattern) -> frozenset[int]:
     """The layers that are not special: with `never_all` one of them must stay."""
     kinds = pattern_list(model, pattern, model.stack.count)[: model.stack.count]
     return frozenset(layer for layer, kind in enumerate(kinds) if kind != pattern.special)
@@ -187,15 +187,15 @@ def _remapped_is_enough(model: Model, layers: LayerMap, pattern: Pattern, wanted
 
 def _solved(model: Model, pattern: Pattern, wanted: tuple[object, ...]) -> Iterator[tuple[str, object, str]]:
     """Another period and offset that give the same; without an offset of its own only the period can change."""
-    found = solution(model, pattern, wanted)
+    found = solve_period(model, pattern, wanted)
     if found is None:
-        return  # a bound has refused this, or was overruled
+        return  # a constraint has refused this, or was overruled
     yield model.key(pattern.period_keys[0]), found[0], "pattern"
     if pattern.offset_key:
         yield model.key(pattern.offset_key), found[1], "pattern"
 
 
-def solution(model: Model, pattern: Pattern, wanted: tuple[object, ...]) -> tuple[int, int] | None:
+def solve_period(model: Model, pattern: Pattern, wanted: tuple[object, ...]) -> tuple[int, int] | None:
     """The period and offset, nearest to the old ones, that make the layers `wanted`; None if there are none."""
     old = _period(model, pattern)
     offset = _offset(model, pattern)
@@ -213,12 +213,12 @@ def unsolvable_period(model: Model, layers: LayerMap) -> int:
     alone = [pattern for pattern in active_patterns(model) if not pattern.explicit]
     lists = (pattern_list(model, pattern) for pattern in alone)
     wanted = [tuple(before[old] for old in layers.main) for before in lists]
-    if all(solution(model, pattern, kinds) for pattern, kinds in zip(alone, wanted, strict=True)):
+    if all(solve_period(model, pattern, kinds) for pattern, kinds in zip(alone, wanted, strict=True)):
         return 1
     return common_period(model)
 
 
-def unlisted(model: Model) -> list[tuple[tuple[object, ...], Pattern, int | None]]:
+def implicit_patterns(model: Model) -> list[tuple[tuple[object, ...], Pattern, int | None]]:
     """The patterns without a list: what each layer is, the pattern, and the offset where no key can change it."""
     return [
         (

@@ -12,7 +12,7 @@ from rewriter.architectures.metadata_fields import QUANTIZATION
 from rewriter.checkpoint import LayerMap
 from rewriter.errors import CheckpointError, UnsupportedError, printable
 from rewriter.planning.metadata import field_rules
-from rewriter.planning.metadata.edits import module_lists
+from rewriter.planning.metadata.edits import module_name_fields
 from rewriter.planning.model import Model
 from rewriter.system.untrusted import TooLongError, time_limit
 
@@ -22,9 +22,9 @@ _SECONDS = 4
 _MARK = re.compile(r"re:|[-+]:")  # what compressed-tensors and GPTQModel put before an expression
 
 
-def refuse_unfollowed(model: Model, layers: LayerMap) -> None:
+def check_module_names(model: Model, layers: LayerMap) -> None:
     """Raise UnsupportedError where a kept layer would be taken for another one."""
-    followed = module_lists(model)
+    followed = module_name_fields(model)
     left = {key for key in followed if {key, key.partition(".")[0]} & set(model.options.keep_fields)}
     _refuse_names(model, layers, {*followed})
     expressions = [
@@ -56,7 +56,7 @@ def _changed(expressions: list[tuple[str, str]], renamed: tuple[tuple[str, str],
 def has_expressions(model: Model) -> bool:
     """Whether expressions with numbers say how weights are quantised: each selection must be asked about them."""
     left = set(model.options.keep_fields)
-    followed = {key: rule for key, rule in module_lists(model).items() if not {key, key.partition(".")[0]} & left}
+    followed = {key: rule for key, rule in module_name_fields(model).items() if not {key, key.partition(".")[0]} & left}
     return any(_EXPRESSION.match(text) for key, rule in followed.items() for text in _texts(model.metadata[key], rule))
 
 

@@ -18,7 +18,7 @@ function formatLayers(layers) {
   return runs.map(([low, high]) => (low === high ? `${low}` : `${low}-${high}`)).join(",");
 }
 
-/* -- what limits the layers: the members of Bound -- */
+/* -- what limits the layers: the members of Constraint -- */
 
 function breaks(bound, kept, count) {
   const there = new Set(kept);

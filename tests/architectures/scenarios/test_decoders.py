@@ -6,7 +6,7 @@ import pytest
 
 from rewriter.errors import UnsupportedError
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import make_plan, result
+from rewriter.planning.plan import make_plan, planned_checkpoint
 from tests.support.checkpoints import changes, hf, llama, names, numbered, without
 
 LAYERS = "model.layers."
@@ -112,7 +112,7 @@ def test_a_list_of_no_layers_is_not_an_absent_one():
     checkpoint = decoder("llama4_text", 4, interleave_moe_layer_step=2, no_rope_layers=[1] * 4)
     plan = make_plan(checkpoint, [0, 2])
     assert changes(plan)["moe_layers"] == []
-    assert "moe_layers" not in changes(make_plan(result(plan), [1]))
+    assert "moe_layers" not in changes(make_plan(planned_checkpoint(plan), [1]))
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_per_layer_config_is_keyed_by_layer():
     checkpoint = decoder("gemma4_text", 4, layer_types=types("sfsf"), per_layer_config={"1": {"a": 1}, "3": {"a": 2}})
     plan = make_plan(checkpoint, [0, 2, 3])
     assert changes(plan)["per_layer_config"] == {"2": {"a": 2}}
-    assert result(plan).metadata["per_layer_config.2.a"] == 2
-    assert "per_layer_config.3.a" not in result(plan).metadata
+    assert planned_checkpoint(plan).metadata["per_layer_config.2.a"] == 2
+    assert "per_layer_config.3.a" not in planned_checkpoint(plan).metadata
 
 
 @pytest.mark.parametrize("config", [{"layer_types": types("ssfssf")}, {"sliding_window": 4}], ids=["list", "default"])

@@ -21,7 +21,7 @@ from rewriter import (
 )
 from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.plan import make_plan
-from rewriter.planning.saved_plan import open_plan, plan_again, saved_from
+from rewriter.planning.saved_plan import from_plan, open_plan, replan
 from rewriter.writing.write import write
 from tests.support import companion_files as files
 from tests.support.builders import FIXTURES, huggingface, tensors_of, values, write_safetensors
@@ -39,7 +39,7 @@ def model(tmp_path):
 
 def follow(source: Path, target: Path, model: Path, kept=KEPT, **options) -> Path:
     """Let `source` follow, through the Python API."""
-    saved = saved_from(make_plan(open_checkpoint(model), kept))
+    saved = from_plan(make_plan(open_checkpoint(model), kept))
     base = options.pop("base", None)
     write(plan_companion(saved, open_checkpoint(source), PlanOptions(**options), base), target)
     return target
@@ -136,9 +136,9 @@ def test_an_mmproj_file_stays_byte_for_byte(tmp_path, model):
     source = write_model(tmp_path / "mmproj.gguf", arch="clip", names=names, fields={"vision.block_count": 6})
     target = follow(source, tmp_path / "out.gguf", model)
     assert target.read_bytes() == source.read_bytes()
-    saved = saved_from(make_plan(open_checkpoint(huggingface(tmp_path / "model")), KEPT))
+    saved = from_plan(make_plan(open_checkpoint(huggingface(tmp_path / "model")), KEPT))
     with pytest.raises(RequestError, match="has none of them"):
-        plan_again(saved, open_checkpoint(source))  # what `prune --plan` does
+        replan(saved, open_checkpoint(source))  # what `prune --plan` does
 
 
 def test_a_plan_for_the_vision_tower_is_for_that_of_the_mmproj_file(tmp_path):
@@ -319,7 +319,7 @@ def test_a_companion_is_no_model(tmp_path, model):
     source = files.lora(tmp_path / "lora.gguf")
     with pytest.raises(UnsupportedError, match="see rewriter apply"):
         make_plan(open_checkpoint(source), [0])
-    saved = saved_from(make_plan(open_checkpoint(model), KEPT))
+    saved = from_plan(make_plan(open_checkpoint(model), KEPT))
     write(plan_companion(saved, open_checkpoint(source), PlanOptions()), tmp_path / "out.gguf")
     with pytest.raises(CheckpointError, match="neither a saved plan nor a pruned model"):
         open_plan(tmp_path / "out.gguf")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rewriter.errors import CheckpointError, UnsupportedError
 from rewriter.planning.options import PlanOptions
-from rewriter.planning.plan import effective, make_plan, result
+from rewriter.planning.plan import effective_metadata, make_plan, planned_checkpoint
 from tests.support.checkpoints import (
     changes,
     gemma3_gguf,
@@ -87,16 +87,16 @@ def test_no_window_is_left_when_no_block_has_one(window, pattern):
 
 def test_a_pattern_written_out_equals_the_period_it_came_from():
     implicit, explicit = gemma3_text(6), gemma3_text(6, layer_types=[S, S, S, S, S, F])
-    assert effective(implicit, BARE) == effective(explicit, BARE)
-    assert effective(gemma3_text(6, layer_types=[S] * 6), BARE) != effective(implicit, BARE)
+    assert effective_metadata(implicit, BARE) == effective_metadata(explicit, BARE)
+    assert effective_metadata(gemma3_text(6, layer_types=[S] * 6), BARE) != effective_metadata(implicit, BARE)
 
 
 @given(st.sets(st.integers(0, 23), min_size=1), st.sampled_from([None, 1, 2, 5, 6]))
 @settings(derandomize=True, deadline=None, max_examples=60)
 def test_every_kept_layer_keeps_its_kind_of_attention(kept, period):
     checkpoint = gemma3_text(24, sliding_window_pattern=period)
-    before = effective(checkpoint, BARE)["layer_types"]
-    after = effective(result(make_plan(checkpoint, kept, BARE)), BARE)["layer_types"]
+    before = effective_metadata(checkpoint, BARE)["layer_types"]
+    after = effective_metadata(planned_checkpoint(make_plan(checkpoint, kept, BARE)), BARE)["layer_types"]
     assert after == tuple(before[number] for number in sorted(kept))
 
 

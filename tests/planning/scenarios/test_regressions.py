@@ -10,7 +10,7 @@ from rewriter.errors import CheckpointError, RequestError, UnsupportedError
 from rewriter.formats.json_edit import edit
 from rewriter.planning.metadata.field_rules import apply
 from rewriter.planning.options import LayerSelection, PlanOptions
-from rewriter.planning.plan import effective, make_plan, result
+from rewriter.planning.plan import effective_metadata, make_plan, planned_checkpoint
 from rewriter.planning.provenance import recorded
 from rewriter.planning.selection.choose import choose
 from tests.support.checkpoints import ggml, hf, llama, llama_gguf, numbered
@@ -122,8 +122,10 @@ def test_two_runs_down_to_full_layers_only_mean_the_same_as_one():
     """`verify twice.gguf --source original.gguf` would report a false problem."""
     extra = {"block_count": 6, "attention.sliding_window": 512}
     checkpoint = ggml("gemma3", numbered("blk.", 6), extra)
-    twice = result(make_plan(result(make_plan(checkpoint, [0, 5], BARE)), [1], BARE))
-    assert effective(twice, BARE) == effective(result(make_plan(checkpoint, [5], BARE)), BARE)
+    twice = planned_checkpoint(make_plan(planned_checkpoint(make_plan(checkpoint, [0, 5], BARE)), [1], BARE))
+    assert effective_metadata(twice, BARE) == effective_metadata(
+        planned_checkpoint(make_plan(checkpoint, [5], BARE)), BARE
+    )
 
 
 def test_a_float_count_is_no_count():
@@ -133,14 +135,14 @@ def test_a_float_count_is_no_count():
 
 def test_a_saved_plan_for_another_architecture(tmp_path):
     from rewriter.layout.output import Output
-    from rewriter.planning.saved_plan import load_plan, plan_again
+    from rewriter.planning.saved_plan import load_plan, replan
     from rewriter.report.json_values import describe_plan
 
     path = tmp_path / "p.json"
     path.write_text(json.dumps(describe_plan(make_plan(llama(4), [0, 1]), Output((), False, ()))))
     bert = replace(hf("bert", numbered("encoder.layer.", 4), {"num_hidden_layers": 4}), header_sha256="7" * 64)
     with pytest.raises(RequestError):
-        plan_again(load_plan(path), bert)
+        replan(load_plan(path), bert)
 
 
 def test_a_kept_list_of_another_length():
