@@ -9,7 +9,7 @@ import pytest
 
 from rewriter import OutputError
 from rewriter.system.rename import rename_new
-from rewriter.writing.commit import commit_directory, commit_files, undo_killed
+from rewriter.writing.commit import commit_directory, commit_files, roll_back
 from tests.support.builders import (
     everything,
     prune,
@@ -138,7 +138,7 @@ def test_the_next_run_takes_back_the_moves_of_a_killed_one_unless_all_were_done(
     with suppress(Killed):
         commit(tmp_path, staging)
     monkeypatch.undo()
-    undo_killed(staging)
+    roll_back(staging)
     assert texts(tmp_path) == (NEW if done == 4 else EARLIER)
     assert sorted(path.name for path in staging.iterdir()) == ["new"]
 
@@ -156,7 +156,7 @@ def test_a_file_that_somebody_else_has_put_there_meanwhile_stays(tmp_path, monke
     monkeypatch.undo()
     (tmp_path / "theirs").write_text("theirs")
     (tmp_path / "theirs").replace(tmp_path / "b")
-    undo_killed(staging)
+    roll_back(staging)
     assert texts(tmp_path) == {"b": "theirs"}
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_somebody_else_has_put_there_meanwhile_stays(tmp_path, monke
 def test_a_list_of_moves_that_was_cut_off_moves_nothing(damage, tmp_path):
     staging = stage(tmp_path, NEW, EARLIER)
     (staging / "moves").write_bytes(damage)
-    undo_killed(staging)
+    roll_back(staging)
     assert texts(tmp_path) == EARLIER
     assert not (staging / "moves").exists()
 

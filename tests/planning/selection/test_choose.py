@@ -179,4 +179,4 @@ def test_a_target_size_is_the_least_drop_that_fits(count, target):
     ],
 )
 def test_options_are_stated_again(options, words):
-    assert options.words == words
+    assert options.arguments == words.split()

@@ -17,7 +17,7 @@ SYSTEMS = ["windows", "macos"]
 
 def there(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """`rewriter ARGUMENTS` on a system that looks like the one called `name`."""
-    command = [sys.executable, str(ROOT / "tests" / "other_systems.py"), name, *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "other_systems.py"), name, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
