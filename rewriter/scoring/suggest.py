@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rewriter.errors import RequestError, UnsupportedError
 from rewriter.planning.constraints.allowed_layers import selection_constraints
-from rewriter.planning.constraints.constraint import Constraint, cheapest_allowed
+from rewriter.planning.constraints.constraint import Constraint
+from rewriter.planning.constraints.search import cheapest_allowed
 from rewriter.planning.metadata.layer_patterns import common_period
 from rewriter.planning.model import Model
 from rewriter.planning.options import RECIPE, LayerSelection

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rewriter.architectures.lookup import Stack, entries
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError, UnsupportedError
-from rewriter.planning.constraints.constraint import Constraint, cheapest_allowed, first_violated
+from rewriter.planning.constraints.constraint import Constraint, first_violated
+from rewriter.planning.constraints.search import cheapest_allowed
 from rewriter.planning.open_model import open_model
 from rewriter.planning.options import LayerSelection, PlanOptions, default_protection
 from rewriter.planning.plan import make_plan

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rewriter.checkpoint import LayerMap
 from rewriter.errors import UnsupportedError
-from rewriter.planning.constraints.constraint import SEARCHED, Constraint, first_violated, nearest_allowed
+from rewriter.planning.constraints.constraint import Constraint, first_violated
 from rewriter.planning.constraints.limit_kinds import constraint_for
+from rewriter.planning.constraints.search import MOST_SEARCHED, nearest_allowed
 from rewriter.planning.constraints.unknown_architecture import check_unknown_architecture
 from rewriter.planning.layer_ranges import format_layers
 from rewriter.planning.metadata.edits import period_fields, with_implied_lists
@@ -35,7 +36,7 @@ def allowed_layers(model: Model, layers: LayerMap) -> tuple[LayerMap, tuple[str,
     if constraint is None:
         return layers, soft
     sure = Constraint("", period=common_period(model))
-    search = not constraint.never and stack.count <= SEARCHED
+    search = not constraint.never and stack.count <= MOST_SEARCHED
     others = nearest_allowed((*constraints, sure), layers.main, stack.count) if search else []
     if options.align and others:
         return model.keep((*others[0], *layers.kept[len(layers.main) :])), ()
@@ -45,7 +46,7 @@ def allowed_layers(model: Model, layers: LayerMap) -> tuple[LayerMap, tuple[str,
 
 
 def _alternatives(others: list[tuple[int, ...]], count: int) -> str:
-    if not others and count > SEARCHED:
+    if not others and count > MOST_SEARCHED:
         return f"among {count} layers no other drop was looked for"
     if not others:
         return "no drop avoids that"
