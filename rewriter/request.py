@@ -21,7 +21,7 @@ from rewriter.planning.selection.strategies import COUNTS_KEPT
 from rewriter.scoring.suggest import Suggestion, check_strategy, strategy_for, suggest
 
 if TYPE_CHECKING:
-    from rewriter.scoring.score import Watch
+    from rewriter.scoring.score import ScoringProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +35,26 @@ class PruneRequest:
         self,
         checkpoint: Checkpoint,
         name: str,
-        told: Callable[[str], None] = lambda text: None,
-        watch: Watch = lambda metric, share: None,
+        notify: Callable[[str], None] = lambda text: None,
+        on_progress: ScoringProgress = lambda metric, share: None,
     ) -> Plan:
         """The plan for `checkpoint`; `name` is what the output will be called.
 
-        `told` hears how layers were scored, and `watch` how far that is.
+        `notify(line)` is called with what a user should know, `on_progress(metric, share)` during the scoring.
         """
         model = open_model(checkpoint, self.options)
         stack = model.stack
         if self.options.reshards and self.selection == LayerSelection():  # nothing goes, only the files are others
             return plan_model(model, range(stack.count))
         self.check()
-        strategy, scores = strategy_for(self.selection, model, watch)
+        strategy, scores = strategy_for(self.selection, model, on_progress)
         if scores is not None:
-            told(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
+            notify(f"scored by {scores.metric}" + (f" ({scores.why})" if scores.why else ""))
         size_of = output_size(model, name)
         kept = choose(self.selection, stack.count, size_of, stack.mtp_layers, strategy)
         gone = stack.count - sum(layer < stack.count for layer in kept)
         if 2 * gone > stack.count and self.selection.strategy not in COUNTS_KEPT:  # a draft model is to be small
-            told(f"note: {gone} of {stack.count} layers go: more than half; expect the model to need training")
+            notify(f"note: {gone} of {stack.count} layers go: more than half; expect the model to need training")
         dropped = stack.mtp_layers and kept[-1] < stack.count and self.selection.drop is not None
         chosen_by = scores.metric if scores is not None else self.selection.strategy or ""
         model = model.with_options(chosen_by=chosen_by, drop_mtp=bool(dropped) or model.options.drop_mtp)
@@ -83,11 +83,13 @@ class PruneRequest:
             )
         return {each.field: value for each, value in given.items()}
 
-    def suggestion(self, model: Model, name: str, watch: Watch = lambda metric, share: None) -> Suggestion:
+    def suggestion(
+        self, model: Model, name: str, on_progress: ScoringProgress = lambda metric, share: None
+    ) -> Suggestion:
         """The scores of the layers and what to drop, a quarter unless an amount was asked for."""
         if self.selection.drop is not None or self.selection.keep is not None:
             raise RequestError("score suggests layers: --drop and --keep name them already")
-        return suggest(model, self.selection, output_size(model, name), watch)
+        return suggest(model, self.selection, output_size(model, name), on_progress)
 
 
 def output_size(model: Model, name: str) -> Callable[[tuple[int, ...]], int]:

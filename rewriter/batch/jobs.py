@@ -63,7 +63,7 @@ class Settings:
     """The values of a job's options. `plan` is the path of a saved plan."""
 
     request: PruneRequest
-    how: WriteOptions
+    write_options: WriteOptions
     plan: str | None = None
 
 

@@ -185,7 +185,7 @@ def fingerprint(job: Job, checkpoint: Checkpoint, others: Iterable[FileStamp]) -
     """A hash of everything that the output of `job` follows from; `others` are the stamps of other files it reads."""
     stamps = sorted((file.name, file.stamp.size, file.stamp.mtime_ns) for file in checkpoint.files)
     read = [(each.size, each.mtime_ns) for each in others]
-    asked = (job.settings.request, job.settings.how.checksums)
+    asked = (job.settings.request, job.settings.write_options.checksums)
     text = repr((checkpoint.header_sha256, stamps, read, asked))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 

@@ -25,7 +25,7 @@ from rewriter.errors import CheckpointError, os_reason_with_path
 from rewriter.system.calls import free_bytes
 from rewriter.system.signals import STOP, StoppedError
 from rewriter.writing.distribute import future_error, to_rewriter_error
-from rewriter.writing.execute import clear_killed
+from rewriter.writing.execute import roll_back_and_clear
 from rewriter.writing.write import write
 
 _INTERVAL = 0.2  # seconds between two checks whether to stop
@@ -130,7 +130,7 @@ class BatchRun:
         return {"status": DONE, **_summary(planned), "told": notes, "seconds": seconds, "files": files}
 
     def _skip(self, planned: PlannedJob) -> ResultLine:
-        clear_killed(Path(planned.job.output))
+        roll_back_and_clear(Path(planned.job.output))
         line = self.results.lines[planned.job.output]
         known = {name: value for name, value in line.items() if name not in ("before", "error", "source", "output")}
         return {**known, "status": SKIPPED, "files": stamps(planned.job, [file["name"] for file in line["files"]])}
@@ -148,7 +148,7 @@ class BatchRun:
             self._check_stop()
             self.listener.moved(planned, nbytes)
 
-        write(plan, job.output, job.settings.how, progress=progress, told=notify, executor=self.executor)
+        write(plan, job.output, job.settings.write_options, progress=progress, notify=notify, executor=self.executor)
         return names
 
     def _check_stop(self) -> None:

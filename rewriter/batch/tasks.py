@@ -23,7 +23,7 @@ from rewriter.planning.saved_plan import SavedPlan, from_plan, load_plan, replan
 from rewriter.report.json_values import describe_plan
 from rewriter.request import PruneRequest, replan_with_file_options
 from rewriter.system.files import file_stamp
-from rewriter.writing.execute import check_place, disk_needed, was_killed
+from rewriter.writing.execute import check_place, disk_needed, has_interrupted_commit
 from rewriter.writing.staging import staging_path
 from rewriter.writing.write import check_name, planned
 
@@ -104,7 +104,7 @@ def plan_job(
     inspected: PlannedJob, chosen: ChosenLayers | None, whole: bool, checkpoint: Checkpoint | None = None
 ) -> PlannedJob:
     """`inspected` with its plan, which keeps the layers `chosen` on another file if there are such."""
-    job, files, write_options = inspected.job, inspected.files, inspected.job.settings.how
+    job, files, write_options = inspected.job, inspected.files, inspected.job.settings.write_options
     notes = list(chosen.notes) if chosen else []
     try:
         if chosen and chosen.error:
@@ -146,7 +146,7 @@ def _plan(job: Job, checkpoint: Checkpoint, chosen: ChosenLayers | None, notify:
 
 def _check_place(output: Output, destination: Path, write_options: WriteOptions) -> None:
     """Raise OutputError for an output that must not go there; folders that do not exist are made later."""
-    if os.path.lexists(destination.parent) and not was_killed(destination):
+    if os.path.lexists(destination.parent) and not has_interrupted_commit(destination):
         check_place(output, destination, write_options)
 
 

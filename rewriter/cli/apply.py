@@ -56,7 +56,7 @@ def apply(
     verbose.log_plan(made.plan)
     (described,) = describe_companions([made])
     if not dry_run:
-        write(made.plan, destination, write_options, committed=_committed, told=console.note)
+        write(made.plan, destination, write_options, on_commit=_committed, notify=console.note)
     if json:
         console.print_json(described)
     else:

@@ -90,15 +90,15 @@ def prune(
             destination,
             write_options,
             progress=progress,
-            committed=_committed,
-            told=_tell,
+            on_commit=_committed,
+            notify=_tell,
             executor=chosen_executor,
         )
     STOP.check()
     verbose.log_write(output, destination, write_options, time.monotonic() - starts)
     lines = _summary(plan, output, destination, time.monotonic() - began) + notices
     for each in others:
-        write(each.plan, each.destination, write_options, told=_tell)
+        write(each.plan, each.destination, write_options, notify=_tell)
         lines += summary_lines(each)
     written = _written(output, destination)
     if write_options.hardlink:
@@ -118,8 +118,8 @@ def _executor(text: str | None) -> Iterator[Executor | None]:
         return
     from rewriter.writing.executors import workers  # executors are slow to import
 
-    with workers(text) as crew:
-        yield crew.executor
+    with workers(text) as pool:
+        yield pool.executor
 
 
 def _links(output: Output, destination: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from rewriter.planning.plan import Plan
 from rewriter.writing.copy import supports_reflink
 
 if TYPE_CHECKING:
-    from rewriter.scoring.score import Watch
+    from rewriter.scoring.score import ScoringProgress
 
 _LOOK, _LONG = 20, 300  # seconds after which it is said that scoring will take long, and what is long
 _QUICK = "influence"  # the metric that reads every weight once
@@ -83,7 +83,7 @@ def log_write(output: Output, destination: str, write_options: WriteOptions, sec
 
 
 @contextmanager
-def scoring() -> Iterator[Watch]:
+def scoring() -> Iterator[ScoringProgress]:
     """A bar on a terminal while layers are scored, and a word of warning everywhere where that takes long."""
     with ExitStack() as ends:
         yield (lambda metric, share: None) if OutputLevel.quiet else _Scoring(ends)
@@ -94,7 +94,7 @@ class _Scoring:
 
     def __init__(self, ends: ExitStack) -> None:
         self._ends = ends
-        self._bar: Watch | None = None
+        self._bar: ScoringProgress | None = None
         self._first = 0.0, 0.0  # when a metric was first heard of, and how far it was then
         self._warned = False
 
@@ -116,7 +116,7 @@ def _warning(metric: str, seconds: float) -> str:
     return f"{metric} will take about {seconds / 60:.0f} minutes more here; {_QUICK} reads every weight only once"
 
 
-def _bar(metric: str, ends: ExitStack) -> Watch:
+def _bar(metric: str, ends: ExitStack) -> ScoringProgress:
     if not sys.stderr.isatty():
         return lambda metric, share: None
     from rich import progress as rich  # slow to import, and nobody looks elsewhere

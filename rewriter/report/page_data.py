@@ -20,7 +20,7 @@ from rewriter.report.json_values import describe, describe_component
 from rewriter.report.plot import about_bars, bar_lengths
 from rewriter.scoring.components import component_sizes, components
 from rewriter.scoring.metrics import METRICS, find
-from rewriter.scoring.score import DEFAULTS, Scores, Watch, score_model
+from rewriter.scoring.score import DEFAULTS, Scores, ScoringProgress, score_model
 from rewriter.scoring.suggest import by_scores
 
 _LONGEST = 1000  # characters of a text that is shown
@@ -33,13 +33,13 @@ def describe_report(
     metrics: Sequence[str] | None,
     options: PlanOptions,
     commands: Commands,
-    watch: Watch = lambda metric, share: None,
+    on_progress: ScoringProgress = lambda metric, share: None,
 ) -> dict[str, Any]:
     """Everything that the page shows. `name` is what an output would be called.
 
     metrics: those to compute; none at all where empty, where None those of `DEFAULTS` that apply.
     commands(words): the commands with `words` among their arguments, ready to be pasted.
-    watch(metric, share): hears how far the scoring is.
+    on_progress(metric, share): called during the scoring with the share done, from 0 to 1.
 
     Raises RequestError for an unknown metric, CheckpointError for a damaged file.
     """
@@ -54,7 +54,7 @@ def describe_report(
         described["stacks"] = [
             {
                 **row,
-                **_stack(each, name, DEFAULTS if metrics is None else metrics, watch),
+                **_stack(each, name, DEFAULTS if metrics is None else metrics, on_progress),
                 "commands": commands(() if each.is_main else ("--stack", each.stack.name)),
             }
             for row, each in zip(rows, map(model.of, model.stacks), strict=True)
@@ -71,7 +71,7 @@ def _opened(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Model | None,
         return None, str(error)
 
 
-def _stack(model: Model, name: str, metrics: Sequence[str], watch: Watch) -> dict[str, Any]:
+def _stack(model: Model, name: str, metrics: Sequence[str], on_progress: ScoringProgress) -> dict[str, Any]:
     """The scores of the stack, and what decides about its layers."""
     checkpoint, stack = model.checkpoint, model.stack
     recipes, scored, unscored = _recipes(checkpoint, stack), [], []
@@ -79,7 +79,7 @@ def _stack(model: Model, name: str, metrics: Sequence[str], watch: Watch) -> dic
     strategies |= {PREFIX + each.name: strategy_of(each, checkpoint, stack.count) for each in recipes}
     for metric in dict.fromkeys(metrics):
         try:
-            scores = score_model(model, metric, watch=watch)
+            scores = score_model(model, metric, on_progress=on_progress)
         except UnsupportedError as error:
             unscored.append({"name": metric, "why": str(error)})
             continue

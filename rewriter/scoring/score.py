@@ -31,7 +31,7 @@ from rewriter.system.threads import ThreadPool
 DEFAULTS = ("sampled-greedy", "influence", "magnitude-l1")
 
 
-Watch = Callable[[str, float], None]  # is told the metric, and how much of its work is done
+ScoringProgress = Callable[[str, float], None]  # called with the metric and the share of its work done, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,15 @@ def score_layers(
     options: PlanOptions | None = None,
     sparsity: float | None = None,
     threads: int | None = None,
-    watch: Watch = lambda metric, share: None,
+    on_progress: ScoringProgress = lambda metric, share: None,
 ) -> Scores:
     """Score every layer of the stack that `options` name with `metric`, or with the default.
 
     Raises RequestError for an unknown metric and for a sparsity that it does not take, UnsupportedError where it
     does not apply or the weights cannot be decoded, CheckpointError for a damaged file. The scores do not depend on
-    `threads`. `watch(metric, share)` hears how much is done, from 0 to 1.
+    `threads`. `on_progress(metric, share)` is called with the share of the work done, from 0 to 1.
     """
-    return score_model(open_model(checkpoint, options), metric, sparsity, threads, watch)
+    return score_model(open_model(checkpoint, options), metric, sparsity, threads, on_progress)
 
 
 def score_model(
@@ -83,7 +83,7 @@ def score_model(
     metric: str | None = None,
     sparsity: float | None = None,
     threads: int | None = None,
-    watch: Watch = lambda metric, share: None,
+    on_progress: ScoringProgress = lambda metric, share: None,
 ) -> Scores:
     """As score_layers, for a model that is open already: the layers of its stack."""
     chosen = [metric] if metric is not None else list(DEFAULTS)
@@ -93,7 +93,7 @@ def score_model(
         for name, function in zip(chosen, functions, strict=True):
             try:
                 with np.errstate(all="ignore"), _fitting():  # what is not finite is said below
-                    values = function(replace(scoring, on_progress=partial(watch, name)))
+                    values = function(replace(scoring, on_progress=partial(on_progress, name)))
             except UnsupportedError as error:
                 if name == chosen[-1]:
                     raise

@@ -19,7 +19,7 @@ from rewriter.planning.selection.published_orders import RECIPES, find, strategy
 from rewriter.planning.selection.strategies import STRATEGIES, Layers, Strategy, scoreless
 
 if TYPE_CHECKING:
-    from rewriter.scoring.score import Scores, Watch
+    from rewriter.scoring.score import Scores, ScoringProgress
 
 _SHARE = 0.25  # of the layers, to suggest where no amount was asked for
 _TRIED = 16  # selections that break no constraint, before it is said that none works
@@ -94,14 +94,14 @@ def suggest(
     model: Model,
     selection: LayerSelection,
     size_of: Callable[[Layers], int],
-    watch: Watch = lambda metric, share: None,
+    on_progress: ScoringProgress = lambda metric, share: None,
 ) -> Suggestion:
     """Score the layers and choose among them what `selection` asks for, a quarter where it names no amount.
 
     Raises as `choose` and `score_model` do; where no amount was asked for, what `choose` says is the `refusal`.
     """
     asked, selection = selection, selection if selection.sized else replace(selection, ratio=_SHARE)
-    strategy, scores = strategy_for(selection, model, watch)
+    strategy, scores = strategy_for(selection, model, on_progress)
     if scores is None:
         raise scoreless(selection.strategy or "")
     count = len(scores.layers)
@@ -135,7 +135,7 @@ def check_strategy(selection: LayerSelection) -> None:
 def strategy_for(
     selection: LayerSelection,
     model: Model,
-    watch: Watch = lambda metric, share: None,
+    on_progress: ScoringProgress = lambda metric, share: None,
 ) -> tuple[Strategy | None, Scores | None]:
     """What chooses the layers where position alone does not: a published order, or scores; with the scores.
 
@@ -147,5 +147,5 @@ def strategy_for(
         return None, None
     from rewriter.scoring.score import score_model  # numpy takes time, and only scores need it
 
-    scores = score_model(model, selection.strategy, selection.sparsity, watch=watch)
+    scores = score_model(model, selection.strategy, selection.sparsity, on_progress=on_progress)
     return by_scores(model, scores, selection.contiguous), scores

@@ -40,7 +40,11 @@ _TRY_ANOTHER = frozenset(
 
 
 def write_files(
-    files: Collection[OutputFile], folder: Path, progress: ProgressCallback, finished: Finished, how: WriteOptions
+    files: Collection[OutputFile],
+    folder: Path,
+    progress: ProgressCallback,
+    finished: Finished,
+    write_options: WriteOptions,
 ) -> None:
     """Write `files` into `folder`, the largest first, several large ones at the same time.
 
@@ -55,7 +59,7 @@ def write_files(
             check()
             progress(nbytes)
 
-        write_file(file, str(folder / file.name), advance, how)
+        write_file(file, str(folder / file.name), advance, write_options)
         finished(file)
 
     if threads < 2:
@@ -68,27 +72,27 @@ def write_files(
         pool.map(lambda file: write(file, pool.check), ordered)
 
 
-def write_file(file: OutputFile, path: str, progress: ProgressCallback, how: WriteOptions) -> None:
-    """Write `file` to the new file `path` as `how` says, and wait until the disk has it unless `how` says otherwise.
+def write_file(file: OutputFile, path: str, progress: ProgressCallback, write_options: WriteOptions) -> None:
+    """Write `file` to the new file `path`, and wait until the disk has it if `write_options.sync` is true.
 
     Raises OSError, or CheckpointError if a source has become too short.
     """
-    if file.unchanged and how.hardlink and _linked(file, path, how.sync):
+    if file.unchanged and write_options.hardlink and _linked(file, path, write_options.sync):
         progress(file.nbytes)
         return
     target = os.open(path, calls.CREATING, 0o666)
     try:
-        if file.unchanged and how.share and _cloned(file, target):
+        if file.unchanged and write_options.share and _cloned(file, target):
             progress(file.nbytes)
         else:
-            _fill(file, target, progress, how)
-        if how.sync:
+            _fill(file, target, progress, write_options)
+        if write_options.sync:
             calls.fsync(target)
     finally:
         os.close(target)
 
 
-def _fill(file: OutputFile, target: int, progress: ProgressCallback, how: WriteOptions) -> None:
+def _fill(file: OutputFile, target: int, progress: ProgressCallback, write_options: WriteOptions) -> None:
     with ExitStack() as sources:
         descriptors: dict[str, int] = {}
         for piece in file.pieces:
@@ -103,7 +107,7 @@ def _fill(file: OutputFile, target: int, progress: ProgressCallback, how: WriteO
             if isinstance(piece, StridedRange):
                 _copy_rows(descriptors[piece.path], target, piece, progress)
             else:
-                _copy(descriptors[piece.path], target, piece, progress, how)
+                _copy(descriptors[piece.path], target, piece, progress, write_options)
     os.ftruncate(target, file.nbytes)  # it may end in a hole
 
 
@@ -162,10 +166,10 @@ def _write(target: int, data: bytes) -> None:
         view = view[os.write(target, view) :]
 
 
-def _copy(source: int, target: int, piece: CopyRange, progress: ProgressCallback, how: WriteOptions) -> None:
+def _copy(source: int, target: int, piece: CopyRange, progress: ProgressCallback, write_options: WriteOptions) -> None:
     at, end = piece.offset, piece.offset + piece.nbytes
     together = (at - os.lseek(target, 0, os.SEEK_CUR)) % BLOCK == 0
-    ways = _copy_methods(how)
+    ways = _copy_methods(write_options)
     while at < end:
         data, hole = _data_after(source, at, end)
         if data > at:
@@ -179,15 +183,15 @@ def _copy(source: int, target: int, piece: CopyRange, progress: ProgressCallback
             raise CheckpointError(
                 f"{printable_name(piece.path)} ended at byte {at} while it was copied: it has changed"
             )
-        if how.sync:
+        if write_options.sync:
             _start_writing(target, done)
         at += done
         progress(done)
 
 
-def _copy_methods(how: WriteOptions) -> list[CopyMethod]:
+def _copy_methods(write_options: WriteOptions) -> list[CopyMethod]:
     """How to copy, as far as the system has it, the best first."""
-    ways = [_by_range] if how.share and hasattr(os, "copy_file_range") else []
+    ways = [_by_range] if write_options.share and hasattr(os, "copy_file_range") else []
     ways += [_by_sendfile] if hasattr(os, "sendfile") else []
     return [*ways, _read_write]
 

@@ -43,7 +43,7 @@ class _AbandonedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One file to write: `file` into `folder`, from `sources` as they were when they were opened, as `how` says.
+    """One file to write: `file` into `folder`, from `sources` as they were when they were opened.
 
     `attempts` is where it is made; `version` is the program's that planned it.
     """
@@ -52,7 +52,7 @@ class Task:
     folder: str
     attempts: str
     sources: tuple[tuple[str, FileStamp], ...]
-    how: WriteOptions
+    write_options: WriteOptions
     version: str = VERSION
 
 
@@ -64,7 +64,7 @@ def write_task(task: Task) -> None:
     if os.path.lexists(place):  # a lost worker had come to the end
         return
     try:
-        write_file(task.file, attempt, lambda nbytes: _go_on(attempt), task.how)
+        write_file(task.file, attempt, lambda nbytes: _go_on(attempt), task.write_options)
         _check_sources(task)
         rename_new(Path(attempt), place)
     except FileExistsError:
@@ -116,7 +116,7 @@ def spread(
     staging: Path,
     progress: ProgressCallback,
     finished: Finished,
-    how: WriteOptions,
+    write_options: WriteOptions,
     executor: Executor,
 ) -> None:
     """Have `executor` write `files` into the directory of the new output in `staging`.
@@ -128,7 +128,7 @@ def spread(
     attempts.mkdir()
     stamps = {os.path.abspath(path): found for path, found in sources}
     ordered = sorted(files, key=lambda file: -file.nbytes)
-    tasks = [_task(file, str(staging / NEW), str(attempts), stamps, how) for file in ordered]
+    tasks = [_task(file, str(staging / NEW), str(attempts), stamps, write_options) for file in ordered]
     try:
         _Distribution(executor, attempts, progress, finished).run(tasks)
     finally:
@@ -138,14 +138,16 @@ def spread(
             shutil.rmtree(attempts, ignore_errors=True)
 
 
-def _task(file: OutputFile, folder: str, attempts: str, stamps: dict[str, FileStamp], how: WriteOptions) -> Task:
+def _task(
+    file: OutputFile, folder: str, attempts: str, stamps: dict[str, FileStamp], write_options: WriteOptions
+) -> Task:
     pieces = tuple(
         replace(piece, path=os.path.abspath(piece.path)) if isinstance(piece, CopyRange | StridedRange) else piece
         for piece in file.pieces
     )
     used = dict.fromkeys(piece.path for piece in pieces if isinstance(piece, CopyRange | StridedRange))
     file = replace(file, pieces=pieces)
-    return Task(file, folder, attempts, tuple((path, stamps[path]) for path in used), how)
+    return Task(file, folder, attempts, tuple((path, stamps[path]) for path in used), write_options)
 
 
 class _Distribution:

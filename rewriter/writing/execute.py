@@ -39,41 +39,44 @@ OURS = "rewriter.json"  # a directory that holds it was written by this program
 def execute(  # noqa: PLR0913
     output: Output,
     destination: Path,
-    how: WriteOptions,
+    write_options: WriteOptions,
     *,
     progress: ProgressCallback = lambda nbytes: None,
     check: Callable[[Path], None] = lambda written: None,
-    committed: Callable[[], None] = lambda: None,
-    told: Callable[[str], None] = lambda line: None,
+    on_commit: Callable[[], None] = lambda: None,
+    notify: Callable[[str], None] = lambda line: None,
     executor: Executor | None = None,
 ) -> None:
     """Write `output` so that it appears at `destination`, a file (or set of files) or a directory.
 
     `check(written)` may raise before anything appears; `written` is the directory, or the file to open first.
-    `progress(nbytes)` is called as bytes are written, `committed()` when the output has appeared, `told(line)`
+    `progress(nbytes)` is called as bytes are written, `on_commit()` when the output has appeared, `notify(line)`
     with what a user should know. `executor` writes the files, else threads of our own do. Raises OutputError for the
     destination, CheckpointError when a source changes.
     """
-    how = replace(how, sync=how.sync or how.resume)  # only what the disk has can be gone on from
+    # Only files that have reached the disk can be reused by a later run.
+    write_options = replace(write_options, sync=write_options.sync or write_options.resume)
     try:
         destination = _absolute(destination)
-        if not was_killed(destination):
-            check_destination(output, destination, how)
+        if not has_interrupted_commit(destination):
+            check_destination(output, destination, write_options)
         _refuse_source(output, destination)
-        keep = partial(resume.should_keep, output=output, told=told) if how.resume else lambda staging: False
+        keep = (
+            partial(resume.should_keep, output=output, notify=notify) if write_options.resume else lambda staging: False
+        )
         with staging_directory(destination, keep) as staging:
             roll_back(staging)
-            done = resume.reuse_finished(staging, output, how.resume, told)
-            check_destination(output, destination, how, sum(file.nbytes for file in done))
-            kept = resume.report_nothing_kept(staging, output, how.resume, told)
+            done = resume.reuse_finished(staging, output, write_options.resume, notify)
+            check_destination(output, destination, write_options, sum(file.nbytes for file in done))
+            kept = resume.report_nothing_kept(staging, output, write_options.resume, notify)
             with kept, _spoilt_by_bad_data(staging):
-                _fill(output, staging, done, how, progress, executor)
+                _fill(output, staging, done, write_options, progress, executor)
                 check(staging / NEW if output.directory else staging / NEW / output.files[0].name)
                 _check_sources(output)
                 STOP.check()  # the last moment to stop
-            _commit(output, staging, destination, how)
-            committed()
-            if how.sync:
+            _commit(output, staging, destination, write_options)
+            on_commit()
+            if write_options.sync:
                 _settle(destination)
     except OSError as error:
         raise OutputError(f"cannot write {printable_name(destination)}: {os_reason(error)}") from None
@@ -113,35 +116,35 @@ def _absolute(destination: Path) -> Path:
     return parent / path.name
 
 
-def check_destination(output: Output, destination: Path, how: WriteOptions, there: int = 0) -> None:
+def check_destination(output: Output, destination: Path, write_options: WriteOptions, there: int = 0) -> None:
     """Raise OutputError if `output` must not go to `destination`, or does not fit there.
 
     `there` of its bytes are written already.
     """
-    check_place(output, destination, how)
+    check_place(output, destination, write_options)
     destination = _absolute(destination)
     room = calls.free_bytes(destination.parent)
-    if room < output.nbytes - there and room < (need := disk_needed(output, destination.parent, how) - there):
+    if room < output.nbytes - there and room < (need := disk_needed(output, destination.parent, write_options) - there):
         raise OutputError(
             f"{printable_name(destination)} needs {need} bytes, the disk has {room} free: {need - room} too few"
         )
 
 
-def check_place(output: Output, destination: Path, how: WriteOptions) -> None:
+def check_place(output: Output, destination: Path, write_options: WriteOptions) -> None:
     """Raise OutputError if `output` must not go to `destination`, whatever room there is."""
     destination = _absolute(destination)
     _refuse_source(output, destination)
-    _refuse_existing(output, destination, how.overwrite)
+    _refuse_existing(output, destination, write_options.overwrite)
 
 
-def was_killed(destination: Path) -> bool:
-    """Whether a run that was killed left something to be undone: what stands there is not yet what will."""
+def has_interrupted_commit(destination: Path) -> bool:
+    """Whether a killed run left a staging directory: its commit may be incomplete, and is then rolled back."""
     return os.path.lexists(staging_path(destination))
 
 
-def clear_killed(destination: Path) -> None:
-    """Remove what a run that was killed late has left beside its output, unless another run is at it."""
-    if was_killed(destination):
+def roll_back_and_clear(destination: Path) -> None:
+    """Roll back the commit of a killed run and remove its staging directory, unless another run uses it."""
+    if has_interrupted_commit(destination):
         with (
             suppress(OSError, OutputError),
             staging_directory(_absolute(destination), lambda staging: False) as staging,
@@ -149,11 +152,11 @@ def clear_killed(destination: Path) -> None:
             roll_back(staging)
 
 
-def disk_needed(output: Output, folder: Path, how: WriteOptions) -> int:
+def disk_needed(output: Output, folder: Path, write_options: WriteOptions) -> int:
     """How many bytes the output takes on the disk of `folder`: holes stay holes, what is shared takes nothing."""
-    if how.share and output.sources and supports_reflink(output.sources[0][0], folder):
+    if write_options.share and output.sources and supports_reflink(output.sources[0][0], folder):
         return output.nbytes - output.shareable
-    saved = sum(file.nbytes for file in output.files if how.hardlink and can_link(file, folder))
+    saved = sum(file.nbytes for file in output.files if write_options.hardlink and can_link(file, folder))
     saved += sum(calls.sparse_bytes(os.stat(path)) for path, _ in output.sources)
     return max(0, output.nbytes - saved)
 
@@ -241,7 +244,7 @@ def _fill(
     output: Output,
     staging: Path,
     done: tuple[OutputFile, ...],
-    how: WriteOptions,
+    write_options: WriteOptions,
     progress: ProgressCallback,
     executor: Executor | None,
 ) -> None:
@@ -254,14 +257,14 @@ def _fill(
     for file in done:
         progress(file.nbytes)
     left = filled([file for file in output.files if file not in done], progress)
-    record = resume.recorder(staging, how.resume)
+    record = resume.recorder(staging, write_options.resume)
     if executor is None:
-        write_files(left, staging / NEW, progress, record, how)
+        write_files(left, staging / NEW, progress, record, write_options)
     else:
         from rewriter.writing.distribute import spread  # here: executors are slow to import
 
-        spread(left, output.sources, staging, progress, record, how, executor)
-    for folder in folders if how.sync else ():
+        spread(left, output.sources, staging, progress, record, write_options, executor)
+    for folder in folders if write_options.sync else ():
         sync(folder)
 
 
@@ -271,10 +274,10 @@ def _check_sources(output: Output) -> None:
             raise CheckpointError(f"{printable_name(path)} has changed while it was read; nothing was written")
 
 
-def _commit(output: Output, staging: Path, destination: Path, how: WriteOptions) -> None:
-    _refuse_existing(output, destination, how.overwrite)
+def _commit(output: Output, staging: Path, destination: Path, write_options: WriteOptions) -> None:
+    _refuse_existing(output, destination, write_options.overwrite)
     if output.directory:
         commit_directory(staging, destination)
     else:
-        earlier = _existing(output, destination) if how.overwrite else []
-        commit_files(staging, _targets(output, destination), earlier, how.sync)
+        earlier = _existing(output, destination) if write_options.overwrite else []
+        commit_files(staging, _targets(output, destination), earlier, write_options.sync)

@@ -33,17 +33,19 @@ ATTEMPTS = "attempts-"  # how folders there begin in which workers make files
 Line = dict[str, object]
 
 
-def reuse_finished(staging: Path, output: Output, resume: bool, told: Callable[[str], None]) -> tuple[OutputFile, ...]:
+def reuse_finished(
+    staging: Path, output: Output, resume: bool, notify: Callable[[str], None]
+) -> tuple[OutputFile, ...]:
     """Return the files that an interrupted run with `--resume` finished; nothing else is left in `staging`.
 
-    `told(line)` is called with what a user should know. Raises OSError.
+    `notify(line)` is called with what a user should know. Raises OSError.
     """
     lines = _lines(staging)
     heading = _heading(output) if resume else None
     why = _difference(lines, heading)
     done = () if why else finished(staging, output)
     if done:
-        told(f"{_count(done, output)} are there from an interrupted run and stay")
+        notify(f"{_count(done, output)} are there from an interrupted run and stay")
         for attempts in staging.glob(f"{ATTEMPTS}*"):  # first: a worker of that run may still be about to finish one
             remove_tree(attempts)
         for file in output.files:
@@ -51,29 +53,29 @@ def reuse_finished(staging: Path, output: Output, resume: bool, told: Callable[[
                 (staging / NEW / file.name).unlink(missing_ok=True)
     else:
         if len(lines) > 1:
-            told(f"starts afresh, the files of an interrupted run are not used: {why or 'they have changed'}")
+            notify(f"starts afresh, the files of an interrupted run are not used: {why or 'they have changed'}")
         clear_directory(staging)
     if heading:
         _begin(staging, [heading, *(_entry(staging, file) for file in done)])
     return done
 
 
-def should_keep(staging: Path, output: Output, told: Callable[[str], None]) -> bool:
-    """Whether there is something in `staging` that the next run can go on from; `told` as above."""
+def should_keep(staging: Path, output: Output, notify: Callable[[str], None]) -> bool:
+    """Whether `staging` has a finished file that the next run can use; `notify` as above."""
     try:
         done = finished(staging, output)
     except OSError:
         return False
     if done:
-        told(
+        notify(
             f"{_count(done, output)} are kept in {printable(staging.name, 80)}: the same command with --resume goes on"
         )
     return bool(done)
 
 
 @contextmanager
-def report_nothing_kept(staging: Path, output: Output, resume: bool, told: Callable[[str], None]) -> Iterator[None]:
-    """Say so where a run with `resume` is stopped and has nothing to go on from; `told` as above."""
+def report_nothing_kept(staging: Path, output: Output, resume: bool, notify: Callable[[str], None]) -> Iterator[None]:
+    """Notify the user if a run with `resume` is stopped before any file was finished; `notify` as above."""
     through = False
     try:
         yield
@@ -81,7 +83,7 @@ def report_nothing_kept(staging: Path, output: Output, resume: bool, told: Calla
     finally:
         with suppress(OSError):
             if resume and not through and not finished(staging, output):
-                told("nothing is kept, for no file was finished: the same command begins anew")
+                notify("nothing is kept, for no file was finished: the same command begins anew")
 
 
 def invalidate(staging: Path) -> None:

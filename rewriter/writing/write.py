@@ -53,10 +53,10 @@ def about_name(plan: Plan, destination: str) -> list[str]:
     ]
 
 
-def planned(plan: Plan, destination: str | os.PathLike[str], how: WriteOptions) -> Output:
-    """What would be written to `destination`. Raises RequestError where `how` does not fit the plan."""
+def planned(plan: Plan, destination: str | os.PathLike[str], write_options: WriteOptions) -> Output:
+    """Return the output that `write` would make. Raises RequestError if `write_options` do not fit the plan."""
     output = make_output(plan, Path(os.path.abspath(destination)).name)
-    return with_checksums(output, plan) if how.checksums else output
+    return with_checksums(output, plan) if write_options.checksums else output
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -75,29 +75,38 @@ def save(data: bytes, path: str | os.PathLike[str], overwrite: bool, made_from: 
 def write(
     plan: Plan,
     destination: str | os.PathLike[str],
-    how: WriteOptions | None = None,
+    write_options: WriteOptions | None = None,
     *,
     progress: ProgressCallback = lambda nbytes: None,
-    committed: Callable[[], None] = lambda: None,
-    told: Callable[[str], None] = lambda line: None,
+    on_commit: Callable[[], None] = lambda: None,
+    notify: Callable[[str], None] = lambda line: None,
     executor: Executor | None = None,
 ) -> Output:
     """Write what `plan` says to `destination` and return what was written.
 
     The output has the source's kind and layout. Its structure is checked before it appears, and its tensors'
-    bytes if `how` says so. `progress(nbytes)` is called as bytes are written, `committed()` once the output has
-    appeared, `told(line)` with what a user should know about an interrupted run. `executor`, any of
+    bytes if `verify_bytes` is set. `progress(nbytes)` is called as bytes are written, `on_commit()` once the output has
+    appeared, `notify(line)` with what a user should know about an interrupted run. `executor`, any of
     `concurrent.futures`, writes the files, on other machines too where they see the same filesystem. Raises
     OutputError for the destination, CheckpointError when the source changes meanwhile or the result is not what it
     should be.
     """
-    how = how or WriteOptions()
+    write_options = write_options or WriteOptions()
     check_name(plan, os.fspath(destination))
     target = Path(destination)
-    output = planned(plan, target, how)
+    output = planned(plan, target, write_options)
 
     def check(staged: Path) -> None:
-        check_plan(open_checkpoint(staged), plan, how.verify_bytes)
+        check_plan(open_checkpoint(staged), plan, write_options.verify_bytes)
 
-    execute(output, target, how, progress=progress, check=check, committed=committed, told=told, executor=executor)
+    execute(
+        output,
+        target,
+        write_options,
+        progress=progress,
+        check=check,
+        on_commit=on_commit,
+        notify=notify,
+        executor=executor,
+    )
     return output

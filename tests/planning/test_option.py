@@ -101,7 +101,7 @@ def test_a_key_of_a_batch_sets_its_field(option, tmp_path):
         return
     changed = {
         each.field
-        for part in (made.request.options, made.how)
+        for part in (made.request.options, made.write_options)
         for each in options_of(type(part))
         if getattr(part, each.field) != each.default
     }

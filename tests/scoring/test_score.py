@@ -94,7 +94,7 @@ def test_sampled_text_ranks_a_quantised_model_like_its_source(name):
 def test_a_metric_says_how_far_it_is(name):
     told: list[tuple[str, float]] = []
     source = F16 if name in QUICK else MODELS / "tiny-llama-16L-bytes"
-    scores = score_layers(open_checkpoint(source), name, watch=lambda metric, share: told.append((metric, share)))
+    scores = score_layers(open_checkpoint(source), name, on_progress=lambda metric, share: told.append((metric, share)))
     shares = [share for _, share in told]
     assert {metric for metric, _ in told} == {name}
     assert len(told) >= len(scores.layers) - 1

@@ -216,8 +216,8 @@ def gguf_metadata(path: Path) -> dict[str, Any]:
 
 def prune(source: Path, target: Path, keep: Iterable[int], options: PlanOptions | None = None, **how: Any) -> Path:
     """Write `target` through the Python API and return the path that opens it."""
-    told = {name: how.pop(name) for name in ("progress", "committed", "told", "executor") if name in how}
-    output = write(make_plan(open_checkpoint(source), keep, options), target, WriteOptions(**how), **told)
+    rest = {name: how.pop(name) for name in ("progress", "on_commit", "notify", "executor") if name in how}
+    output = write(make_plan(open_checkpoint(source), keep, options), target, WriteOptions(**how), **rest)
     return target if output.directory else target.with_name(output.files[0].name)
 
 

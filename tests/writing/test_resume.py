@@ -47,7 +47,7 @@ def kept(job: Job) -> dict[str, int]:
 def run(job: Job, keep=KEEP, **how) -> list[str]:
     """A run with --resume: what a user is told."""
     told: list[str] = []
-    prune(job.source, job.target, keep, told=told.append, **{"resume": True, **how})
+    prune(job.source, job.target, keep, notify=told.append, **{"resume": True, **how})
     return told
 
 
@@ -121,7 +121,7 @@ def interrupted(job: Job, keep=KEEP, **how) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rewriter.writing.write.check_plan", lambda *arguments: stop())
         with pytest.raises(StoppedError):
-            prune(job.source, job.target, keep, told=told.append, **{"resume": True, **how})
+            prune(job.source, job.target, keep, notify=told.append, **{"resume": True, **how})
     return told[-1] if told else ""
 
 
@@ -261,6 +261,6 @@ def test_a_run_stopped_before_a_file_is_finished_says_so(job, monkeypatch):
     for resume, said in ((True, [line]), (False, [])):
         told: list[str] = []
         with pytest.raises(StoppedError):
-            prune(job.source, job.target, KEEP, resume=resume, told=told.append)
+            prune(job.source, job.target, KEEP, resume=resume, notify=told.append)
         assert told == said
         assert not staging(job).exists()

@@ -149,7 +149,8 @@ OPTIONS = {
 def test_options_say_how(option, source, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "rewriter.cli.prune.write", lambda plan, target, how, **more: (asked.append(how), write(plan, target))[1]
+        "rewriter.cli.prune.write",
+        lambda plan, target, write_options, **more: (asked.append(write_options), write(plan, target))[1],
     )
     called(monkeypatch, source, tmp_path / "out", "--drop", "5", *option.split())
     assert asked == [OPTIONS[option]]

@@ -105,7 +105,9 @@ def test_keys_mean_what_the_options_mean(folder, monkeypatch):
     """The command line itself is asked what the same words mean."""
     asked = []
     monkeypatch.setattr("rewriter.request.PruneRequest.plan", lambda self, *rest: asked.append(self))
-    monkeypatch.setattr("rewriter.cli.prune.write", lambda plan, target, how, **rest: asked.append(how) or 1 / 0)
+    monkeypatch.setattr(
+        "rewriter.cli.prune.write", lambda plan, target, write_options, **rest: asked.append(write_options) or 1 / 0
+    )
     words = []
     for name, value in ALL.items():
         for each in value if isinstance(value, list) else [value]:
@@ -117,7 +119,7 @@ def test_keys_mean_what_the_options_mean(folder, monkeypatch):
     app.command()(prune_command)
     CliRunner().invoke(app, [str(folder / "models" / "a.gguf"), str(folder / "out"), *words])
     (made,) = read(folder, job(source="models/a.gguf", output="out", **ALL)).jobs
-    assert [made.settings.request, made.settings.how] == asked
+    assert [made.settings.request, made.settings.write_options] == asked
 
 
 def test_the_kinds_of_values():
@@ -158,7 +160,7 @@ def test_defaults_are_inherited_and_another_choice_replaces_theirs(folder):
     defaults = '[defaults]\noutput = "o/{stem}"\nratio = 0.25\nstrategy = "middle"\nverify = true\n'
     sources = [job(source="models/a.gguf"), job(source="models/b.gguf", count=2), job(source="models/dir", drop="1")]
     made = [each.settings for each in read(folder, defaults + "".join(sources)).jobs]
-    assert all(each.how.verify_bytes for each in made)
+    assert all(each.write_options.verify_bytes for each in made)
     chosen = [each.request.selection for each in made]
     assert [(each.strategy, each.ratio, each.count, each.drop) for each in chosen] == [
         ("middle", 0.25, None, None), ("middle", None, 2, None), (None, None, None, "1"),

@@ -87,9 +87,9 @@ def test_a_disk_that_fills_up_and_a_resumed_run(tmp_path, monkeypatch):
         told: list[str] = []
         (disk / "ballast").write_bytes(bytes(250 << 10))
         with pytest.raises(OutputError, match="no space left"):
-            prune(source, disk / "x", [0, 1, 2], resume=True, told=told.append)
+            prune(source, disk / "x", [0, 1, 2], resume=True, notify=told.append)
         (disk / "ballast").unlink()
-        prune(source, disk / "x", [0, 1, 2], resume=True, told=told.append)
+        prune(source, disk / "x", [0, 1, 2], resume=True, notify=told.append)
         assert "are kept in .x.rewriter-tmp" in told[0]
         assert "from an interrupted run and stay" in told[1]
         assert verify(disk / "x", source) == ()
