@@ -13,7 +13,7 @@ from rewriter.cli.options import Json, Source, output_name, plan_arguments, with
 from rewriter.errors import RequestError, printable
 from rewriter.planning.open_model import open_model
 from rewriter.report.json_values import describe_suggestion
-from rewriter.report.plot import about_bars, bar_lengths, kind_of, plot_scores
+from rewriter.report.plot import about_bars, bar_lengths, picture_kind, plot_scores
 from rewriter.request import PruneRequest
 from rewriter.writing.write import check_free, save
 
@@ -52,7 +52,7 @@ def score(
         if request.selection.strategy is not None:
             raise RequestError("--metric and --strategy cannot be combined: give one")
         request = replace(request, selection=replace(request.selection, strategy=metric))
-    kind = "" if plot is None else kind_of(plot)
+    kind = "" if plot is None else picture_kind(plot)
     if plot is not None:
         check_free(plot, overwrite)
     checkpoint = verbose.open_verbosely(source)

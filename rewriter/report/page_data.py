@@ -19,7 +19,7 @@ from rewriter.report.choices import choices
 from rewriter.report.json_values import describe, describe_component
 from rewriter.report.plot import about_bars, bar_lengths
 from rewriter.scoring.components import component_sizes, components
-from rewriter.scoring.metrics import METRICS, find
+from rewriter.scoring.metrics import METRICS, find_metric
 from rewriter.scoring.score import DEFAULTS, Scores, ScoringProgress, score_model
 from rewriter.scoring.suggest import by_scores
 
@@ -44,7 +44,7 @@ def describe_report(
     Raises RequestError for an unknown metric, CheckpointError for a damaged file.
     """
     for metric in metrics or ():
-        find(metric)
+        find_metric(metric)
     model, why = _opened(checkpoint, options)
     described = describe(checkpoint, model.architecture if model else None)
     rows = described["stacks"]

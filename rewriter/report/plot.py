@@ -40,7 +40,7 @@ def about_bars(values: list[float]) -> str:
     return "" if min(values) >= 0 else "bars: from the lowest score to the highest"
 
 
-def kind_of(path: Path) -> str:
+def picture_kind(path: Path) -> str:
     """The kind of picture that `path` is to be. Raises RequestError for one that is not drawn."""
     if path.suffix.lower() not in _KINDS:
         raise RequestError(f"{printable(path.name)}: a picture is a {' or '.join(_KINDS)}")

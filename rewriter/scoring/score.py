@@ -22,7 +22,7 @@ from rewriter.planning.model import Model
 from rewriter.planning.open_model import open_model
 from rewriter.planning.options import PlanOptions
 from rewriter.scoring.build.residual_stream import build_residual_stream
-from rewriter.scoring.metrics import find
+from rewriter.scoring.metrics import find_metric
 from rewriter.scoring.model import ScoringModel
 from rewriter.scoring.threads import scoring_threads
 from rewriter.system.threads import ThreadPool
@@ -87,7 +87,7 @@ def score_model(
 ) -> Scores:
     """As score_layers, for a model that is open already: the layers of its stack."""
     chosen = [metric] if metric is not None else list(DEFAULTS)
-    functions = [find(name, sparsity) for name in chosen]
+    functions = [find_metric(name, sparsity) for name in chosen]
     with _opened(model, threads or workers()) as scoring:
         why = ""
         for name, function in zip(chosen, functions, strict=True):

@@ -15,7 +15,7 @@ from rewriter.planning.model import Model
 from rewriter.planning.options import RECIPE, LayerSelection
 from rewriter.planning.plan import plan_model
 from rewriter.planning.selection.choose import choose, protection
-from rewriter.planning.selection.published_orders import RECIPES, find, strategy_of
+from rewriter.planning.selection.published_orders import RECIPES, find_recipe, strategy_of
 from rewriter.planning.selection.strategies import STRATEGIES, Layers, Strategy, scoreless
 
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ def check_strategy(selection: LayerSelection) -> None:
     if selection.sparsity is not None and not (name and selection.scored):
         raise RequestError("--sparsity is about layers chosen by the metric lamp: --strategy lamp")
     if name.startswith(RECIPE):
-        find(name)
+        find_recipe(name)
     elif name and selection.scored:
         if name in RECIPES:
             raise RequestError(f"a published order is named with {RECIPE}; did you mean {RECIPE}{name}?")
-        from rewriter.scoring.metrics import find as find_metric  # numpy takes time, and only scores need it
+        from rewriter.scoring.metrics import find_metric  # numpy takes time, and only scores need it
 
         find_metric(name, selection.sparsity)
 
@@ -142,7 +142,7 @@ def strategy_for(
     A strategy that is neither by position nor a recipe is the name of a metric.
     """
     if (selection.strategy or "").startswith(RECIPE):
-        return strategy_of(find(selection.strategy or ""), model.checkpoint, model.stack.count), None
+        return strategy_of(find_recipe(selection.strategy or ""), model.checkpoint, model.stack.count), None
     if not selection.scored:
         return None, None
     from rewriter.scoring.score import score_model  # numpy takes time, and only scores need it

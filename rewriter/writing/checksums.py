@@ -155,7 +155,7 @@ def _read(path: Path) -> tuple[str, _Record | None]:
         raise CheckpointError(f"the checksums in {printable_name(place)} are damaged") from None
 
 
-def problems(path: str | os.PathLike[str]) -> Iterator[Problem]:
+def checksum_problems(path: str | os.PathLike[str]) -> Iterator[Problem]:
     """Everything at `path` that is not as it was recorded. The source is not needed."""
     target = Path(path)
     where = printable_name(_place(target))

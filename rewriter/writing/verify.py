@@ -22,7 +22,7 @@ from rewriter.planning.plan import Plan, effective_metadata, find_problems, make
 from rewriter.planning.provenance import recorded
 from rewriter.planning.saved_plan import plan_of_companion
 from rewriter.system.files import printable_name
-from rewriter.writing.checksums import problems as damaged
+from rewriter.writing.checksums import checksum_problems as damaged
 from rewriter.writing.match_layers import Place, find_layers, first_difference, first_difference_in
 
 _ABSENT = "no such key"

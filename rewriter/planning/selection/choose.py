@@ -85,7 +85,7 @@ def _by_strategy(
     size_of: Callable[[tuple[int, ...]], int],
     strategy: strategies.Strategy | None,
 ) -> tuple[int, ...]:
-    strategy = strategy or strategies.find(selection.strategy or "")
+    strategy = strategy or strategies.find_strategy(selection.strategy or "")
     first, last = protection(selection, count)
     if last and selection.strategy in strategies.COUNTS_KEPT:
         raise RequestError(f"{selection.strategy} keeps the first layers alone: --protect-last contradicts it")

@@ -64,7 +64,7 @@ RECIPES: dict[str, Recipe] = {
 PREFIX = "recipe:"
 
 
-def find(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """The recipe called `name`, with or without `recipe:`. Raises RequestError naming the others."""
     name = name.removeprefix(PREFIX)
     if name not in RECIPES:

@@ -81,7 +81,7 @@ def scoreless(name: str) -> RequestError:
     return RequestError(f"{name} has no scores; name a metric (rewriter list metrics)")
 
 
-def find(name: str) -> Strategy:
+def find_strategy(name: str) -> Strategy:
     """Return the strategy called `name`; raise RequestError naming the others."""
     if name not in STRATEGIES:
         raise RequestError(

@@ -25,7 +25,7 @@ METRICS: dict[str, Callable[..., list[float]]] = {
 }  # fmt: skip
 
 
-def find(name: str, sparsity: float | None = None) -> Metric:
+def find_metric(name: str, sparsity: float | None = None) -> Metric:
     """The metric called `name`. Raises RequestError naming the others."""
     if name in STRATEGIES:
         raise scoreless(name)

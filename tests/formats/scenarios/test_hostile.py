@@ -32,7 +32,7 @@ from rewriter.planning.companions.plan import plan_companion
 from rewriter.planning.layer_ranges import parse_layers
 from rewriter.planning.plan import make_plan
 from rewriter.planning.saved_plan import load_plan, open_plan
-from rewriter.writing.checksums import manifest, problems
+from rewriter.writing.checksums import checksum_problems, manifest
 from tests.support import limited
 from tests.support.builders import gguf_field, gguf_record, gguf_string, huggingface, prune, raw_gguf, raw_safetensors
 
@@ -195,7 +195,7 @@ def with_checksums(pruned: Path, files: dict, tensors: dict) -> list[str]:
     record = json.loads((pruned / "rewriter.json").read_text())
     record["checksums"] = {"algorithm": "sha256", "files": files, "tensors": tensors}
     (pruned / "rewriter.json").write_text(json.dumps(record))
-    return [str(problem) for problem in problems(pruned)]
+    return [str(problem) for problem in checksum_problems(pruned)]
 
 
 def test_checksums_of_what_cannot_be_there(pruned):

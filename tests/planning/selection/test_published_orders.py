@@ -8,7 +8,7 @@ import pytest
 
 from rewriter.checkpoint import Checkpoint
 from rewriter.errors import RequestError
-from rewriter.planning.selection.published_orders import RECIPES, find, strategy_of
+from rewriter.planning.selection.published_orders import RECIPES, find_recipe, strategy_of
 from tests.support.checkpoints import llama
 
 
@@ -21,7 +21,7 @@ def shaped(layers: int, width: int, vocabulary: int) -> Checkpoint:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_for_its_shape_alone(name: str):
-    recipe = find(f"recipe:{name}")
+    recipe = find_recipe(f"recipe:{name}")
     shape = (recipe.layers, recipe.width, recipe.vocabulary)
     every = tuple(range(recipe.layers))
     strategy = strategy_of(recipe, shaped(*shape), recipe.layers)
@@ -38,11 +38,11 @@ def test_a_recipe_is_for_its_shape_alone(name: str):
 
 
 def test_a_protected_layer_of_a_recipe_stays():
-    recipe = find("shortgpt-llama-2-7b")
+    recipe = find_recipe("shortgpt-llama-2-7b")
     strategy = strategy_of(recipe, shaped(32, 4096, 32000), 32)
     assert strategy(tuple(layer for layer in range(32) if layer != 27), 3) == (25, 26, 28)
 
 
 def test_an_unknown_recipe_names_the_others():
     with pytest.raises(RequestError, match="shortgpt-llama-2-7b"):
-        find("recipe:nothing")
+        find_recipe("recipe:nothing")

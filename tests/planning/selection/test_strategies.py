@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewriter.errors import RequestError
-from rewriter.planning.selection.strategies import COUNTS_KEPT, STRATEGIES, find
+from rewriter.planning.selection.strategies import COUNTS_KEPT, STRATEGIES, find_strategy
 
 TWELVE = tuple(range(12))
 quick = settings(derandomize=True, deadline=None, max_examples=100)
@@ -22,13 +22,13 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_as_sajjad_et_al_published(name):
-    assert {number + 1 for number in find(name)(TWELVE, 4)} == PUBLISHED[name]
+    assert {number + 1 for number in find_strategy(name)(TWELVE, 4)} == PUBLISHED[name]
 
 
 @pytest.mark.parametrize(("layers", "count"), [(12, 4), (32, 9), (24, 1), (5, 4)])
 def test_gromov_et_al_drop_the_deepest_but_the_last(layers, count):
     """L-n-1 .. L-2 counted from 0."""
-    found = find("deepest-but-last")(tuple(range(layers)), count)
+    found = find_strategy("deepest-but-last")(tuple(range(layers)), count)
     assert found == tuple(range(layers - count - 1, layers - 1))
 
 
@@ -55,7 +55,7 @@ def test_gromov_et_al_drop_the_deepest_but_the_last(layers, count):
     ],
 )
 def test_positions(name, layers, count, dropped):
-    assert find(name)(tuple(range(layers)), count) == dropped
+    assert find_strategy(name)(tuple(range(layers)), count) == dropped
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_positions(name, layers, count, dropped):
     ],
 )
 def test_protected_layers_are_no_candidates(name, dropped):
-    assert find(name)((3, 4, 5, 6, 7, 8, 9), 2) == dropped
+    assert find_strategy(name)((3, 4, 5, 6, 7, 8, 9), 2) == dropped
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_protected_layers_are_no_candidates(name, dropped):
 )  # fmt: skip
 def test_more_than_a_strategy_can_drop(name, layers, most):
     candidates = tuple(range(layers))
-    assert len(find(name)(candidates, most)) == most
+    assert len(find_strategy(name)(candidates, most)) == most
     with pytest.raises(RequestError, match=f"{name} can drop at most {most} layers here, not {most + 1}"):
-        find(name)(candidates, most + 1)
+        find_strategy(name)(candidates, most + 1)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_nothing_to_drop(name):
-    assert find(name)(TWELVE, 0) == ()
+    assert find_strategy(name)(TWELVE, 0) == ()
 
 
 def test_every_strategy_of_the_papers_is_there_and_says_what_it_does():
@@ -99,7 +99,7 @@ def test_every_strategy_of_the_papers_is_there_and_says_what_it_does():
 
 def test_an_unknown_strategy_names_the_others():
     with pytest.raises(RequestError) as caught:
-        find("shortgpt\n" + "x" * 100)
+        find_strategy("shortgpt\n" + "x" * 100)
     message = str(caught.value)
     assert "no strategy is called 'shortgpt\\n" in message
     assert "deepest-but-last" in message
@@ -115,7 +115,7 @@ def test_as_many_as_asked_for_from_the_candidates_in_order(name, numbers, count)
     if count > len(numbers):
         return
     try:
-        dropped = find(name)(numbers, count)
+        dropped = find_strategy(name)(numbers, count)
     except RequestError:
         assert "alternate" in name or name == "deepest-but-last"
         return
@@ -129,8 +129,8 @@ def test_as_many_as_asked_for_from_the_candidates_in_order(name, numbers, count)
 def test_one_more_adds_one(name, numbers, count):
     """These strategies rank the layers: dropping more never brings one back."""
     try:
-        more = find(name)(numbers, min(count, len(numbers)))
+        more = find_strategy(name)(numbers, min(count, len(numbers)))
     except RequestError:
         return
-    less = find(name)(numbers, max(len(more) - 1, 0))
+    less = find_strategy(name)(numbers, max(len(more) - 1, 0))
     assert set(less) <= set(more)

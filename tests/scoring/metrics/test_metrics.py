@@ -11,7 +11,7 @@ import rewriter.formats.dequantize
 import rewriter.scoring.metrics.sampled_text
 from rewriter import open_checkpoint
 from rewriter.errors import RequestError
-from rewriter.scoring.metrics import METRICS, find
+from rewriter.scoring.metrics import METRICS, find_metric
 from rewriter.scoring.metrics.spectra import alpha, spectral_entropy, stable_rank
 from rewriter.scoring.metrics.weight_statistics import (
     lamp,
@@ -91,11 +91,11 @@ def test_the_size_of_the_pieces_hardly_matters(name: str, monkeypatch: pytest.Mo
 
 def test_a_strategy_by_position_has_no_scores():
     with pytest.raises(RequestError, match=r"^middle has no scores; name a metric"):
-        find("middle")
+        find_metric("middle")
 
 
 def test_names_of_metrics():
-    assert find("lamp", 0.5)(model(layer(1), layer(2)))
+    assert find_metric("lamp", 0.5)(model(layer(1), layer(2)))
     for name, sparsity, word in (("nothing", None, "magnitude-l1"), ("lamp", 1.5, "between"), ("alpha", 0.5, "lamp")):
         with pytest.raises(RequestError, match=word):
-            find(name, sparsity)
+            find_metric(name, sparsity)
