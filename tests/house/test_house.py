@@ -149,7 +149,8 @@ import numpy, rewriter
 from threadpoolctl import threadpool_info
 threads = lambda: {{each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}}
 before, inside = threads(), []
-rewriter.score_layers(rewriter.open_checkpoint({MODEL!r}), "magnitude-l1", watch=lambda *_: inside.append(threads()))
+model = rewriter.open_checkpoint({MODEL!r})
+rewriter.score_layers(model, "magnitude-l1", on_progress=lambda *_: inside.append(threads()))
 print(before == threads() == {{2}}, {{1}} == set().union(*inside))
 """
     environment = {**os.environ, "PYTHONPATH": str(FIXTURES.parent), "OPENBLAS_NUM_THREADS": "2"}
