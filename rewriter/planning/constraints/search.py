@@ -85,11 +85,13 @@ def _beam_search(
 ) -> list[tuple[float, Layers]]:
     """Selections with their costs; each layer is dropped at the first cost of its step or kept at the second.
 
-    A state is all that decides which layers may follow: the numbers of layers kept so far. After each layer the
+    A state is all that decides which layers may follow: the numbers of layers kept so far, of all and of those that
+    each constraint counts, and whether the last of them may not stay the last. After each layer the
     `width` cheapest states go on, with the `most` cheapest partial selections of each: the search is not exhaustive.
     """
     places = [{layer: place for place, layer in enumerate(constraint.among or ())} for constraint in constraints]
-    beam: Beam = {(0,) * (1 + len(constraints)): [(0.0, ())]}
+    not_last = frozenset(chain.from_iterable(constraint.not_last for constraint in constraints))
+    beam: Beam = {(0,) * (2 + len(constraints)): [(0.0, ())]}
     for layer, (drop_cost, keep_cost) in enumerate(steps):
         can_drop = not any(layer in constraint.stay for constraint in constraints)
         sources = {constraint.requires[layer] for constraint in constraints if layer in constraint.requires}
@@ -98,8 +100,8 @@ def _beam_search(
             if can_drop and layer - state[0] < most_dropped:
                 extended.setdefault(state, []).extend((cost + drop_cost, kept) for cost, kept in partial)
             if _can_keep(constraints, places, layer, state):
-                counted = (n + (layer in place) for n, place in zip(state[1:], places, strict=True))
-                extended.setdefault((state[0] + 1, *counted), []).extend(
+                counted = (n + (layer in place) for n, place in zip(state[1:-1], places, strict=True))
+                extended.setdefault((state[0] + 1, *counted, layer in not_last), []).extend(
                     (cost + keep_cost, (*kept, layer)) for cost, kept in partial if sources.issubset(kept)
                 )
         best = sorted((min(partial)[0], state) for state, partial in extended.items() if partial)[:width]

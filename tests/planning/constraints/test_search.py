@@ -49,3 +49,10 @@ def test_the_cheapest_of_few_layers(constraint):
 def test_the_example_of_a_period():
     found = nearest_allowed((Constraint("", period=3),), without(4, count=12), 12)
     assert found == [without(11, count=12), without(4, 5, 6, count=12), without(3, 4, 5, count=12)]
+
+
+def test_layers_that_may_not_be_last_are_dropped_even_if_others_cost_less():
+    """Before the state said so, the cheapest partial selections crowded out those that may end."""
+    constraint = Constraint("", not_last=frozenset((5, 6)))
+    found = list(cheapest_allowed((constraint,), [0.0] * 6 + [1.0], 2, 8))
+    assert found[0] == (0, 1, 2, 3, 4)
