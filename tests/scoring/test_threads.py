@@ -79,6 +79,7 @@ def test_a_stop_ends_the_wait_for_an_item_that_polls_nothing(abandonable: bool, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_any_moment_ends_the_scoring(number: signal.Signals):
     """At 15 moments, counted from when the file is open: before, another thread cannot be waiting."""

@@ -44,7 +44,11 @@ def windows() -> None:
             raise OSError(errno.EBADF, "bad file descriptor")
         fsync(descriptor)
 
+    real = ctypes.CDLL
+
     def library(name, **how):
+        if "mode" in how or name is not None:  # threadpoolctl goes by sys.platform, which says Linux here
+            return real(name, **how)
         raise TypeError("LoadLibrary() argument 1 must be str, not None")
 
     os.open, os.fsync, ctypes.CDLL = open_file, sync, library
@@ -72,7 +76,8 @@ def macos() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     swap_or_new = {2: 2, 4: 1}  # RENAME_SWAP, RENAME_EXCL there; RENAME_EXCHANGE, RENAME_NOREPLACE here
     apple = SimpleNamespace(renamex_np=lambda old, new, flags: libc.renameat2(-100, old, -100, new, swap_or_new[flags]))
-    ctypes.CDLL = lambda name, **how: apple
+    real = ctypes.CDLL
+    ctypes.CDLL = lambda name, **how: real(name, **how) if "mode" in how or name is not None else apple
     fcntl.fcntl, fcntl.ioctl, os.sendfile = fcntl_, ioctl, sendfile
 
 

@@ -166,6 +166,7 @@ def test_a_short_answer_to_every_call(scene):
         scene.reset()
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_call(scene):
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -217,6 +218,7 @@ def _warm(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("_warm")
+@pytest.mark.slow
 def test_a_signal_at_every_call(scene, tmp_path):
     stderr = tmp_path / "stderr"
     for number in scene.points():
