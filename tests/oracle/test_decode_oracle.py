@@ -85,5 +85,5 @@ def test_gpt_oss_in_four_bits_is_the_model_that_transformers_unpacks(flat: bool,
 
 
 def matrices(stream: Any) -> list[np.ndarray]:
-    experts = [expert for block in stream.blocks for expert in block.feed_forward.body.experts]
+    experts = [expert for layer in stream.layers for expert in layer.feed_forward.body.experts]
     return [linear.matrix() for expert in experts for linear in (expert.gate, expert.up, expert.down)]
