@@ -18,7 +18,8 @@ from rewriter.planning.constraints.constraint import Constraint, Layers, first_v
 _MEMBERS_TRIED = 8  # the last layers of a group of which one must stay
 _BEAM_WIDTH = 320  # states that are followed up after each layer
 MOST_SEARCHED = 256  # layers; among more the search would take long
-# (how many layers are kept, how many of those that each constraint counts) -> (cost, kept layers) of the best
+# (how many layers are kept, how many of those that each constraint counts, whether the last may not stay last)
+# -> (cost, kept layers) of the best
 Beam = dict[Layers, list[tuple[float, Layers]]]
 
 
@@ -86,8 +87,8 @@ def _beam_search(
     """Selections with their costs; each layer is dropped at the first cost of its step or kept at the second.
 
     A state is all that decides which layers may follow: the numbers of layers kept so far, of all and of those that
-    each constraint counts, and whether the last of them may not stay the last. After each layer the
-    `width` cheapest states go on, with the `most` cheapest partial selections of each: the search is not exhaustive.
+    each constraint counts, and whether the last of them may not stay the last. After each layer the `width` cheapest
+    states go on, with the `most` cheapest partial selections of each: the search is not exhaustive.
     """
     places = [{layer: place for place, layer in enumerate(constraint.among or ())} for constraint in constraints]
     not_last = frozenset(chain.from_iterable(constraint.not_last for constraint in constraints))

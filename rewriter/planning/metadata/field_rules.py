@@ -197,7 +197,7 @@ def keep(value: object, layers: LayerMap) -> object:
 def layer_names(value: object, layers: LayerMap) -> object:
     """Module names such as `model.layers.3.mlp`: dropped ones go, the number in the others follows.
 
-    A regular expression (`re:...`) stays as it is: see rewriter.quantised.
+    A regular expression (`re:...`) stays as it is: see rewriter.planning.metadata.quantization_config.
     """
     pattern = layer_pattern(layers.prefixes)
     if isinstance(value, dict):
